@@ -1,0 +1,261 @@
+"""The run file: TOML in, frozen models out.
+
+An unknown key is an error that names the known ones; a wrong type says where, what was found and what was expected. Each
+part of the system gets its own section, never the whole. Paths are relative to the run file's folder unless absolute.
+This module reads no environment and no clock; the caller hands it the text.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from pipeline.errors import ConfigError, UnknownKeyError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+"""A name that is safe as a file name, a metric label and a URL segment."""
+
+Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$")]
+"""`module:callable` from the user's own folder, or the bare name of something kdpipe ships."""
+
+Options = Mapping[str, Any]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareSection(Section):
+    """A callable that makes data and teacher before the run; recipes use it. See `pipeline.recipes`."""
+
+    use: Reference
+    options: Options = {}
+
+
+class SourceSection(Section):
+    """Where samples come from: files by glob, or a callable of the user's that returns a `Source`."""
+
+    path: str | None = None
+    use: Reference = "files"
+    options: Options = {}
+    input: str = "text"
+    """Column the teacher and the student see."""
+    kind: Literal["text", "floats"] = "text"
+    id: str | None = None
+    label: str | None = None
+    """Column of the hard label (a class name), where there is one."""
+
+    @model_validator(mode="after")
+    def _files_need_a_path(self) -> Self:
+        if self.use == "files" and not self.path:
+            raise ValueError("a source of files needs `path`, a file, folder or glob")
+        return self
+
+
+class TeacherSection(Section):
+    use: Reference
+    """`sklearn` (a folder that a recipe or skops wrote), or `module:callable` that returns a `Teacher`."""
+    path: str | None = None
+    options: Options = {}
+    workers_min: int = Field(1, ge=1)
+    workers_max: int = Field(1, ge=1)
+    cpus: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0)
+    batch_rows: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.workers_min > self.workers_max:
+            raise ValueError(f"workers_min {self.workers_min} is above workers_max {self.workers_max}")
+        return self
+
+
+class LabellingSection(Section):
+    unit_rows: int = Field(128, ge=1)
+    window_rows: int = Field(1024, ge=1)
+    lead_max: int = Field(1_000_000, ge=1)
+    """Most rows that committed labels may run ahead of the slowest student in training."""
+    lease_s: float = Field(300.0, gt=0)
+    free_disk_bytes: int = Field(256 * 2**20, ge=0)
+    """Below this much free disk labelling pauses."""
+
+
+class StudentSection(Section):
+    use: Reference = "byte_conv"
+    options: Options = {}
+    loss: Mapping[str, float] = {"kl": 1.0}
+    """Name of a loss in `pipeline.distill.losses` -> weight."""
+    temperature: float = Field(2.0, gt=0)
+    weighting: str = "none"
+    batch: int = Field(32, ge=1)
+    steps: int = Field(1200, ge=1)
+    """Optimiser steps of one generation: one live pass over the new labels, then replays until this many."""
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    checkpoint_every_steps: int = Field(200, ge=1)
+    cpus: float = Field(0.5, gt=0)
+    gpus: float = Field(0.0, ge=0)
+    workers: int = Field(1, ge=1)
+
+
+class GateSection(Section):
+    """Budgets of the file that ships. `None` is no budget."""
+
+    margin: float = Field(0.01, ge=0)
+    """Non-inferiority margin against the incumbent, as a share of samples."""
+    accuracy_min: float | None = None
+    agreement_min: float | None = 0.8
+    auc_min: float | None = None
+    latency_p99_ms: float | None = None
+    size_max_bytes: int | None = None
+    fixed_fpr: float = Field(0.01, gt=0, lt=1)
+
+
+class PopulationSection(Section):
+    student: Name
+    devices: int = Field(3, ge=0)
+    """Devices that `kdpipe run` starts on this machine; 0 where they enrol from elsewhere."""
+
+
+class FleetSection(Section):
+    host: str = "127.0.0.1"
+    fleet_port: int = Field(0, ge=0, le=65535)
+    """0 picks a free port on the first run and keeps it."""
+    enrolment_port: int = Field(0, ge=0, le=65535)
+    operator_port: int = Field(0, ge=0, le=65535)
+    metrics_port: int = Field(0, ge=0, le=65535)
+    waves: tuple[float, ...] = (0.34, 1.0)
+    """Shares of the population, cumulative; the first is the canary."""
+    soak_s: float = Field(2.0, ge=0)
+    deadline_s: float = Field(120.0, gt=0)
+    populations: Mapping[Name, PopulationSection]
+
+    @model_validator(mode="after")
+    def _waves_grow_to_one(self) -> Self:
+        if not self.waves or list(self.waves) != sorted(set(self.waves)) or self.waves[0] <= 0 or self.waves[-1] != 1.0:
+            raise ValueError(f"waves must grow from above 0 to 1.0, found {list(self.waves)}")
+        return self
+
+
+class RaySection(Section):
+    address: str | None = None
+    """Of a running cluster; none starts Ray on this machine."""
+    cpus: int | None = Field(None, ge=1)
+
+
+class RunFile(Section):
+    """A whole run file. See docs/run-file.md."""
+
+    version: Literal[1] = 1
+    name: Name
+    seed: int = Field(1, ge=0)
+    classes: tuple[str, ...] = Field(min_length=2)
+    positive: str | None = None
+    """The class that AUC and recall at a fixed false-positive rate speak of; two classes only."""
+    prepare: PrepareSection | None = None
+    stream: SourceSection
+    labelled: SourceSection | None = None
+    """Hard-labelled samples: what the honest control learns from."""
+    validation: SourceSection
+    test: SourceSection | None = None
+    teacher: TeacherSection
+    labelling: LabellingSection = LabellingSection()
+    students: Mapping[Name, StudentSection] = Field(min_length=1)
+    gate: GateSection = GateSection()
+    fleet: FleetSection
+    ray: RaySection = RaySection()
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes repeat: {list(self.classes)}")
+        if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
+            raise ValueError(f"positive = {self.positive!r} must be one of exactly two classes, found {list(self.classes)}")
+        for name, population in self.fleet.populations.items():
+            if population.student not in self.students:
+                raise ValueError(
+                    f"fleet.populations.{name}.student = {population.student!r} is no student; known: {', '.join(sorted(self.students))}"
+                )
+        largest = max(2 * self.labelling.window_rows + self.teacher.workers_max * 2 * self.labelling.unit_rows, 1)
+        if self.labelling.lead_max < largest:
+            raise ValueError(
+                f"labelling.lead_max = {self.labelling.lead_max} could stall: it must be at least 2 windows and the rows in flight, {largest}"
+            )
+        return self
+
+
+def load(text: str, *, where: str, overrides: Sequence[str] = ()) -> RunFile:
+    """Parse and check a run file.
+
+    `overrides` are `key.path=value` strings (values in TOML syntax; a bare word is a string). Raises ConfigError.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(where, f"not TOML ({error})", "a run file", "`kdpipe init spam DIR` writes one to start from") from error
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return RunFile.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, equals, raw = override.partition("=")
+    if not equals or not path:
+        raise ConfigError("--set", repr(override), "key.path=value")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *parents, leaf = path.strip().split(".")
+    node = tree
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {path}", f"{parent!r} is a value", "a section")
+        node = below
+    node[leaf] = value
+
+
+def _explain(error: ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        return UnknownKeyError(".".join([where, *path[:-1]]), path[-1], _known_keys(path[:-1]))
+    found = "nothing" if first["type"] == "missing" else f"{first['input']!r:.120}"
+    if first["type"] == "value_error":
+        found = str(first["ctx"]["error"])
+        return ConfigError(".".join([where, *path]), found, "a value that fits")
+    return ConfigError(".".join([where, *path]), f"found {found}", first["msg"].lower())
+
+
+def _known_keys(path: Sequence[str]) -> tuple[str, ...]:
+    """Keys of the section at `path`, walking through optional and mapping annotations."""
+    model: type[BaseModel] = RunFile
+    rest = list(path)
+    while rest:
+        annotation = model.model_fields[rest.pop(0)].annotation
+        inner = _model_in(annotation)
+        if inner is None:
+            return ()
+        if getattr(annotation, "__origin__", None) is not None and rest and rest[0] not in inner.model_fields:
+            rest.pop(0)  # the user's own name in a mapping of sections
+        model = inner
+    return tuple(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _model_in(part)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,96 @@
+"""A generation, one turn of the loop: label and train, export and judge, sign, roll out, close.
+
+All here is pure. The facts are what the disk says (every step leaves a file behind, written last); `next_step` maps them to
+the one step to take now, so a driver that was killed anywhere finds its place by looking. Left to others: acting
+(`workers.driver`), judging (`pipeline.students.gate`), and when samples arrive (`pipeline.sources`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.config import RunFile
+
+_RESOURCES = {"cpus", "gpus", "workers", "checkpoint_every_steps"}
+"""Keys of a student that change how it is trained, not what it becomes."""
+
+
+class Step(StrEnum):
+    LABEL_AND_TRAIN = "label and train"
+    JUDGE = "export and judge"
+    SIGN = "sign"
+    ROLL_OUT = "roll out"
+    CLOSE = "close"
+
+
+class Fate(StrEnum):
+    """What became of one student in one generation, for a person and for `run.json`."""
+
+    SHIPPED = "shipped"
+    REFUSED = "refused by the gate"
+    HALTED = "rollout halted"
+    FAILED = "training failed"
+    NOT_DEPLOYED = "passed; no population runs it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentFacts:
+    """What the disk says of one student in the open generation."""
+
+    trained: bool = False
+    failed: bool = False
+    """Training ended in an error; the others go on without it."""
+    ships: bool | None = None
+    """The gate's verdict; None before it spoke."""
+    signed: bool = False
+    populations: int = 0
+    """Populations that run this student."""
+    rollouts_ended: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Why a generation opens, and who takes part."""
+
+    generation: int
+    new_rows: int
+    students: Mapping[str, str]
+    """Name -> spec digest of those that train."""
+    afresh: tuple[str, ...]
+    """Of these, the ones that cannot start from an incumbent: new, or their spec changed."""
+
+
+def spec_digest(run: RunFile, student: str) -> str:
+    """16 hex digits that name what a student is made of; a change means it starts afresh."""
+    section = run.students[student].model_dump(mode="json", exclude=_RESOURCES)
+    text = json.dumps([section, run.classes, run.stream.kind, run.seed], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def opening(*, last_generation: int, new_rows: int, wanted: Mapping[str, str], trained: Mapping[str, str]) -> Opening | None:
+    """The next generation, or None where there is nothing to do.
+
+    `wanted` and `trained` map a student's name to its spec digest: of the run file, and of its latest training. New rows
+    concern every student; without them only those whose spec changed train, on the labels that are there.
+    """
+    afresh = tuple(sorted(name for name, digest in wanted.items() if trained.get(name) != digest))
+    if new_rows == 0 and not afresh:
+        return None
+    students = wanted if new_rows else {name: wanted[name] for name in afresh}
+    return Opening(generation=last_generation + 1, new_rows=new_rows, students=students, afresh=afresh)
+
+
+def next_step(*, labels_ended: bool, students: Mapping[str, StudentFacts]) -> Step:
+    """The one step to take now. Steps never go back: each fact, once true, stays true."""
+    facts = students.values()
+    if not labels_ended or any(not (s.trained or s.failed) for s in facts):
+        return Step.LABEL_AND_TRAIN
+    if any(s.trained and s.ships is None for s in facts):
+        return Step.JUDGE
+    if any(s.ships and not s.signed for s in facts):
+        return Step.SIGN
+    if any(s.signed and s.rollouts_ended < s.populations for s in facts):
+        return Step.ROLL_OUT
+    return Step.CLOSE

@@ -1,0 +1,185 @@
+"""The processes a run starts: recorded before they matter, adopted or ended by the next run.
+
+A child gets a pipe as its standard input; when the driver dies, however it dies, the pipe closes and the child ends itself
+(`--exit-with-parent`). With `keep` there is no pipe: the child stays until `kdpipe stop`. A record is (pid, start time, command),
+so that a recycled pid is never mistaken for a child. Each child is a session of its own: Ctrl-C reaches the driver alone.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from pipeline.errors import MachineError
+from workers.driver.folder import RunFolder, read_json, write_json
+
+READY_LINE_MAX_BYTES = 64 * 1024
+
+
+class ChildFailedError(MachineError):
+    """A part did not start, or ended by itself."""
+
+    def __init__(self, part: str, found: str, log: str) -> None:
+        super().__init__(part, found, log)
+        self.part, self.found, self.log = part, found, log
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.found}; expected it to run; its log is {self.log}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """One recorded process."""
+
+    part: str
+    pid: int
+    started_unix_s: float
+    command: tuple[str, ...]
+    ready: dict[str, Any]
+    """What it said when it was ready, such as its ports."""
+    kept: bool
+
+    def alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started_unix_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+class Children:
+    """Starts, watches, adopts and ends the processes of one run. Not for several threads."""
+
+    def __init__(self, folder: RunFolder, *, keep: bool) -> None:
+        self._folder, self._keep = folder, keep
+        self._children = recorded(folder)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, part: str, command: Sequence[str], *, timeout_s: float = 60.0) -> Child:
+        """Start `part`, or adopt the one that a run with `--keep` left alive with the same command. Returns when it is ready."""
+        known = self._children.get(part)
+        if known is not None and known.alive():
+            if known.kept and known.command == tuple(command):
+                return known
+            end([known])
+        self._folder.logs.mkdir(parents=True, exist_ok=True)
+        log_path = self._folder.logs / f"{part}.log"
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 our own modules, never a shell
+                [*command, *([] if self._keep else ["--exit-with-parent"])],
+                stdin=subprocess.DEVNULL if self._keep else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._processes[part] = process
+        self._record(part, process, command, ready={})
+        assert process.stdout is not None
+        ready = _ready_line(process.stdout, timeout_s)
+        if ready is None:
+            process.kill()
+            raise ChildFailedError(part, f"not ready (exit code {process.wait()}): {_last_line(log_path)}", str(log_path))
+        return self._record(part, process, command, ready=ready)
+
+    def check(self) -> None:
+        """Raises ChildFailedError for the first child of this run that ended by itself."""
+        for part, child in self._children.items():
+            process = self._processes.get(part)
+            ended = process.poll() is not None if process else not child.alive()
+            if ended:
+                log = self._folder.logs / f"{part}.log"
+                raise ChildFailedError(part, f"ended by itself: {_last_line(log)}", str(log))
+
+    def end_all(self) -> None:
+        """End every child, recorded ones of a killed driver too."""
+        for process in self._processes.values():
+            if process.stdin:
+                process.stdin.close()
+        end(list(self._children.values()))
+        for process in self._processes.values():
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        self._children.clear()
+        self._processes.clear()
+        self._write()
+
+    def _record(self, part: str, process: subprocess.Popen[bytes], command: Sequence[str], *, ready: dict[str, Any]) -> Child:
+        child = Child(
+            part=part,
+            pid=process.pid,
+            started_unix_s=psutil.Process(process.pid).create_time(),
+            command=tuple(command),
+            ready=ready,
+            kept=self._keep,
+        )
+        self._children[part] = child
+        self._write()
+        return child
+
+    def _write(self) -> None:
+        write_json(self._folder.children_file, [asdict(child) for child in self._children.values()])
+
+
+def recorded(folder: RunFolder) -> dict[str, Child]:
+    """The processes on record, alive or not."""
+    rows = read_json(folder.children_file) or []
+    return {row["part"]: Child(**{**row, "command": tuple(row["command"])}) for row in rows}
+
+
+def end(children: Sequence[Child], *, grace_s: float = 5.0) -> None:
+    """SIGTERM to those that live, SIGKILL to those that still live after the grace."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        living = [child for child in children if child.alive()]
+        if not living:
+            return
+        for child in living:
+            _signal(child, signal_number)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(child.alive() for child in living):
+            time.sleep(0.02)
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    try:
+        os.kill(child.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _ready_line(stream: IO[bytes], timeout_s: float) -> dict[str, Any] | None:
+    """The first line as JSON; None where the process ended, said something else, or took too long."""
+    data = b""
+    deadline = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not data.endswith(b"\n") and len(data) < READY_LINE_MAX_BYTES:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return None
+            piece = os.read(stream.fileno(), 4096)
+            if not piece:
+                return None
+            data += piece
+    try:
+        line = json.loads(data)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and line.get("ready") is True else None
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return "no log"
+    return lines[-1] if lines else "nothing in its log"

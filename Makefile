@@ -1,0 +1,63 @@
+# `make` alone shows what there is. Everything runs in .venv, made here from exact pins.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The interpreter that makes .venv; `make setup PYTHON=/path/to/python3.12` chooses another.
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Two workers: the tests wait on sockets and disks as much as they compute. Tests of one file stay together, and so do all that start Ray.
+PYTEST := $(BIN)/python -m pytest
+PARALLEL ?= -n 2 --dist loadgroup
+
+.PHONY: help setup run test test-slow lint format clean check-python check-npm
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install kdpipe with all it needs, at the pinned versions
+
+run: check-npm $(STAMP) ## run the spam recipe to the end: teacher, students, gate, rollout to three devices
+	$(BIN)/kdpipe run spam
+
+test: lint ## check style, types and layers, and run every test that is not slow
+	$(PYTEST) -m "not slow" $(PARALLEL)
+
+test-slow: $(STAMP) ## run the slow tests
+	$(PYTEST) -m slow
+
+lint: $(STAMP) ## check style, types and layers only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## sort imports and lay the code out
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## delete .venv, caches and builds; runs (runs/) stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone: with a torch of the pinned version in place, nothing that follows can bring another build.
+$(STAMP): pyproject.toml constraints.txt | check-python
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "kdpipe needs Python 3.11 or newer; found: $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Install one (Debian: apt-get install python3 python3-venv), or say where it is: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. Debian: apt-get install python3-venv" >&2; exit 1; }
+
+check-npm:
+	@command -v npm >/dev/null || { \
+	  echo "the spam recipe fetches its e-mails with npm, and there is no npm on PATH. Debian: apt-get install npm" >&2; exit 1; }

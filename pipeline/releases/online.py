@@ -1,0 +1,183 @@
+"""The repository as the orchestrator holds it: publishes what the release key signed, and keeps the timestamp fresh.
+
+Holds the snapshot and timestamp keys only, so it cannot make a release. A publication verifies everything first, stores
+bundle and metadata under names of their own, and becomes visible with the rename of `timestamp.json`; a crash before it
+leaves the old state. A published path never changes its digest. Safe to call from several threads.
+"""
+
+import threading
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from pipeline.errors import ReleaseError
+from pipeline.files import make_private_folder, sync_folder, write_atomic
+from pipeline.releases.bundle import digest_file, open_bundle
+from pipeline.releases.keys import load_key
+from pipeline.releases.manifest import BundleInvalidError
+from pipeline.releases.repository import (
+    MAX_METADATA_BYTES,
+    ROLE_RELEASES,
+    SNAPSHOT_VALID,
+    MetadataInvalidError,
+    parse_metadata,
+    read_metadata,
+    sign_snapshot,
+    sign_timestamp,
+)
+from pipeline.releases.target import DIGEST, ReleaseTarget
+
+
+class BundleMissingError(ReleaseError):
+    """A bundle is asked for that the repository does not hold."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what!r:.120}: no such published bundle; expected a release that was signed and uploaded; publish it first"
+
+
+class OnlineRepository:
+    """Verifies, stores and serves releases. `keys_online` is the folder with snapshot.pem and timestamp.pem."""
+
+    def __init__(self, repo_dir: Path, keys_online: Path) -> None:
+        self._dir, self._lock = repo_dir, threading.RLock()
+        self._snapshot_key = load_key(keys_online / "snapshot.pem")
+        self._timestamp_key = load_key(keys_online / "timestamp.pem")
+        self._incoming = make_private_folder(repo_dir / "incoming")
+        self._load()
+
+    @property
+    def snapshot_version(self) -> int:
+        return self._snapshot.signed.version
+
+    @property
+    def timestamp_expires(self) -> datetime:
+        return self._timestamp.signed.expires
+
+    def metadata(self, name: str, max_bytes: int = MAX_METADATA_BYTES) -> bytes:
+        """A metadata file by its TUF name ("timestamp.json", "3.root.json"). Raises MetadataInvalidError."""
+        return read_metadata(self._dir, name, max_bytes)
+
+    def targets(self) -> dict[str, ReleaseTarget]:
+        """Every published release, by path, whether or not its bundle is here."""
+        with self._lock:
+            return {path: ReleaseTarget.from_tuf(target) for path, target in self._releases.signed.targets.items()}
+
+    def target(self, path: str) -> ReleaseTarget:
+        """A release that can be rolled out: published, and its bundle is here. Raises BundleMissingError."""
+        target = self.targets().get(path)
+        if target is None:
+            raise BundleMissingError(path)
+        self.bundle_path(target.digest)
+        return target
+
+    def bundle_path(self, digest: str) -> Path:
+        """The file of a published bundle. Raises BundleMissingError, also for anything that is not a hex SHA-256."""
+        path = self._dir / "bundles" / digest if DIGEST.fullmatch(digest) else None
+        if path is None or not path.is_file():
+            raise BundleMissingError(digest)
+        return path
+
+    def upload_path(self, name: str) -> Path:
+        """Where to write an upload before `publish`; on the same file system as the bundles. `name` is yours and unique."""
+        if not name.isalnum():
+            raise BundleMissingError(name)
+        return self._incoming / f"{name}.part"
+
+    def publish(self, release_metadata: bytes, bundle: Path | None, *, now: datetime) -> int:
+        """Make newly signed releases visible; returns the snapshot version that names them. `bundle` is moved away.
+
+        Publishing the same again changes nothing. Raises MetadataInvalidError (unsigned, rolled back, expired, changed path) or
+        BundleInvalidError (not one of the signed releases, wrong length); then nothing is changed.
+        """
+        with self._lock:
+            metadata = self._verify(release_metadata, now)
+            targets = [ReleaseTarget.from_tuf(target) for target in metadata.signed.targets.values()]
+            if bundle is not None:
+                self._store(bundle, targets)
+            if metadata.signed.version == self._releases.signed.version:
+                return self.snapshot_version
+            write_atomic(self._dir / "metadata" / f"{metadata.signed.version}.{ROLE_RELEASES}.json", release_metadata)
+            meta = {**self._snapshot.signed.meta, f"{ROLE_RELEASES}.json": MetaFile(metadata.signed.version)}
+            self._commit(meta, now)
+            return self.snapshot_version
+
+    def resign_timestamp(self, *, now: datetime) -> int:
+        """Sign a fresh timestamp (and a snapshot when half its term is over). Returns the timestamp's version."""
+        with self._lock:
+            if self._snapshot.signed.expires - now < SNAPSHOT_VALID / 2:
+                self._commit(dict(self._snapshot.signed.meta), now)
+            else:
+                self._point_at(self.snapshot_version, now)
+            return self._timestamp.signed.version
+
+    def _commit(self, meta: dict[str, MetaFile], now: datetime) -> None:
+        version = self.snapshot_version + 1
+        data = sign_snapshot(meta, self._snapshot_key, version=version, now=now)
+        write_atomic(self._dir / "metadata" / f"{version}.snapshot.json", data)
+        self._point_at(version, now)
+
+    def _point_at(self, snapshot_version: int, now: datetime) -> None:
+        version = self._timestamp.signed.version + 1
+        try:
+            data = sign_timestamp(snapshot_version, self._timestamp_key, version=version, now=now)
+            write_atomic(self._dir / "metadata" / "timestamp.json", data)
+        finally:
+            self._load()
+
+    def _verify(self, data: bytes, now: datetime) -> Metadata[Targets]:
+        name = f"{ROLE_RELEASES}.json"
+        if len(data) > MAX_METADATA_BYTES:
+            raise MetadataInvalidError(name, f"{len(data)} bytes", f"at most {MAX_METADATA_BYTES}")
+        metadata = parse_metadata(data, Targets, name=name)
+        try:
+            self._targets.signed.verify_delegate(ROLE_RELEASES, metadata.signed_bytes, metadata.signatures)
+        except (UnsignedMetadataError, ValueError) as error:
+            raise MetadataInvalidError(name, "not signed by the release key", "a signature by the key that targets delegates to") from error
+        new, old = metadata.signed, self._releases.signed
+        if new.is_expired(now):
+            raise MetadataInvalidError(name, f"expired at {new.expires.isoformat()}", "metadata that is in force")
+        if new.delegations is not None:
+            raise MetadataInvalidError(name, "a delegation", "releases only")
+        if new.version < old.version or (new.version == old.version and new != old):
+            raise MetadataInvalidError(name, f"version {new.version} (rolled back or forked)", f"above {old.version}")
+        for path, target in old.targets.items():
+            if path in new.targets and new.targets[path].hashes != target.hashes:
+                raise MetadataInvalidError(name, f"{path} with another digest", "published paths unchanged")
+        return metadata
+
+    def _store(self, bundle: Path, targets: list[ReleaseTarget]) -> None:
+        digest, length = digest_file(bundle)
+        match = next((t for t in targets if t.digest == digest and t.length == length), None)
+        if match is None:
+            raise BundleInvalidError(bundle.name, f"{length} bytes with digest {digest}", "length and digest of a signed release")
+        manifest = open_bundle(bundle).manifest
+        if (manifest.student, manifest.release) != (match.student, match.release):
+            found = f"{manifest.student} {manifest.release}"
+            raise BundleInvalidError(bundle.name, f"a manifest of {found}", f"{match.student} {match.release}, as signed")
+        bundle.replace(self._dir / "bundles" / digest)
+        sync_folder(self._dir / "bundles")
+
+    def _load(self) -> None:
+        """Read the state that timestamp.json names, and check it against the newest root."""
+        version = 1
+        while (self._dir / "metadata" / f"{version + 1}.root.json").exists():
+            version += 1
+        root = parse_metadata(self.metadata(f"{version}.root.json"), Root, name="root")
+        timestamp = parse_metadata(self.metadata("timestamp.json"), Timestamp, name="timestamp")
+        snapshot = parse_metadata(self.metadata(f"{timestamp.signed.snapshot_meta.version}.snapshot.json"), Snapshot, name="snapshot")
+        meta = snapshot.signed.meta
+        targets = parse_metadata(self.metadata(f"{meta['targets.json'].version}.targets.json"), Targets, name="targets")
+        releases = parse_metadata(self.metadata(f"{meta[f'{ROLE_RELEASES}.json'].version}.{ROLE_RELEASES}.json"), Targets, name="releases")
+        try:
+            for role, metadata in (("timestamp", timestamp), ("snapshot", snapshot), ("targets", targets)):
+                root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+            targets.signed.verify_delegate(ROLE_RELEASES, releases.signed_bytes, releases.signatures)
+        except UnsignedMetadataError as error:
+            raise MetadataInvalidError(str(self._dir), f"{error}"[:120], "metadata signed by the keys of this repository") from error
+        self._timestamp, self._snapshot, self._targets, self._releases = timestamp, snapshot, targets, releases

@@ -1,0 +1,96 @@
+"""The release key at work: adds releases to the delegated role `releases`.
+
+Owned by the driver (or a KMS behind the same interface), never by the orchestrator. The newest signed metadata is kept beside the key, so
+that two different contents never get the same version. Adding the same release again gives the same bytes: a driver
+killed between signing and publishing just does both again.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Targets
+
+from pipeline.errors import ReleaseError
+from pipeline.files import read_bounded, write_atomic
+from pipeline.releases.keys import RELEASE, load_key
+from pipeline.releases.repository import (
+    MAX_METADATA_BYTES,
+    RELEASES_VALID,
+    MetadataInvalidError,
+    parse_metadata,
+    sign_metadata,
+    whole_second,
+)
+from pipeline.releases.target import ReleaseTarget
+
+
+class ReleaseExistsError(ReleaseError):
+    """A release with this path was signed before, with other bytes."""
+
+    def __init__(self, path: str, signed: str, found: str) -> None:
+        super().__init__(path, signed, found)
+        self.path, self.signed, self.found = path, signed, found
+
+    def __str__(self) -> str:
+        return f"release {self.path} is signed with {self.signed[:12]}, found {self.found[:12]}; expected a new number for new bytes"
+
+
+class ReleaseSigner:
+    """Signs releases. One process at a time."""
+
+    def __init__(self, *, key: CryptoSigner, state: Path) -> None:
+        self._key, self._state = key, state
+        self._metadata = _load(state)
+
+    @classmethod
+    def open(cls, keys_dir: Path) -> "ReleaseSigner":
+        """The signer of the repository whose keys are in `keys_dir`. Raises KeyMissingError, MetadataInvalidError."""
+        folder = keys_dir / RELEASE
+        return cls(key=load_key(folder / "release.pem"), state=folder / "releases.json")
+
+    @property
+    def targets(self) -> dict[str, ReleaseTarget]:
+        """Everything signed so far, by path."""
+        return {path: ReleaseTarget.from_tuf(target) for path, target in self._metadata.signed.targets.items()}
+
+    def next_release(self, student: str) -> int:
+        """The next free release number of a student."""
+        return max((t.release for t in self.targets.values() if t.student == student), default=0) + 1
+
+    def add(self, target: ReleaseTarget, *, now: datetime) -> bytes:
+        """Sign one more release; returns the role's whole metadata for `OnlineRepository.publish`.
+
+        The metadata is durable before it is returned. Raises ReleaseExistsError.
+        """
+        known = self.targets.get(target.path)
+        if known is not None and known != target:
+            raise ReleaseExistsError(target.path, known.digest, target.digest)
+        fresh = self._metadata.signed.expires - now > RELEASES_VALID / 2
+        if known is not None and fresh:
+            return read_bounded(self._state, MAX_METADATA_BYTES)
+        self._metadata.signed.targets[target.path] = target.to_tuf()
+        return self._sign(now)
+
+    def renew(self, *, now: datetime) -> bytes:
+        """Sign the same releases for another term."""
+        return self._sign(now)
+
+    def _sign(self, now: datetime) -> bytes:
+        signed = self._metadata.signed
+        signed.version += 1
+        signed.expires = whole_second(now + RELEASES_VALID)
+        data = sign_metadata(signed, self._key)
+        try:
+            write_atomic(self._state, data)
+        finally:
+            self._metadata = _load(self._state)
+        return data
+
+
+def _load(state: Path) -> Metadata[Targets]:
+    try:
+        data = read_bounded(state, MAX_METADATA_BYTES)
+    except FileNotFoundError as error:
+        raise MetadataInvalidError(str(state), "no such file", "the release key's last signed metadata") from error
+    return parse_metadata(data, Targets, name=str(state))

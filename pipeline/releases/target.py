@@ -1,0 +1,100 @@
+"""A release as signed metadata describes it: path, digest, and what the release key says about it.
+
+Security floor, hardware and memory live in the target's `custom`, under the release key, so that whoever only chooses
+(the orchestrator) cannot change them. A reader refuses values that do not fit.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tuf.api.metadata import TargetFile
+
+from pipeline.errors import ReleaseError
+from pipeline.releases.bundle import MAX_BUNDLE_BYTES
+
+CUSTOM_VERSION = 1
+DIGEST = re.compile(r"[0-9a-f]{64}")
+_PATH = re.compile(r"releases/[a-z][a-z0-9_-]{0,40}-[0-9]{6,12}\.kdpb")
+_STUDENT = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+
+
+class TargetInvalidError(ReleaseError):
+    """Signed metadata describes a release in a way this version does not understand."""
+
+    def __init__(self, path: str, found: str, expected: str) -> None:
+        super().__init__(path, found, expected)
+        self.path, self.found, self.expected = path, found, expected
+
+    def __str__(self) -> str:
+        return f"release {self.path}: found {self.found}; expected {self.expected}; sign the release again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseTarget:
+    """One signed release."""
+
+    path: str
+    digest: str
+    """Hex SHA-256 of the bundle."""
+    length: int
+    student: str
+    release: int
+    generation: int
+    """Turn of the loop that made it."""
+    security_floor: int
+    """Once a device ran this release, it never runs one of the same student with a number below."""
+    hardware: tuple[str, ...] = ()
+    """Hardware classes it may run on; empty is any."""
+    memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not _PATH.fullmatch(self.path) or not DIGEST.fullmatch(self.digest) or not _STUDENT.fullmatch(self.student):
+            found = f"path {self.path!r:.80}, digest {self.digest!r:.80}, student {self.student!r:.50}"
+            raise TargetInvalidError(self.path, found, "releases/STUDENT-NUMBER.kdpb and a SHA-256")
+        numbers: tuple[object, ...] = (self.length, self.release, self.generation, self.security_floor, self.memory_bytes)
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers) or not 0 < self.length <= MAX_BUNDLE_BYTES:
+            raise TargetInvalidError(self.path, f"numbers {numbers!r:.120}", f"whole numbers from 0, length up to {MAX_BUNDLE_BYTES}")
+        if self.security_floor > self.release:
+            raise TargetInvalidError(self.path, f"security floor {self.security_floor}", f"at most its own number, {self.release}")
+
+    def to_tuf(self) -> TargetFile:
+        custom = {
+            "version": CUSTOM_VERSION,
+            "student": self.student,
+            "release": self.release,
+            "generation": self.generation,
+            "security_floor": self.security_floor,
+            "hardware": list(self.hardware),
+            "memory_bytes": self.memory_bytes,
+        }
+        return TargetFile(self.length, {"sha256": self.digest}, self.path, {"custom": custom})
+
+    @classmethod
+    def from_tuf(cls, target: TargetFile) -> "ReleaseTarget":
+        """Raises TargetInvalidError."""
+        custom: Any = target.custom
+        if not isinstance(custom, dict) or custom.get("version") != CUSTOM_VERSION:
+            raise TargetInvalidError(target.path, f"custom {custom!r:.80}", f"custom version {CUSTOM_VERSION}")
+        try:
+            hardware = custom["hardware"]
+            if not isinstance(hardware, list) or not all(isinstance(name, str) for name in hardware):
+                raise TargetInvalidError(target.path, f"hardware {hardware!r:.80}", "a list of names")
+            return cls(
+                path=target.path,
+                digest=target.hashes["sha256"],
+                length=target.length,
+                student=custom["student"],
+                release=custom["release"],
+                generation=custom["generation"],
+                security_floor=custom["security_floor"],
+                hardware=tuple(hardware),
+                memory_bytes=custom["memory_bytes"],
+            )
+        except (KeyError, TypeError) as error:
+            raise TargetInvalidError(target.path, f"{type(error).__name__} {error}", "every key of custom") from error
+
+
+def target_path(student: str, release: int) -> str:
+    """The TUF target path of a student's release."""
+    return f"releases/{student}-{release:06d}.kdpb"

@@ -1,0 +1,31 @@
+"""Where samples come from: files, watched folders and the user's own callables, behind one `Source` protocol."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import SourceSection
+from pipeline.sources.callables import open_callable
+from pipeline.sources.files import open_files
+from pipeline.sources.source import SCHEMAS, Part, Source
+
+__all__ = ["SCHEMAS", "SOURCES", "Part", "Source", "SourceSpec", "open_source"]
+
+SOURCES: Mapping[str, Callable[[SourceSection, Path], Source]] = {"files": open_files}
+"""Sources by bare name; anything else is the user's `module:callable`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """What is sent to another process instead of an open source."""
+
+    section: SourceSection
+    base: Path
+
+    def open(self) -> Source:
+        return open_source(self.section, base=self.base)
+
+
+def open_source(section: SourceSection, *, base: Path) -> Source:
+    """Open the source that a section of the run file describes; paths and modules are relative to `base`."""
+    return SOURCES.get(section.use, open_callable)(section, base)

@@ -1,0 +1,120 @@
+"""Samples in files: one file, a folder that may grow, or a glob.
+
+A part is a file; its identity is its name below the source's root and a hash of its bytes, so a moved folder keeps its
+identities and a changed file gets a new one. Names that start with a dot (which `.tmp-*` do) are files that somebody is
+still writing, and are not seen. Nothing here is written.
+"""
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import SourceSection
+from pipeline.sources.formats import FORMATS, Format
+from pipeline.sources.source import FormatUnknownError, Part, PartChangedError, Source, SourceMissingError
+
+
+def open_files(section: SourceSection, base: Path) -> Source:
+    """Files of `section.path`, relative to `base`. Raises SourceMissingError, FormatUnknownError."""
+    if section.options:
+        raise FormatUnknownError(f"options {', '.join(sorted(section.options))} of a source of files", ["no options"])
+    source = FileSource(section, base)
+    source.check()
+    return source
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A file as it was when it was read: its state on disk and what follows from its bytes."""
+
+    state: tuple[int, int, int]
+    part: Part
+    reader: Format
+
+
+class FileSource:
+    """A `Source` over files. Hashes a file once and again whenever it looks different on disk."""
+
+    def __init__(self, section: SourceSection, base: Path) -> None:
+        self._section = section
+        self._base, self._path = base, base / (section.path or "")
+        self._seen: dict[Path, _Seen] = {}
+
+    def check(self) -> None:
+        """Complain early about a path that names nothing, or nothing that can be read. An empty folder is fine: it may grow."""
+        if self._path.is_dir():
+            self._root_and_files()
+            return
+        if self._path.is_file():
+            if self._path.suffix not in FORMATS:
+                raise FormatUnknownError(str(self._path), list(FORMATS))
+            return
+        root, pattern = self._root()
+        if pattern is None or not root.is_dir() or not self._root_and_files()[1]:
+            raise SourceMissingError(str(self._path), _there(root))
+
+    def parts(self) -> Sequence[Part]:
+        root, files = self._root_and_files()
+        return [self._look(path, root).part for path in files]
+
+    def read(self, identity: str, rows: Sequence[int]) -> Any:
+        """Raises PartChangedError where the file is no longer what was planned, IndexError for a row it never had."""
+        root, _ = self._root()
+        name = identity.rpartition("@")[0]
+        path = root / name
+        if not path.is_file():
+            raise PartChangedError(str(path), identity, "")
+        seen = self._look(path, root)
+        if seen.part.identity != identity:
+            raise PartChangedError(str(path), identity, seen.part.identity)
+        if any(not 0 <= row < seen.part.rows for row in rows):
+            raise IndexError(f"{identity} has rows 0 to {seen.part.rows - 1}, asked for {min(rows)} to {max(rows)}")
+        return seen.reader.take(rows, [f"{identity}:{row}" for row in rows])
+
+    def _root(self) -> tuple[Path, str | None]:
+        """The folder that names are relative to, and the pattern below it (None: all of the folder)."""
+        if self._path.is_dir():
+            return self._path, None
+        parts = Path(self._section.path or "").parts  # the base may have brackets in its name
+        magic = next((place for place, part in enumerate(parts) if glob.has_magic(part)), None)
+        if self._path.is_file() or magic is None:
+            return self._path.parent, glob.escape(self._path.name)
+        return self._base.joinpath(*parts[:magic]), str(Path(*parts[magic:]))
+
+    def _root_and_files(self) -> tuple[Path, list[Path]]:
+        root, pattern = self._root()
+        if pattern is None:
+            found = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
+            known = [path for path in found if path.suffix in FORMATS]
+            if found and not known:
+                raise FormatUnknownError(str(min(found)), list(FORMATS))
+        else:
+            names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob has no root_dir and sees hidden files
+            known = [root / name for name in names if (root / name).is_file()]
+            for path in known:
+                if path.suffix not in FORMATS:
+                    raise FormatUnknownError(str(path), list(FORMATS))
+        return root, sorted(known)
+
+    def _look(self, path: Path, root: Path) -> _Seen:
+        status = path.stat()
+        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        seen = self._seen.get(path)
+        if seen is None or seen.state != state:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            name = path.relative_to(root).as_posix()
+            reader = FORMATS[path.suffix](path, self._section)
+            seen = _Seen(state=state, part=Part(identity=f"{name}@{digest}", name=name, rows=reader.rows), reader=reader)
+            self._seen[path] = seen
+        return seen
+
+
+def _there(folder: Path) -> list[str]:
+    """Names in the nearest folder that exists."""
+    while not folder.is_dir():
+        folder = folder.parent
+    return [f"{folder}/{entry.name}" for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]

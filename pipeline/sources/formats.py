@@ -1,0 +1,259 @@
+"""Readers of single files: how many rows there are, which columns, and any rows in any order.
+
+One class a format, one line in `FORMATS`. A reader holds no more than offsets or one decoded piece of its file; it is
+given a file that does not change (the caller checks identities). Damage of the whole file is PartUnreadableError.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import SourceSection
+from pipeline.sources.rows import MAX_ROW_BYTES, Record, from_columns, from_values
+from pipeline.sources.source import ColumnMissingError, PartUnreadableError
+
+LOOK_AHEAD_ROWS = 100
+"""Rows of a JSONL file that are looked at to tell a missing column from a bad row."""
+CACHED_BYTES = 256 * 2**20
+
+
+class Format(Protocol):
+    """One open file."""
+
+    rows: int
+
+    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
+        """Those rows as a batch of the source's schema; `ids` are their sample ids where the user has no column for it."""
+        ...
+
+
+class Lines:
+    """JSON, one object a line. Blank lines are no rows."""
+
+    def __init__(self, path: Path, section: SourceSection) -> None:
+        self._path, self._section = path, section
+        with path.open("rb") as file:
+            self._spans = np.array(list(_line_spans(file)), dtype=np.int64).reshape(-1, 2)
+        self.rows = len(self._spans)
+        first = [record for record in self._records(range(min(self.rows, LOOK_AHEAD_ROWS))) if not isinstance(record, str)]
+        if first:
+            _check_columns(path, section, sorted({key for record in first for key in record}))
+
+    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
+        return from_values(list(self._records(rows)), ids, self._section)
+
+    def _records(self, rows: Sequence[int]) -> Iterator[Record]:
+        for data in _spans_of(self._path, self._spans, rows):
+            yield _json_object(data) if isinstance(data, bytes) else data
+
+
+class Csv:
+    """Comma-separated values with a header line, UTF-8, quoted as in RFC 4180."""
+
+    def __init__(self, path: Path, section: SourceSection) -> None:
+        self._path, self._section = path, section
+        with path.open("rb") as file:
+            spans = list(_csv_spans(file))
+        header = next(_spans_of(path, np.array(spans[:1], dtype=np.int64), [0]), b"") if spans else b""
+        fields = _csv_fields(header.removeprefix(b"\xef\xbb\xbf")) if isinstance(header, bytes) else header
+        if isinstance(fields, str):
+            raise PartUnreadableError(str(path), f"the header line does not parse: {fields}")
+        self._header = fields
+        self._spans = np.array(spans[1:], dtype=np.int64).reshape(-1, 2)
+        self.rows = len(self._spans)
+        _check_columns(path, section, self._header)
+
+    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
+        return from_values([self._record(data) for data in _spans_of(self._path, self._spans, rows)], ids, self._section)
+
+    def _record(self, data: bytes | str) -> Record:
+        fields = _csv_fields(data) if isinstance(data, bytes) else data
+        if isinstance(fields, str):
+            return fields
+        if len(fields) != len(self._header):
+            return f"{len(fields)} fields; the header has {len(self._header)}"
+        return {name: field or None if name != self._section.input else field for name, field in zip(self._header, fields, strict=True)}
+
+
+class Pieces:
+    """Parquet row groups or Arrow record batches: decoded a piece at a time, the latest ones kept."""
+
+    def __init__(self, path: Path, section: SourceSection, *, columns: Sequence[str], sizes: Sequence[int]) -> None:
+        _check_columns(path, section, columns)
+        self._path, self._section = path, section
+        self._wanted = list(dict.fromkeys(name for name in (section.input, section.id, section.label) if name))
+        self._ends = np.cumsum([0, *sizes])
+        self.rows = int(self._ends[-1])
+        self._decoded: dict[int, Any] = {}
+
+    def _decode(self, piece: int) -> Any:
+        raise NotImplementedError
+
+    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
+        wanted = np.asarray(rows, dtype=np.int64)
+        pieces = np.searchsorted(self._ends, wanted, side="right") - 1
+        order = np.argsort(pieces, kind="stable")
+        taken = []
+        for piece in np.unique(pieces):
+            inside = wanted[order][pieces[order] == piece] - self._ends[piece]
+            taken.append(self._piece(int(piece)).take(pa.array(inside)))
+        if not taken:
+            return from_values([], [], self._section)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        table = pa.concat_tables(taken).take(pa.array(back))
+        columns = {name: _one_chunk(table.column(name)) for name in self._wanted}
+        return from_columns(columns, ids, self._section, where=str(self._path))
+
+    def _piece(self, piece: int) -> Any:
+        table = self._decoded.pop(piece, None)
+        if table is None:
+            try:
+                table = self._decode(piece).select(self._wanted)
+            except (pa.ArrowException, OSError) as error:
+                raise PartUnreadableError(str(self._path), f"piece {piece} does not decode ({_short(error)})") from error
+        self._decoded[piece] = table  # the newest is last
+        while len(self._decoded) > 1 and sum(kept.nbytes for kept in self._decoded.values()) > CACHED_BYTES:
+            del self._decoded[next(iter(self._decoded))]
+        return table
+
+
+class Parquet(Pieces):
+    def __init__(self, path: Path, section: SourceSection) -> None:
+        try:
+            self._file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise PartUnreadableError(str(path), f"not Parquet ({_short(error)})") from error
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        super().__init__(path, section, columns=self._file.schema_arrow.names, sizes=sizes)
+
+    def _decode(self, piece: int) -> Any:
+        return self._file.read_row_group(piece, columns=self._wanted)
+
+
+class Arrow(Pieces):
+    """Arrow IPC in the file format (also called Feather V2), memory-mapped."""
+
+    def __init__(self, path: Path, section: SourceSection) -> None:
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            sizes = [self._file.get_batch(piece).num_rows for piece in range(self._file.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            raise PartUnreadableError(str(path), f"not an Arrow IPC file ({_short(error)})") from error
+        super().__init__(path, section, columns=self._file.schema.names, sizes=sizes)
+
+    def _decode(self, piece: int) -> Any:
+        return pa.Table.from_batches([self._file.get_batch(piece)])
+
+
+FORMATS: Mapping[str, Callable[[Path, SourceSection], Format]] = {
+    ".jsonl": Lines,
+    ".csv": Csv,
+    ".parquet": Parquet,
+    ".arrow": Arrow,
+    ".feather": Arrow,
+}
+"""Readers by the ending of the file's name."""
+
+
+def _check_columns(path: Path, section: SourceSection, there: Sequence[str]) -> None:
+    for column in (section.input, section.id, section.label):
+        if column is not None and column not in there:
+            raise ColumnMissingError(str(path), column, there)
+
+
+def _line_spans(file: Any) -> Iterator[tuple[int, int]]:
+    start = offset = 0
+    blank = True
+    while piece := file.readline(2**20):
+        blank = blank and not piece.strip()
+        offset += len(piece)
+        if piece.endswith(b"\n"):
+            if not blank:
+                yield start, offset
+            start, blank = offset, True
+    if not blank:
+        yield start, offset
+
+
+def _csv_spans(file: Any) -> Iterator[tuple[int, int]]:
+    """Byte ranges of records. Latin-1 keeps every byte, and commas, quotes and line ends look the same in it as in UTF-8."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    offset = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal offset
+        while line := file.readline(MAX_ROW_BYTES):
+            offset += len(line)
+            yield line.decode("latin-1")
+
+    records, start = csv.reader(lines()), 0
+    while True:
+        try:
+            fields = next(records)
+        except StopIteration:
+            return
+        except csv.Error:
+            fields = ["a record that does not parse"]
+        if fields:
+            yield start, offset
+        start = offset
+
+
+def _spans_of(path: Path, spans: Any, rows: Sequence[int]) -> Iterator[bytes | str]:
+    """Bytes of the spans asked for, or the problem of one that is too long."""
+    with path.open("rb") as file:
+        for row in rows:
+            start, end = (int(edge) for edge in spans[row])
+            if end - start > MAX_ROW_BYTES:
+                yield f"{end - start} bytes; expected at most {MAX_ROW_BYTES}"
+                continue
+            file.seek(start)
+            yield file.read(end - start)
+
+
+def _json_object(data: bytes) -> Record:
+    try:
+        found = json.loads(data)
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: {error.reason} at byte {error.start}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {_short(error)}"
+    return found if isinstance(found, dict) else f"a JSON {type(found).__name__}; expected an object"
+
+
+def _csv_fields(data: bytes) -> list[str] | str:
+    csv.field_size_limit(MAX_ROW_BYTES)
+    try:
+        text = data.decode()
+        return next(csv.reader(_physical_lines(text), strict=True), [])
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: {error.reason} at byte {error.start}"
+    except csv.Error as error:
+        return f"not CSV: {_short(error)}"
+
+
+def _physical_lines(text: str) -> Iterator[str]:
+    """Lines that end in \\n only: `splitlines` would also split at characters that mail and chat are full of."""
+    position = 0
+    while position < len(text):
+        end = text.find("\n", position) + 1 or len(text)
+        yield text[position:end]
+        position = end
+
+
+def _one_chunk(column: Any) -> Any:
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(islice(str(error).split(), 24))[:160]

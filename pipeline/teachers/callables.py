@@ -1,0 +1,94 @@
+"""A user's own teacher: `module:callable` of the run file.
+
+Either `callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint`), or
+the callable is itself a plain function `inputs, **options -> probabilities [B, K]` in the run file's order of classes; it is
+told apart by needing an argument that the options do not give. `path`, where the run file has one, is an option too.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import TeacherSection
+from pipeline.references import import_reference, source_fingerprint
+from pipeline.teachers.inputs import to_list_or_matrix
+from pipeline.teachers.teacher import RawTeacher, TeacherLoadError
+
+
+def load_callable(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    """The user's teacher. Raises ReferenceNotFoundError, TeacherLoadError."""
+    make = import_reference(section.use, base=base)
+    options = dict(section.options)
+    if section.path is not None:
+        options["path"] = base / section.path
+    fingerprint = _fingerprint(section, base)
+    if _is_plain_function(make, options):
+        return PlainFunction(make, options, classes=classes, fingerprint=fingerprint)
+    made = make(**options)
+    if not callable(getattr(made, "log_probs", None)) or not hasattr(made, "classes"):
+        raise TeacherLoadError(
+            f"teacher {section.use}",
+            f"it returned a {type(made).__name__}",
+            "an object with `classes` and `log_probs`",
+            "see docs/run-file.md",
+        )
+    return MadeTeacher(made, fingerprint=fingerprint)
+
+
+class PlainFunction:
+    """A function from inputs (list of text, or float32 [B, F]) to probabilities, as a teacher."""
+
+    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any], *, classes: Sequence[str], fingerprint: str) -> None:
+        self.classes, self.fingerprint = classes, fingerprint
+        self._function, self._options = function, options
+
+    def log_probs(self, inputs: Any) -> Any:
+        probs_BK = np.asarray(self._function(to_list_or_matrix(inputs), **self._options), dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(probs_BK)
+
+
+class MadeTeacher:
+    """The object that the user's factory made."""
+
+    def __init__(self, made: Any, *, fingerprint: str) -> None:
+        self.classes: Sequence[str] = made.classes
+        self.fingerprint = str(getattr(made, "fingerprint", None) or fingerprint)
+        self._made = made
+
+    def log_probs(self, inputs: Any) -> Any:
+        return self._made.log_probs(inputs)
+
+
+def _is_plain_function(make: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):
+        return False  # built in, without a signature: it can only be a factory
+    required = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.name not in options
+    ]
+    return len(required) == 1
+
+
+def _fingerprint(section: TeacherSection, base: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(section.use.encode() + source_fingerprint(section.use, base=base).encode())
+    digest.update(json.dumps(dict(section.options), sort_keys=True, default=repr).encode())
+    if section.path is not None:
+        path = base / section.path
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        for file in files:
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).digest()
+            digest.update(file.relative_to(path.parent).as_posix().encode() + content)
+    return digest.hexdigest()

@@ -1,0 +1,43 @@
+"""What stands between any teacher and the labels: order of classes, shape and type, checked on every batch."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.teachers.teacher import RawTeacher, TeacherClassesError, TeacherOutputError
+
+SUM_TOLERANCE = 1e-2
+"""How far a row's probabilities may be from summing to 1: wide enough for half precision, far from logits."""
+
+
+class CheckedTeacher:
+    """A `Teacher` whose columns are in the run file's order."""
+
+    def __init__(self, raw: RawTeacher, *, name: str, classes: tuple[str, ...]) -> None:
+        known = [str(known) for known in raw.classes]
+        if len(known) != len(classes) or set(known) != set(classes):
+            raise TeacherClassesError(name, known, classes)
+        self.classes = classes
+        self.fingerprint = raw.fingerprint
+        self._raw, self._name = raw, name
+        self._order = [known.index(wanted) for wanted in classes]
+
+    def log_probs(self, inputs: Any) -> NDArray[np.float32]:
+        if len(inputs) == 0:
+            return np.empty((0, len(self.classes)), dtype=np.float32)
+        given = np.asarray(self._raw.log_probs(inputs))
+        expected = (len(inputs), len(self.classes))
+        if given.shape != expected or given.dtype.kind != "f":
+            raise TeacherOutputError(self._name, f"{given.dtype} of shape {given.shape}", f"floats of shape {expected}")
+        log_probs_BK: NDArray[np.float32] = np.ascontiguousarray(given[:, self._order], dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums_B = np.exp(log_probs_BK.astype(np.float64)).sum(axis=1)
+        # NaN and all -inf rows are single bad samples, for the caller to set aside.
+        odd_B = np.isfinite(sums_B) & (sums_B > 0) & (abs(sums_B - 1) > SUM_TOLERANCE) | np.isposinf(sums_B)
+        if odd_B.any():
+            row = int(np.argmax(odd_B))
+            raise TeacherOutputError(
+                self._name, f"row {row} sums to {sums_B[row]:.4g} as probabilities", "natural log-probabilities that sum to 1"
+            )
+        return log_probs_BK

@@ -1,0 +1,71 @@
+"""The `Teacher` protocol and what can be wrong with a teacher."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import TeacherError
+
+
+class RawTeacher(Protocol):
+    """What an adapter makes: its own classes, in its own order, unchecked."""
+
+    classes: Sequence[str]
+    fingerprint: str
+
+    def log_probs(self, inputs: Any) -> Any: ...
+
+
+class Teacher(Protocol):
+    """A model that says how likely each class is. Deterministic for one fingerprint."""
+
+    classes: tuple[str, ...]
+    """In the run file's order."""
+    fingerprint: str
+    """Weights, preprocessing, backend and the source of a user's callable: labels of one fingerprint belong together."""
+
+    def log_probs(self, inputs: Any) -> NDArray[np.float32]:
+        """Natural log-probabilities at temperature 1, [B, K], for a `pa.Array` of B inputs (string, or list<float32>).
+
+        -inf is a normal answer. A row of NaN is that row's problem, and the caller's to see.
+        """
+        ...
+
+
+class TeacherLoadError(TeacherError):
+    """The teacher's files are missing, damaged, or hold what kdpipe does not trust."""
+
+    def __init__(self, where: str, found: str, expected: str, next_command: str) -> None:
+        super().__init__(where, found, expected, next_command)
+        self.where, self.found, self.expected, self.next_command = where, found, expected, next_command
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}; expected {self.expected}; {self.next_command}"
+
+
+class TeacherClassesError(TeacherError):
+    """The teacher knows other classes than the run file."""
+
+    def __init__(self, name: str, found: Sequence[str], expected: Sequence[str]) -> None:
+        super().__init__(name, tuple(found), tuple(expected))
+        self.name, self.found, self.expected = name, tuple(found), tuple(expected)
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.name}: knows {len(self.found)} classes ({', '.join(self.found)}); "
+            f"expected the {len(self.expected)} of the run file ({', '.join(self.expected)}); "
+            "correct `classes` there or take another teacher"
+        )
+
+
+class TeacherOutputError(TeacherError):
+    """The teacher answered in a shape or with values that cannot be log-probabilities."""
+
+    def __init__(self, name: str, found: str, expected: str) -> None:
+        super().__init__(name, found, expected)
+        self.name, self.found, self.expected = name, found, expected
+
+    def __str__(self) -> str:
+        return f"teacher {self.name}: {self.found}; expected {self.expected}; correct the teacher's log_probs"

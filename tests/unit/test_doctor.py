@@ -38,7 +38,10 @@ DEVICE = replace(
 )
 
 
-def failing(machine: Machine, needs: Needs = Needs()) -> dict[str, Check]:
+SPAM = Needs()
+
+
+def failing(machine: Machine, needs: Needs = SPAM) -> dict[str, Check]:
     return {check.name: check for check in judge(machine, needs) if not check.ok}
 
 
@@ -71,10 +74,8 @@ def test_what_is_missing_is_named_with_the_command_that_helps(change: dict[str, 
 def test_a_package_outside_its_range_is_named_with_both_versions():
     old = [replace(HEALTHY.packages["cluster"][0], found="2.40.0"), HEALTHY.packages["cluster"][1]]
     wrong = failing(replace(HEALTHY, packages={**HEALTHY.packages, "cluster": old}))
-    assert (
-        wrong["packages cluster"].found == "ray 2.40.0 (wanted <3,>=2.60)"
-        or "ray 2.40.0 (wanted >=2.60,<3)" in wrong["packages cluster"].found
-    )
+    assert wrong["packages cluster"].found.startswith("ray 2.40.0 (wanted ")
+    assert ">=2.60" in wrong["packages cluster"].found
 
 
 def test_a_local_build_of_a_package_fits_its_range():

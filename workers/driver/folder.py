@@ -1,6 +1,6 @@
 """The folder of a run: where each thing lies, and who holds it.
 
-    DIR/run.toml  origin.json            the run file as read; where its relative paths begin
+    DIR/origin.json                      the run file as it was read, and where its relative paths begin
     DIR/run.json  status.json            the summary; what the driver is doing now
     DIR/driver.lock  children.json       the holder (flock); processes it started
     DIR/labels/                          label store: log and shards
@@ -24,6 +24,12 @@ from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.files import make_private_folder, read_bounded, write_atomic
 
 MAX_JSON_BYTES = 16 * 2**20
+ENTRIES = (
+    *("children.json", "driver.lock", "run.json", "status.json", "logs", "labels", "training", "answers", "generations", "releases"),
+    *("keys", "fleet", "devices", "data", "feeds", "inbox", "teacher"),
+    "origin.json",
+)
+"""All that a run or its recipe makes in DIR; the mark of a run is the last, so a clean that was cut short is still known as one."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,11 @@ class RunFolder:
     def existing(cls, root: Path) -> Self:
         """The folder of a run that was started once. Raises ConfigError where there is none."""
         folder = cls(root.resolve())
-        if not folder.run_file.exists():
-            raise ConfigError(str(root), "no run was started here (run.toml is missing)", "the DIR of a `kdpipe run`", "start one: `kdpipe run spam`")
+        if not folder.origin_file.exists():
+            raise ConfigError(
+                str(root), "no run was started here (origin.json is missing)", "the DIR of a `kdpipe run`", "`kdpipe run spam` starts one"
+            )
         return folder
-
-    @property
-    def run_file(self) -> Path:
-        return self.root / "run.toml"
 
     @property
     def origin_file(self) -> Path:

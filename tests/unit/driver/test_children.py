@@ -1,0 +1,102 @@
+"""Children are recorded before they matter, die with their driver, and a recycled pid is never one of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workers.driver.children import Child, ChildFailedError, Children, end, recorded
+from workers.driver.folder import RunFolder
+
+SERVE = """
+import json, sys, signal, threading, os
+print(json.dumps({"ready": True, "port": 7}), flush=True)
+if "--exit-with-parent" in sys.argv:
+    sys.stdin.read()
+else:
+    signal.pause()
+"""
+COMMAND = (sys.executable, "-c", SERVE)
+
+DRIVER = """
+import sys, pathlib, time, os, signal
+from workers.driver.children import Children
+from workers.driver.folder import RunFolder
+child = Children(RunFolder(pathlib.Path(sys.argv[1])), keep=False).start("part", sys.argv[2:])
+print(child.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def wait_gone(pid: int) -> None:
+    try:
+        psutil.Process(pid).wait(timeout=10)
+    except psutil.NoSuchProcess:
+        return
+
+
+def test_a_child_is_ready_when_it_says_so_and_gone_after_end_all(folder: RunFolder) -> None:
+    children = Children(folder, keep=False)
+    child = children.start("part", COMMAND)
+    assert child.ready["port"] == 7
+    assert recorded(folder)["part"].alive()
+    children.end_all()
+    assert not child.alive()
+    assert recorded(folder) == {}
+
+
+def test_a_child_dies_with_a_driver_that_was_killed(folder: RunFolder) -> None:
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder.root), *COMMAND], stdout=subprocess.PIPE)
+    assert driver.stdout is not None
+    pid = int(driver.stdout.readline())
+    driver.kill()
+    driver.communicate()
+    wait_gone(pid)
+    assert not recorded(folder)["part"].alive()
+
+
+def test_a_kept_child_is_adopted_by_the_same_command_and_replaced_by_another(folder: RunFolder) -> None:
+    kept = Children(folder, keep=True).start("part", COMMAND)
+    try:
+        assert Children(folder, keep=True).start("part", COMMAND).pid == kept.pid
+        other = Children(folder, keep=False)
+        fresh = other.start("part", (*COMMAND, "--other"))
+        assert fresh.pid != kept.pid
+        assert not kept.alive()
+        other.end_all()
+    finally:
+        end([kept])
+
+
+def test_a_child_that_does_not_start_is_named_with_its_last_words(folder: RunFolder) -> None:
+    children = Children(folder, keep=False)
+    with pytest.raises(ChildFailedError, match=r"part: not ready \(exit code 10\): no port"):
+        children.start("part", (sys.executable, "-c", "import sys; print('no port', file=sys.stderr); sys.exit(10)"))
+
+
+def test_a_child_that_ends_by_itself_is_noticed(folder: RunFolder) -> None:
+    children = Children(folder, keep=False)
+    child = children.start("part", COMMAND)
+    os.kill(child.pid, signal.SIGKILL)
+    wait_gone(child.pid)
+    with pytest.raises(ChildFailedError, match="ended by itself"):
+        children.check()
+    children.end_all()
+
+
+def test_a_recycled_pid_is_not_a_child() -> None:
+    mine = Child(part="x", pid=os.getpid(), started_unix_s=psutil.Process().create_time(), command=(), ready={}, kept=False)
+    assert mine.alive()
+    recycled = replace(mine, started_unix_s=mine.started_unix_s - 100)
+    assert not recycled.alive()
+    end([recycled])  # would end this very test

@@ -1,0 +1,68 @@
+"""`kdpipe`: the composition root, and the only place where an error becomes an exit code.
+
+Importing this module brings neither ray nor torch nor pyarrow, so the same command serves a device's light install.
+"""
+
+import os
+import sys
+
+import typer
+
+from pipeline.errors import ConfigError, KdpipeError
+from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop
+from workers.edge.cli import app as edge_app
+
+CLUSTER_PACKAGES = frozenset({"datasketch", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn", "sqlalchemy", "torch"})
+
+app = typer.Typer(
+    name="kdpipe",
+    help="Online distillation: teachers label a stream, students learn while they do, devices get what passed the gate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("feed")(feed.feed)
+app.command("status")(status.status)
+app.command("stop")(stop.stop)
+app.command("logs")(logs.logs)
+app.command("clean")(clean.clean)
+app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
+app.add_typer(labels.app, name="labels")
+app.add_typer(edge_app, name="edge")
+
+
+class MissingExtraError(ConfigError):
+    """A verb of the cluster was asked of a device's light install."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__("this install", f"no package {package!r}", "the cluster extra", "pip install 'kdpipe[cluster]'")
+        self.args = (package,)
+
+
+def main() -> None:
+    """Entry point: run the command, turn an error into one line and its exit code."""
+    try:
+        app()
+    except KdpipeError as error:
+        sys.exit(_tell(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in CLUSTER_PACKAGES:
+            raise
+        sys.exit(_tell(MissingExtraError(package)))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _tell(error: KdpipeError) -> int:
+    sys.stdout.flush()
+    print(f"kdpipe: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

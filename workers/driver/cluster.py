@@ -1,0 +1,74 @@
+"""Ray for a run: started on this machine when it is first needed, or joined where `ray.address` or RAY_ADDRESS names a cluster.
+
+A local Ray shares the driver's fate (the kernel ends it when the driver dies), listens on loopback only and asks for a token
+that lies in the run's keys. Nothing is started for a run that has nothing to label or train.
+"""
+
+import logging
+import os
+import secrets
+from pathlib import Path
+
+from pipeline.config import RaySection
+from pipeline.errors import MachineError
+from pipeline.files import create_exclusive, make_private_folder
+
+
+class RayUnavailableError(MachineError):
+    """Ray could not be started or joined."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"Ray at {self.address}: {self.reason}; expected a cluster that answers; `kdpipe doctor` says what this machine has"
+
+
+class Cluster:
+    """The Ray connection of one run. `ensure` before use, `close` at the end."""
+
+    def __init__(self, section: RaySection, *, keys: Path) -> None:
+        self._section, self._keys = section, keys
+        self._joined = False
+
+    def ensure(self) -> None:
+        """Start or join Ray, once. Raises RayUnavailableError."""
+        if self._joined:
+            return
+        address = self._section.address or os.environ.get("RAY_ADDRESS")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        if not address:
+            self._choose_token()
+        import ray  # noqa: PLC0415 one second, and only a run that labels or trains needs it
+
+        try:
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            else:
+                ray.init(
+                    num_cpus=self._section.cpus or os.cpu_count() or 1,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                    _node_ip_address="127.0.0.1",
+                )
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            raise RayUnavailableError(address or "this machine", str(error)) from error
+        self._joined = True
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends with it."""
+        if self._joined:
+            import ray  # noqa: PLC0415
+
+            ray.shutdown()
+            self._joined = False
+
+    def _choose_token(self) -> None:
+        """Token authentication for the local cluster, by a token of this run alone (Ray would take one from the home folder)."""
+        path = make_private_folder(self._keys) / "ray_token"
+        create_exclusive(path, secrets.token_hex(32).encode())
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)

@@ -1,0 +1,48 @@
+"""What every stage of a run is handed: the checked run file, the folder, and the few things that live as long as the run."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import RunFile
+from pipeline.errors import KdpipeError
+from workers.driver.children import Children
+from workers.driver.cluster import Cluster
+from workers.driver.folder import RunFolder
+from workers.driver.reporter import Reporter
+
+
+class StoppedError(KdpipeError):
+    """The user asked the run to stop. What was committed stays; the same command goes on."""
+
+    exit_code = 130
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"stopped; every process it started has ended, nothing is lost; `{self.command}` goes on from here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Shared by the stages of one run; owned by `workers.driver.run`."""
+
+    run: RunFile
+    base: Path
+    folder: RunFolder
+    reporter: Reporter
+    children: Children
+    cluster: Cluster
+    stop: threading.Event
+    command: str
+    """What the user typed, for messages that say how to go on."""
+
+    def check_stop(self) -> None:
+        """Raises StoppedError once the user asked to stop."""
+        if self.stop.is_set():
+            raise StoppedError(self.command)
+
+    def student_folder(self, generation: int, student: str) -> Path:
+        return self.folder.generation(generation) / "students" / student

@@ -185,7 +185,7 @@ def _check(manifest: BundleManifest) -> None:
     require(_is_count(m.input.width) and 1 <= m.input.width <= MAX_INPUT_WIDTH, "input width", m.input.width, f"1 to {MAX_INPUT_WIDTH}")
     require(_is_number(m.temperature) and m.temperature > 0, "temperature", m.temperature, "a number above 0")
     require(m.positive is None or (len(m.classes) == 2 and m.positive in m.classes), "positive", m.positive, "one of two classes, or null")
-    require(isinstance(m.teacher, str) and len(m.teacher) <= 1024, "teacher", m.teacher, "a fingerprint")
+    require(_is_label(m.teacher, 1024), "teacher", m.teacher, "a fingerprint")
     require(_is_count(m.memory_bytes), "memory_bytes", m.memory_bytes, "a number of bytes")
     t = m.tolerance
     difference_fits = _is_number(t.max_probability_difference) and 0 <= t.max_probability_difference <= 1
@@ -206,8 +206,8 @@ def _object(value: object, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _is_label(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 256
+def _is_label(value: object, longest: int = 256) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= longest
 
 
 def _is_count(value: object) -> bool:

@@ -1,0 +1,351 @@
+"""What one device does about an assignment: a pure state machine over one durable record.
+
+    IDLE -> CHECK -> DOWNLOAD -> VERIFY -> STAGED -> SHADOW -> TRIAL -> CONFIRMED | ROLLED_BACK
+                 any of them -> FAILED(code); CHECK, VERIFY -> INCOMPATIBLE(code)
+
+Each function takes a record and returns the next one; the caller makes it durable before it acts on it (`to_json`, `from_json`), so a
+kill at any instruction is followed by the same step again. What answers is always `incumbent`, a confirmed release: the
+candidate of a TRIAL becomes it only with CONFIRMED. A try is counted before the candidate is started, so that a release
+that kills the machine is given up after `TRIES`. Every change of state queues a report, in order, until it is acknowledged.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from pipeline.errors import DeviceError
+from pipeline.releases.target import ReleaseTarget
+
+RECORD_VERSION = 1
+TRIES = 3
+MAX_REPORTS = 64
+FREE_DISK_FACTOR = 3
+"""The download, the slot made of it, and room for the rest of the device."""
+
+
+class State(StrEnum):
+    IDLE = "IDLE"
+    CHECK = "CHECK"
+    DOWNLOAD = "DOWNLOAD"
+    VERIFY = "VERIFY"
+    STAGED = "STAGED"
+    SHADOW = "SHADOW"
+    TRIAL = "TRIAL"
+    CONFIRMED = "CONFIRMED"
+    ROLLED_BACK = "ROLLED_BACK"
+    FAILED = "FAILED"
+    INCOMPATIBLE = "INCOMPATIBLE"
+
+
+TERMINAL = frozenset({State.CONFIRMED, State.ROLLED_BACK, State.FAILED, State.INCOMPATIBLE})
+RESTING = TERMINAL | {State.IDLE}
+
+
+class AssignmentRolledBackError(DeviceError):
+    """An assignment with a generation the device has moved past, or the same one with other content."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(found, known)
+        self.found, self.known = found, known
+
+    def __str__(self) -> str:
+        return f"assignment of generation {self.found}; expected above {self.known}, or the same one again; the device keeps what it runs"
+
+
+class WrongStepError(DeviceError):
+    """A step was asked for that the record's state does not allow: a bug, never an input."""
+
+    def __init__(self, step: str, state: str) -> None:
+        super().__init__(step, state)
+        self.step, self.state = step, state
+
+    def __str__(self) -> str:
+        return f"step {self.step} in state {self.state}; expected another order; please report this"
+
+
+class RecordInvalidError(DeviceError):
+    """The device's state file is of an unknown version or does not read."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"device state: {self.found}; expected version {RECORD_VERSION}; update kdpipe, or delete the device's folder and enrol it anew"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the newest accepted assignment asks for."""
+
+    generation: int
+    target: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A confirmed release in a slot."""
+
+    digest: str
+    student: str
+    release: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadow:
+    """How the candidate compared with the incumbent, beside it."""
+
+    samples: int
+    agreed: int
+    latency_p50_ms: float
+    latency_p99_ms: float
+    incumbent_latency_p50_ms: float
+    memory_bytes: int
+    golden_only: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedReport:
+    """One change of state that the server has not acknowledged."""
+
+    sequence: int
+    generation: int
+    digest: str
+    state: State
+    code: str = ""
+    detail: str = ""
+    shadow: Shadow | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the device has, at the moment of the check."""
+
+    hardware: str
+    free_disk_bytes: int
+    free_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRecord:
+    """Everything a device must remember. One file, replaced whole."""
+
+    incarnation: int
+    """Grows each time a device starts without a record; orders reports across a loss of state."""
+    sequence: int = 0
+    state: State = State.IDLE
+    code: str = ""
+    detail: str = ""
+    generation: int = 0
+    """Of the newest assignment acted upon; never falls."""
+    wanted: Wanted | None = None
+    release: ReleaseTarget | None = None
+    """Signed description of what is wanted, once checked."""
+    tries_left: int = TRIES
+    incumbent: Installed | None = None
+    previous: Installed | None = None
+    """What ran before the incumbent; still in the other slot."""
+    floors: Mapping[str, int] = field(default_factory=dict)
+    """Lowest release number by student that this device still accepts."""
+    signed_unix_s: int = 0
+    """Newest time in anything verified: a lower bound of the real time."""
+    reports: tuple[QueuedReport, ...] = ()
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Slots that must not be deleted."""
+        held = {slot.digest for slot in (self.incumbent, self.previous) if slot is not None}
+        if self.wanted is not None and self.state not in RESTING:
+            held.add(self.wanted.digest)
+        return frozenset(held)
+
+
+def assign(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
+    """Take over a verified assignment. Repeating the current one changes nothing, unless its slot was lost.
+
+    Raises AssignmentRolledBackError.
+    """
+    if wanted.generation < record.generation or (wanted.generation == record.generation and wanted != record.wanted):
+        raise AssignmentRolledBackError(wanted.generation, record.generation)
+    runs_it = record.incumbent is not None and record.incumbent.digest == wanted.digest
+    if wanted.generation == record.generation:
+        lost = record.state in (State.CONFIRMED, State.IDLE) and not runs_it
+        return _enter(_fresh(record, wanted), State.CHECK, detail="slot lost: installing again") if lost else record
+    record = _fresh(record, wanted)
+    return _enter(record, State.CONFIRMED, detail="already running") if runs_it else _enter(record, State.CHECK)
+
+
+def check(record: DeviceRecord, release: ReleaseTarget | None, machine: Machine) -> DeviceRecord:
+    """CHECK -> DOWNLOAD, or why not. `release` is what verified metadata says about the wanted target, None if nothing."""
+    wanted = _in(record, "check", State.CHECK)
+    if release is None:
+        return fail(record, "unknown_release", f"{wanted.target} is not in signed metadata")
+    if release.digest != wanted.digest:
+        return fail(record, "digest_not_signed", f"assigned {wanted.digest[:12]}, signed {release.digest[:12]}")
+    floor = record.floors.get(release.student, 0)
+    if release.release < floor:
+        return fail(record, "below_security_floor", f"release {release.release}, floor {floor}")
+    if release.hardware and machine.hardware not in release.hardware:
+        return _incompatible(record, "hardware", f"{machine.hardware} is not one of {', '.join(release.hardware)}")
+    if release.memory_bytes > machine.free_memory_bytes:
+        return _incompatible(record, "memory", f"needs {release.memory_bytes} bytes, {machine.free_memory_bytes} are free")
+    needed = FREE_DISK_FACTOR * release.length
+    if needed > machine.free_disk_bytes:
+        return fail(record, "no_space", f"needs {needed} bytes, {machine.free_disk_bytes} are free")
+    return _enter(replace(record, release=release), State.DOWNLOAD)
+
+
+def downloaded(record: DeviceRecord) -> DeviceRecord:
+    """DOWNLOAD -> VERIFY: all bytes are here and durable."""
+    _in(record, "downloaded", State.DOWNLOAD)
+    return _enter(record, State.VERIFY)
+
+
+def staged(record: DeviceRecord) -> DeviceRecord:
+    """VERIFY (or DOWNLOAD, where the slot was there already) -> STAGED: a verified slot is durable."""
+    _in(record, "staged", State.DOWNLOAD, State.VERIFY)
+    return _enter(record, State.STAGED)
+
+
+def incompatible(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
+    """VERIFY -> INCOMPATIBLE: genuine, but not for this device or this version of kdpipe."""
+    _in(record, "incompatible", State.CHECK, State.VERIFY)
+    return _incompatible(record, code, detail)
+
+
+def begin_try(record: DeviceRecord) -> DeviceRecord:
+    """Count one start of the candidate, to be made durable before it; the result says what to do.
+
+    STAGED goes to SHADOW, or straight to TRIAL where nothing runs yet. Without tries left the result is terminal.
+    """
+    _in(record, "begin_try", State.STAGED, State.SHADOW, State.TRIAL)
+    if record.state is State.STAGED:
+        if record.incumbent is None:
+            record = _enter(replace(record, tries_left=TRIES), State.TRIAL, detail="no incumbent: shadow skipped")
+        else:
+            record = _enter(replace(record, tries_left=TRIES), State.SHADOW)
+    if record.tries_left == 0:
+        return fail(record, "tries_spent", f"started {TRIES} times in {record.state} without an end")
+    return replace(record, tries_left=record.tries_left - 1)
+
+
+def shadowed(record: DeviceRecord, evidence: Shadow) -> DeviceRecord:
+    """SHADOW -> TRIAL, with the evidence in the report of TRIAL: it is sent before the switch."""
+    _in(record, "shadowed", State.SHADOW)
+    return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence)
+
+
+def confirm(record: DeviceRecord) -> DeviceRecord:
+    """TRIAL -> CONFIRMED: the candidate is the incumbent from this record on, and its security floor holds."""
+    _in(record, "confirm", State.TRIAL)
+    release = record.release
+    if release is None:
+        raise WrongStepError("confirm", "without a release")
+    floors = {**record.floors, release.student: max(release.security_floor, record.floors.get(release.student, 0))}
+    new = Installed(digest=release.digest, student=release.student, release=release.release)
+    previous = record.incumbent if record.incumbent is not None and record.incumbent.digest != new.digest else record.previous
+    return _enter(replace(record, incumbent=new, previous=previous, floors=floors), State.CONFIRMED)
+
+
+def fail(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
+    """Give the candidate up. After the switch (TRIAL) that is a way back, if there is something to go back to."""
+    back = record.state is State.TRIAL and record.incumbent is not None
+    return _enter(record, State.ROLLED_BACK if back else State.FAILED, code=code, detail=detail)
+
+
+def lose_incumbent(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
+    """The incumbent cannot run any more (its slot is corrupt, or it keeps dying): go back to the previous release, if it may run.
+
+    A release under way is left alone: it may be the cure.
+    """
+    previous = record.previous
+    if previous is not None and previous.release < record.floors.get(previous.student, 0):
+        previous = None
+    record = replace(record, incumbent=previous, previous=None)
+    if record.state not in RESTING:
+        return record
+    return _enter(record, State.ROLLED_BACK if previous is not None else State.IDLE, code=code, detail=detail)
+
+
+def acknowledge(record: DeviceRecord, incarnation: int, sequence: int) -> DeviceRecord:
+    """Drop the reports that the server has."""
+    if incarnation != record.incarnation:
+        return record
+    left = tuple(report for report in record.reports if report.sequence > sequence)
+    return record if left == record.reports else replace(record, reports=left)
+
+
+def learn_time(record: DeviceRecord, signed_unix_s: int) -> DeviceRecord:
+    """Remember the newest verified signed time."""
+    return replace(record, signed_unix_s=max(record.signed_unix_s, signed_unix_s))
+
+
+def to_json(record: DeviceRecord) -> bytes:
+    return json.dumps({"version": RECORD_VERSION, **asdict(record)}, separators=(",", ":")).encode()
+
+
+def from_json(data: bytes) -> DeviceRecord:
+    """Raises RecordInvalidError."""
+    try:
+        tree: dict[str, Any] = json.loads(data)
+        version = tree.pop("version")
+        if version != RECORD_VERSION:
+            raise RecordInvalidError(f"version {version!r}")
+        release = tree["release"]
+        return DeviceRecord(
+            **{
+                **tree,
+                "state": State(tree["state"]),
+                "wanted": _read(Wanted, tree["wanted"]),
+                "release": ReleaseTarget(**{**release, "hardware": tuple(release["hardware"])}) if release is not None else None,
+                "incumbent": _read(Installed, tree["incumbent"]),
+                "previous": _read(Installed, tree["previous"]),
+                "reports": tuple(_read_report(report) for report in tree["reports"]),
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordInvalidError(f"{type(error).__name__} {error}"[:120]) from error
+
+
+def _fresh(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
+    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES)
+
+
+def _incompatible(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
+    return _enter(record, State.INCOMPATIBLE, code=code, detail=detail)
+
+
+def _in(record: DeviceRecord, step: str, *states: State) -> Wanted:
+    if record.state not in states or record.wanted is None:
+        raise WrongStepError(step, record.state)
+    return record.wanted
+
+
+def _enter(record: DeviceRecord, state: State, *, code: str = "", detail: str = "", shadow: Shadow | None = None) -> DeviceRecord:
+    report = QueuedReport(
+        sequence=record.sequence + 1,
+        generation=record.generation,
+        digest=record.wanted.digest if record.wanted is not None else "",
+        state=state,
+        code=code,
+        detail=detail[:500],
+        shadow=shadow,
+    )
+    reports = (*record.reports, report)
+    if len(reports) > MAX_REPORTS:
+        spare = next((r for r in reports if r.state not in TERMINAL), reports[0])
+        reports = tuple(r for r in reports if r is not spare)
+    return replace(record, state=state, code=code, detail=detail[:500], sequence=record.sequence + 1, reports=reports)
+
+
+def _read(kind: Any, tree: dict[str, Any] | None) -> Any:
+    return None if tree is None else kind(**{f.name: tree[f.name] for f in fields(kind)})
+
+
+def _read_report(tree: dict[str, Any]) -> QueuedReport:
+    return QueuedReport(**{**tree, "state": State(tree["state"]), "shadow": _read(Shadow, tree["shadow"])})

@@ -1,0 +1,187 @@
+"""The commit log: numbered records, each put once, never changed.
+
+    log/00000000000000000000.json   the first record; its nonce is the log's identity
+    log/00000000000000000001.json   ...
+    log/head.json                   a hint how long the log is at least; advisory
+
+Why it can be trusted:
+
+1. A record is written by `put_if_absent` at the number after the last record its writer has read. So records have no gaps, and
+   of two writers at one number exactly one wins.
+2. A committer begins by writing a record with a higher `term` than any before it. An older committer can't write past that
+   record without meeting it: it loses that number, reads who won, and raises FencedError. It never writes again.
+3. If the answer to a put is lost, the record may be there or not. The writer keeps its bytes and puts them again at the same
+   number; if the object there is its own, to the byte (the nonce makes it unique), then it has won already.
+
+What records mean is left to `entries` and `state`; when to write is left to the committer.
+"""
+
+import json
+from collections.abc import Iterable
+
+from pipeline.errors import LabelStoreError
+from pipeline.labels.entries import Entry, LogUnreadableError, Open, Record
+from pipeline.labels.state import LogState, fold
+from pipeline.labels.store import ObjectMissingError, Store
+
+HEAD_KEY = "log/head.json"
+HEAD_EVERY_RECORDS = 100
+
+
+class FencedError(LabelStoreError):
+    """A newer committer has taken the log over; this one must stop and has written nothing since."""
+
+    def __init__(self, own_term: int, newer_term: int, newer_holder: str) -> None:
+        super().__init__(own_term, newer_term, newer_holder)
+        self.own_term, self.newer_term, self.newer_holder = own_term, newer_term, newer_holder
+
+    def __str__(self) -> str:
+        return (
+            f"the label log is now written by {self.newer_holder} (term {self.newer_term}); expected to be its only writer "
+            f"(term {self.own_term}); end one of the two runs with `kdpipe stop DIR`"
+        )
+
+
+class LogGapError(LabelStoreError):
+    """Records were there and are gone."""
+
+    def __init__(self, missing_seq: int, head_seq: int) -> None:
+        super().__init__(missing_seq, head_seq)
+        self.missing_seq, self.head_seq = missing_seq, head_seq
+
+    def __str__(self) -> str:
+        return (
+            f"{record_key(self.missing_seq)} is missing; expected {self.head_seq} records without a gap; "
+            "restore it from a copy, or begin anew with `kdpipe clean DIR --labels`"
+        )
+
+
+class ForeignClassesError(LabelStoreError):
+    """The log holds labels over other classes than the run file names."""
+
+    def __init__(self, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+        super().__init__(found, expected)
+        self.found, self.expected = found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"the labels are over the classes {list(self.found)}; expected {list(self.expected)} as in the run file; "
+            "use another --dir, or throw the labels away with `kdpipe clean DIR --labels`"
+        )
+
+
+def record_key(seq: int) -> str:
+    """Key of record number `seq`."""
+    return f"log/{seq:020d}.json"
+
+
+class LogReader:
+    """Follows a log. Needs no writer to be alive and never waits."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.state = LogState()
+
+    def refresh(self) -> LogState:
+        """Read on to the tail. Raises LogUnreadableError, LogGapError."""
+        opening = self.state.next_seq == 0
+        records: list[Record] = []
+        while (record := self._record(self.state.next_seq + len(records))) is not None:
+            records.append(record)
+        if records:
+            self.state = fold(self.state, *records)
+        if opening:
+            self._refuse_gap()
+        return self.state
+
+    def _record(self, seq: int) -> Record | None:
+        try:
+            data = self._store.get(record_key(seq))
+        except ObjectMissingError:
+            return None
+        return Record.decode(data, key=record_key(seq))
+
+    def _refuse_gap(self) -> None:
+        try:
+            hint = json.loads(self._store.get(HEAD_KEY))
+        except ObjectMissingError:
+            return
+        except ValueError as error:
+            raise LogUnreadableError(HEAD_KEY, "not JSON") from error
+        if hint["next_seq"] > self.state.next_seq:
+            raise LogGapError(self.state.next_seq, hint["next_seq"])
+
+
+class LogWriter:
+    """The committer's end of a log. Made by `LogWriter.open`; used by one thread.
+
+    Entries are queued and written together by `flush`. `state` has what is durable, not what is queued.
+    """
+
+    def __init__(self, store: Store, state: LogState, *, term: int, nonce: str) -> None:
+        self._store = store
+        self._nonce = nonce
+        self._queue: list[Entry] = []
+        self._in_flight: Record | None = None
+        self._fenced: FencedError | None = None
+        self.state = state
+        self.term = term
+
+    @classmethod
+    def open(cls, store: Store, *, holder: str, classes: tuple[str, ...], nonce: str, now_unix_s: float) -> "LogWriter":
+        """Take the log over: every other writer is fenced from here on. `nonce` must never have been used.
+
+        Raises ForeignClassesError before anything is written.
+        """
+        reader = LogReader(store)
+        while True:
+            state = reader.refresh()
+            if state.classes not in ((), classes):
+                raise ForeignClassesError(state.classes, classes)
+            writer = cls(store, state, term=state.term + 1, nonce=nonce)
+            writer.queue([Open(holder=holder, classes=classes)])
+            try:
+                writer.flush(now_unix_s=now_unix_s)
+            except FencedError:
+                continue  # another writer opened at this moment; go above its term
+            return writer
+
+    @property
+    def queued(self) -> int:
+        """Entries that are not known to be durable yet."""
+        return len(self._queue) + (len(self._in_flight.entries) if self._in_flight else 0)
+
+    def queue(self, entries: Iterable[Entry]) -> None:
+        """Say what the next record shall hold."""
+        self._queue += entries
+
+    def flush(self, *, now_unix_s: float) -> LogState:
+        """Make everything queued durable, in order. On any exception but FencedError call it again: nothing is lost or doubled."""
+        if self._fenced:
+            raise self._fenced
+        while self.queued:
+            if self._in_flight is None:
+                self._in_flight = Record(term=self.term, nonce=self._nonce, at_unix_s=now_unix_s, entries=tuple(self._queue))
+                self._queue.clear()
+            self._put(self._in_flight)
+            self.state = fold(self.state, self._in_flight)
+            self._in_flight = None
+            if self.state.next_seq % HEAD_EVERY_RECORDS == 0:
+                self.write_head()
+        return self.state
+
+    def write_head(self) -> None:
+        """Tell readers how long the log is at least."""
+        self._store.put(HEAD_KEY, json.dumps({"version": 1, "next_seq": self.state.next_seq}).encode())
+
+    def _put(self, record: Record) -> None:
+        key, data = record_key(self.state.next_seq), record.encode()
+        if self._store.put_if_absent(key, data):
+            return
+        found = self._store.get(key)
+        if found == data:
+            return  # an earlier put of ours arrived and its answer was lost
+        newer = Record.decode(found, key=key)
+        holder = next((entry.holder for entry in newer.entries if isinstance(entry, Open)), "another run")
+        self._fenced = FencedError(self.term, newer.term, holder)
+        raise self._fenced

@@ -1,0 +1,228 @@
+"""Batches of labelled samples for a trainer, in the order of `order`, while the log still grows.
+
+A read never waits: it gives a batch, says that the tail is not there yet, or that the epoch is over. It sees committed, checked bytes
+only. A shard that went bad raises ShardCorruptError; once the log has its repair the same read succeeds, with the same samples at
+the same positions. Plain objects, no Ray: one reader per rank, each with its own cursor or all with the same.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import LabelStoreError
+from pipeline.labels.log import LogReader
+from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
+from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
+from pipeline.labels.state import LogState
+from pipeline.labels.store import Store
+
+WINDOWS_HELD = 3
+
+
+class CursorForeignError(LabelStoreError):
+    """A cursor of another log, seed, batch or generation: going on from it would repeat or skip samples."""
+
+    def __init__(self, what: str, found: str, expected: str) -> None:
+        super().__init__(what, found, expected)
+        self.what, self.found, self.expected = what, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"the checkpoint's cursor has {self.what} {self.found}; expected {self.expected}; "
+            "was the run file changed since? `kdpipe run --dry-run` says which student starts afresh"
+        )
+
+
+class LogEmptyError(LabelStoreError):
+    """Nobody has planned any labelling here yet."""
+
+    def __str__(self) -> str:
+        return "the label log is empty; expected a plan; `kdpipe run` plans the source before trainers start"
+
+
+class MixedTeachersError(LabelStoreError):
+    """The labels were written by teachers that differ."""
+
+    def __init__(self, teachers: tuple[str, ...]) -> None:
+        super().__init__(teachers)
+        self.teachers = teachers
+
+    def __str__(self) -> str:
+        return (
+            f"labels of {len(self.teachers)} different teachers ({', '.join(sorted(self.teachers))}); expected one; "
+            "use another --dir, or throw the labels away with `kdpipe clean DIR --labels`"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBatch:
+    """B samples, this rank's slice of a batch; B may be 0 for a rank, and is short only at the end of an epoch."""
+
+    cursor_after: Cursor
+    sample_ids: list[str]
+    inputs: pa.Array
+    log_probs_BK: NDArray[np.float32]
+    weight_B: NDArray[np.float32]
+    """1, or 0 for a sample that was forgotten."""
+    entropy_B: NDArray[np.float32]
+    margin_B: NDArray[np.float32]
+    disagreement_B: NDArray[np.float32]
+    """NaN where the teacher is one model."""
+    hard_label: list[str | None]
+    teacher: str
+    rows_B: NDArray[np.int64]
+    """Global row numbers."""
+    batch_rows: int
+    """Rows of the whole batch, over all ranks."""
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """The batch at this cursor is not sealed yet."""
+
+
+@dataclass(frozen=True)
+class EndOfEpoch:
+    """The cursor is at the end of its epoch; `next` is the start of the next one."""
+
+    next: Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    table: pa.Table
+    log_probs_NK: NDArray[np.float32]
+    shuffled_N: NDArray[np.int64]
+    teachers: frozenset[str]
+
+
+class LabelReader:
+    """One rank's view of the labels of one generation."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        generation: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        mixed_teachers: bool = False,
+    ) -> None:
+        if not 0 <= rank < world or batch < 1:
+            raise ValueError(f"rank {rank} of {world}, batch {batch}")
+        self._store = store
+        self._log = LogReader(store)
+        self._generation, self._batch, self._seed = generation, batch, seed
+        self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
+        self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
+        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
+
+    def start(self) -> Cursor:
+        """The first position of the live pass. Raises LogEmptyError before the first plan."""
+        state = self._log.refresh()
+        if not state.log:
+            raise LogEmptyError
+        return Cursor(log=state.log, seed=self._seed, batch=self._batch, generation=self._generation, epoch=0, pos=0)
+
+    def read(self, cursor: Cursor) -> LabelBatch | NotYet | EndOfEpoch:
+        """The batch at `cursor`. Raises CursorForeignError, ShardCorruptError, ShardUnknownError, MixedTeachersError."""
+        order = self._epoch(cursor.epoch)
+        span = batch_span(order, cursor.pos, self._batch)
+        if span is None:
+            self._log.refresh()
+            order = self._epoch(cursor.epoch)
+            span = batch_span(order, cursor.pos, self._batch)
+        self._refuse_foreign(cursor)
+        if span is None:
+            return NotYet()
+        if span[1] <= span[0]:
+            return EndOfEpoch(next=replace(cursor, epoch=cursor.epoch + 1, pos=0))
+        found = pieces(order, *rank_slice(*span, rank=self._rank, world=self._world))
+        if not found:  # a rank without rows still needs columns of the right types
+            first = pieces(order, span[0], span[0] + 1)[0]
+            found = [replace(first, stop=first.start)]
+        return self._batch_of(found, epoch=cursor.epoch, cursor_after=replace(cursor, pos=span[1]), batch_rows=span[1] - span[0])
+
+    def rows_known(self, epoch: int) -> tuple[int, bool]:
+        """Rows of an epoch as far as the log has them, and whether more may come. Reads the log's tail."""
+        self._log.refresh()
+        order = self._epoch(epoch)
+        return order.rows, not order.closed
+
+    def _epoch(self, epoch: int) -> EpochOrder:
+        state = self._log.state
+        basis = (epoch, len(state.windows), self._generation in state.ends)
+        if self._order is None or self._order[0] != basis:
+            self._order = basis, epoch_order(state, generation=self._generation, epoch=epoch, seed=self._seed)
+        return self._order[1]
+
+    def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
+        tables, log_probs, teachers = [], [], set[str]()
+        for piece in found:
+            window = self._window(piece.window, epoch)
+            places = window.shuffled_N[piece.start : piece.stop]
+            tables.append(window.table.take(pa.array(places)))
+            log_probs.append(window.log_probs_NK[places])
+            teachers |= window.teachers
+        table = pa.concat_tables(tables)
+        rows_B = table["row"].to_numpy()
+        return LabelBatch(
+            cursor_after=cursor_after,
+            sample_ids=table["sample_id"].to_pylist(),
+            inputs=table["input"].combine_chunks(),
+            log_probs_BK=np.concatenate(log_probs),
+            weight_B=np.where(self._log.state.tombstoned.mask(rows_B), np.float32(0), np.float32(1)),
+            entropy_B=table["entropy"].to_numpy(),
+            margin_B=table["margin"].to_numpy(),
+            disagreement_B=table["disagreement"].to_numpy(),
+            hard_label=table["label"].to_pylist(),
+            teacher="+".join(sorted(teachers)),
+            rows_B=rows_B,
+            batch_rows=batch_rows,
+        )
+
+    def _window(self, window: int, epoch: int) -> _Window:
+        held = self._windows.get((window, epoch))
+        if held is None:
+            held = self._windows[window, epoch] = self._load(window, epoch)
+            if len(self._windows) > WINDOWS_HELD:
+                self._windows.popitem(last=False)
+        return held
+
+    def _load(self, window: int, epoch: int) -> _Window:
+        try:
+            shards = self._shards(self._log.state, window)
+        except ShardCorruptError:
+            shards = self._shards(self._log.refresh(), window)  # perhaps repaired by now
+        teachers = frozenset(shard.teacher for shard in shards)
+        if not self._mixed_teachers and len(teachers | self._log.state.teachers) > 1:
+            raise MixedTeachersError(tuple(teachers | self._log.state.teachers))
+        table = pa.concat_tables([shard.table.drop_columns("log_probs") for shard in shards]).combine_chunks()
+        return _Window(
+            table=table,
+            log_probs_NK=np.concatenate([shard.log_probs() for shard in shards]),
+            shuffled_N=permutation(len(table), self._seed, epoch, window),
+            teachers=teachers,
+        )
+
+    def _shards(self, state: LogState, window: int) -> list[Shard]:
+        """The checked shards of a window, in log order. A bad one is named as its commit names it."""
+        seal = state.windows[window]
+        shards = []
+        for commit in state.commits[seal.first_commit : seal.stop_commit]:
+            try:
+                shards.append(read_shard(self._store, state.shard_of(commit)))
+            except ShardCorruptError as error:
+                raise ShardCorruptError(commit.shard.key, error.expected, error.found) from error
+        return shards
+
+    def _refuse_foreign(self, cursor: Cursor) -> None:
+        mine = {"log": self._log.state.log, "seed": self._seed, "batch": self._batch, "generation": self._generation}
+        for what, expected in mine.items():
+            if getattr(cursor, what) != expected:
+                raise CursorForeignError(what, repr(getattr(cursor, what)), repr(expected))

@@ -1,0 +1,55 @@
+"""The row space: which row of which part a global row number means, and how it is cut into units.
+
+Parts lie one after the other, in the order of their `Plan` entries. Within a part, global rows run through it column by column
+of a matrix with `stride` columns, so that neighbours in the row space are `stride` rows apart in the file, and a source sorted by
+class is spread over its units. The stride is recorded, so that a later run reads the space in the same way.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.labels.entries import Plan
+from pipeline.labels.intervals import Intervals, Run
+
+
+def transposed(places_N: NDArray[np.int64], *, rows: int, stride: int) -> NDArray[np.int64]:
+    """Row in the part for each place in its piece of the row space. A bijection of range(rows) for every stride >= 1."""
+    short, long_columns = divmod(rows, stride)
+    long_places = long_columns * (short + 1)
+    in_long = places_N < long_places
+    rest = places_N - long_places
+    column = np.where(in_long, places_N // (short + 1), long_columns + rest // max(short, 1))
+    depth = np.where(in_long, places_N % (short + 1), rest % max(short, 1))
+    return np.asarray(column + depth * stride, dtype=np.int64)
+
+
+def planned(parts: Iterable[tuple[str, str, int]], *, known: Sequence[Plan], unit_rows: int) -> list[Plan]:
+    """Plans for those (identity, name, rows) that are not known yet, behind the known ones. A part without rows is planned too."""
+    first = known[-1].first + known[-1].rows if known else 0
+    seen = {plan.part for plan in known}
+    plans = []
+    for identity, name, rows in parts:
+        if identity in seen:
+            continue
+        seen.add(identity)
+        plans.append(Plan(part=identity, name=name, first=first, rows=rows, stride=max(1, -(-rows // unit_rows))))
+        first += rows
+    return plans
+
+
+def plan_of(plans: Sequence[Plan], row: int) -> Plan:
+    """The plan that global row `row` belongs to."""
+    return plans[bisect_right(plans, row, key=lambda plan: plan.first) - 1]
+
+
+def units_left(plans: Iterable[Plan], done: Intervals, *, unit_rows: int) -> Iterator[Run]:
+    """Planned rows minus done rows, cut at the part's multiples of `unit_rows`: no unit reaches over a part."""
+    for plan in plans:
+        for start, stop in done.missing_from(plan.first, plan.first + plan.rows):
+            while start < stop:
+                cut = min(stop, start - (start - plan.first) % unit_rows + unit_rows)
+                yield start, cut
+                start = cut

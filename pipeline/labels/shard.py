@@ -1,0 +1,141 @@
+"""Shards: labelled samples as one Arrow IPC file, never changed once a commit names it.
+
+    row        int64               global row number
+    sample_id  string
+    input      string | list<float32>   what a student needs
+    log_probs  by the codec        see `codec`
+    entropy    float32             nats
+    margin     float32             p(first) - p(second)
+    disagreement float32           between the members of a teacher of several; null where there is one
+    label      string              the source's hard label; null where there is none
+
+The schema's metadata says version, codec, classes and teacher; what a reader does not know it refuses. Arrow IPC has no checksum and
+reads flipped bits as data, so every byte is checked against the crc32 that the commit recorded before it is looked at.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import LabelStoreError
+from pipeline.labels.codec import CODECS, DENSE_FP16
+from pipeline.labels.entries import ShardRef
+from pipeline.labels.evidence import entropy_nats, margin
+from pipeline.labels.store import MappedStore, ObjectMissingError, Store
+
+SHARD_VERSION = 1
+_METADATA_KEY = b"kdpipe.shard"
+
+
+class ShardCorruptError(LabelStoreError):
+    """A committed shard is missing, or its bytes are not those that were committed."""
+
+    def __init__(self, shard: str, expected: str, found: str) -> None:
+        super().__init__(shard, expected, found)
+        self.shard, self.expected, self.found = shard, expected, found
+
+    def __str__(self) -> str:
+        return (
+            f"shard {self.shard}: {self.found}; expected {self.expected} as in the log; the next `kdpipe run` relabels it, "
+            "`kdpipe labels verify DIR` lists every bad one"
+        )
+
+
+class ShardUnknownError(LabelStoreError):
+    """A shard is intact and written in a way that this reader does not know."""
+
+    def __init__(self, shard: str, expected: str, found: str) -> None:
+        super().__init__(shard, expected, found)
+        self.shard, self.expected, self.found = shard, expected, found
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: {self.found}; expected {self.expected}; was it written by a newer kdpipe?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRows:
+    """N labelled samples in memory, ascending by row."""
+
+    rows_N: NDArray[np.int64]
+    sample_ids: Sequence[str]
+    inputs: pa.Array
+    log_probs_NK: NDArray[np.float32]
+    labels: Sequence[str | None]
+    disagreement_N: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A checked shard; columns are views of its bytes."""
+
+    table: pa.Table
+    teacher: str
+    classes: tuple[str, ...]
+    codec: str
+
+    def log_probs(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+        """float32 [N, K], renormalised, of those rows of the shard."""
+        column = self.table["log_probs"].combine_chunks()
+        chosen = column[rows] if isinstance(rows, slice) else column.take(pa.array(rows))
+        return CODECS[self.codec].decode(chosen, len(self.classes))
+
+
+def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ...]) -> bytes:
+    """The bytes of a shard. `log_probs_NK` may hold -inf, never NaN."""
+    nothing = pa.nulls(len(labelled.rows_N), pa.float32())
+    columns = {
+        "row": pa.array(labelled.rows_N, pa.int64()),
+        "sample_id": pa.array(labelled.sample_ids, pa.string()),
+        "input": labelled.inputs,
+        "log_probs": DENSE_FP16.encode(labelled.log_probs_NK),
+        "entropy": pa.array(entropy_nats(labelled.log_probs_NK)),
+        "margin": pa.array(margin(labelled.log_probs_NK)),
+        "disagreement": nothing if labelled.disagreement_N is None else pa.array(labelled.disagreement_N, pa.float32()),
+        "label": pa.array(labelled.labels, pa.string()),
+    }
+    described = {
+        "version": SHARD_VERSION,
+        "codec": DENSE_FP16.name,
+        "codec_version": DENSE_FP16.version,
+        "classes": classes,
+        "teacher": teacher,
+    }
+    batch = pa.record_batch(columns)
+    batch = batch.replace_schema_metadata({_METADATA_KEY: json.dumps(described).encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as file:
+        file.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def put_shard(store: Store, key: str, data: bytes, *, rows: int) -> ShardRef:
+    """Store the shard; when this returns it is durable. It counts once a commit names it."""
+    store.put(key, data)
+    return ShardRef(key=key, rows=rows, bytes=len(data), crc32=zlib.crc32(data))
+
+
+def read_shard(store: Store, ref: ShardRef) -> Shard:
+    """The shard, every byte checked; zero-copy on local disk. Raises ShardCorruptError, ShardUnknownError."""
+    try:
+        data = store.map(ref.key) if isinstance(store, MappedStore) else memoryview(store.get(ref.key))
+    except ObjectMissingError as error:
+        raise ShardCorruptError(ref.key, f"{ref.bytes} bytes", "the object is missing") from error
+    if len(data) != ref.bytes:
+        raise ShardCorruptError(ref.key, f"{ref.bytes} bytes", f"{len(data)} bytes")
+    crc32 = zlib.crc32(data)
+    if crc32 != ref.crc32:
+        raise ShardCorruptError(ref.key, f"crc32 {ref.crc32:08x}", f"crc32 is {crc32:08x}")
+    table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+    described = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    if described.get("version") != SHARD_VERSION:
+        raise ShardUnknownError(ref.key, f"version {SHARD_VERSION}", f"version {described.get('version')}")
+    codec = CODECS.get(described["codec"])
+    if codec is None or codec.version != described["codec_version"]:
+        known = ", ".join(f"{known.name} {known.version}" for known in CODECS.values())
+        raise ShardUnknownError(ref.key, f"one of the codecs {known}", f"codec {described['codec']} {described['codec_version']}")
+    return Shard(table=table, teacher=described["teacher"], classes=tuple(described["classes"]), codec=codec.name)

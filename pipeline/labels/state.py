@@ -1,0 +1,188 @@
+"""What the log's records add up to: a pure, deterministic fold.
+
+Every reader of the same records has the same state, so order, work left and windows are facts, not opinions. Here the log's
+safety is enforced a last time, whoever wrote it: of commits that share a row the first wins and the others are void; a record
+of an older term than its predecessor, a window that does not continue the last one, an `end` that is not the next are refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pipeline.labels.entries import (
+    Commit,
+    End,
+    Entry,
+    LogUnreadableError,
+    Open,
+    Plan,
+    Quarantine,
+    Record,
+    Repair,
+    Seal,
+    ShardRef,
+    Tombstone,
+)
+from pipeline.labels.intervals import Intervals, Run
+from pipeline.labels.prefix import Prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogState:
+    """An immutable picture of the log up to, but without, record `next_seq`."""
+
+    next_seq: int = 0
+    log: str = ""
+    """Identity of the log: the nonce of its first record."""
+    term: int = 0
+    holder: str = ""
+    classes: tuple[str, ...] = ()
+    plans: Prefix[Plan] = field(default_factory=Prefix)
+    commits: Prefix[Commit] = field(default_factory=Prefix)
+    windows: Prefix[Seal] = field(default_factory=Prefix)
+    quarantined: Prefix[Quarantine] = field(default_factory=Prefix)
+    repairs: Mapping[str, ShardRef] = field(default_factory=dict)
+    """Key of a committed shard -> the shard that took its place."""
+    ends: Mapping[int, int] = field(default_factory=dict)
+    """Generation -> how many windows the log had when it ended."""
+    teachers: frozenset[str] = frozenset()
+    done: Intervals = field(default_factory=Intervals)
+    """Rows that need no label any more: committed or quarantined."""
+    tombstoned: Intervals = field(default_factory=Intervals)
+    rows_labelled: int = 0
+    rows_quarantined: int = 0
+    void_commits: int = 0
+    """Commits that shared a row with an earlier one. Never so unless a committer is broken."""
+
+    @property
+    def rows_planned(self) -> int:
+        return self.plans[-1].first + self.plans[-1].rows if self.plans else 0
+
+    @property
+    def rows_left(self) -> int:
+        return self.rows_planned - self.done.rows
+
+    @property
+    def sealed_commits(self) -> int:
+        """Commits that are in a window."""
+        return self.windows[-1].stop_commit if self.windows else 0
+
+    def first_window(self, generation: int) -> int:
+        """Number of the first window of a generation: those before it belong to older ones."""
+        return max((windows for older, windows in self.ends.items() if older < generation), default=0)
+
+    def shard_of(self, commit: Commit) -> ShardRef:
+        """The shard that holds the commit's rows now."""
+        return self.repairs.get(commit.shard.key, commit.shard)
+
+
+def fold(state: LogState, *records: Record) -> LogState:
+    """The state after `records`. Raises LogUnreadableError if they contradict it."""
+    folding = _Folding(state)
+    for record in records:
+        folding.apply(record)
+    return folding.state()
+
+
+class _Folding:
+    """A state being folded; mutable only here, so that a million records cost a million steps and not a million copies."""
+
+    def __init__(self, state: LogState) -> None:
+        self._base = state
+        self._seq, self._log, self._term, self._holder, self._classes = state.next_seq, state.log, state.term, state.holder, state.classes
+        self._plans: list[Plan] = []
+        self._commits: list[Commit] = []
+        self._windows: list[Seal] = []
+        self._quarantined: list[Quarantine] = []
+        self._repairs, self._ends, self._teachers = dict(state.repairs), dict(state.ends), set(state.teachers)
+        self._done: list[Run] = []
+        self._tombstoned: list[Run] = []
+        self._void = 0
+
+    def apply(self, record: Record) -> None:
+        opens = bool(record.entries) and isinstance(record.entries[0], Open)
+        if record.term < self._term or (record.term > self._term) != opens:
+            raise self._contradiction(f"term {record.term} after term {self._term}" + ("" if opens else ", without taking over"))
+        self._log = self._log or record.nonce
+        self._term = record.term
+        for entry in record.entries:
+            self._apply_entry(entry)
+        self._seq += 1
+
+    def _apply_entry(self, entry: Entry) -> None:
+        match entry:
+            case Open():
+                if self._classes and entry.classes != self._classes:
+                    raise self._contradiction(f"classes {list(entry.classes)} after {list(self._classes)}")
+                self._holder, self._classes = entry.holder, entry.classes
+            case Plan():
+                last = self._plans[-1] if self._plans else (self._base.plans[-1] if self._base.plans else None)
+                if entry.first != (last.first + last.rows if last else 0):
+                    raise self._contradiction(f"part {entry.name!r} is planned at row {entry.first}, which is not the next")
+                self._plans.append(entry)
+            case Commit():
+                if self._claim(entry.start, entry.stop):
+                    self._commits.append(entry)
+                    self._teachers.add(entry.teacher)
+                    self._quarantined += [Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in entry.quarantined]
+                else:
+                    self._void += 1
+            case Quarantine():
+                if self._claim(entry.start, entry.stop):
+                    self._quarantined.append(entry)
+            case Seal():
+                self._seal(entry)
+            case Repair():
+                self._repairs[entry.shard] = entry.by
+                self._teachers.add(entry.teacher)
+            case Tombstone():
+                self._tombstoned.append((entry.start, entry.stop))
+            case End():
+                if entry.generation <= max(self._ends, default=-1):
+                    raise self._contradiction(f"generation {entry.generation} ends after generation {max(self._ends)}")
+                self._ends[entry.generation] = len(self._base.windows) + len(self._windows)
+
+    def _claim(self, start: int, stop: int) -> bool:
+        """Take the rows if they are free: exactly once, by construction."""
+        if self._base.done.overlaps(start, stop) or any(start < taken[1] and taken[0] < stop for taken in self._done):
+            return False
+        self._done.append((start, stop))
+        if len(self._done) >= 64:  # keeps the scan above short
+            self._base = replace(self._base, done=self._base.done.union(self._done))
+            self._done.clear()
+        return True
+
+    def _seal(self, seal: Seal) -> None:
+        last = self._windows[-1] if self._windows else (self._base.windows[-1] if self._base.windows else None)
+        number, first = (last.window + 1, last.stop_commit) if last else (0, 0)
+        known = len(self._base.commits) + len(self._commits)
+        if (seal.window, seal.first_commit) != (number, first) or not first < seal.stop_commit <= known:
+            raise self._contradiction(
+                f"window {seal.window} holds commits {seal.first_commit} to {seal.stop_commit}, "
+                f"not window {number} from commit {first} of {known}"
+            )
+        self._windows.append(seal)
+
+    def _contradiction(self, problem: str) -> LogUnreadableError:
+        return LogUnreadableError(f"log/{self._seq:020d}.json", problem)
+
+    def state(self) -> LogState:
+        base = self._base
+        return LogState(
+            next_seq=self._seq,
+            log=self._log,
+            term=self._term,
+            holder=self._holder,
+            classes=self._classes,
+            plans=base.plans.extended(self._plans),
+            commits=base.commits.extended(self._commits),
+            windows=base.windows.extended(self._windows),
+            quarantined=base.quarantined.extended(self._quarantined),
+            repairs=self._repairs,
+            ends=self._ends,
+            teachers=frozenset(self._teachers),
+            done=base.done.union(self._done),
+            tombstoned=base.tombstoned.union(self._tombstoned),
+            rows_labelled=base.rows_labelled + sum(commit.shard.rows for commit in self._commits),
+            rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
+            void_commits=base.void_commits + self._void,
+        )

@@ -1,0 +1,128 @@
+"""Looking at stored labels from outside: what is there, and what is bad. Reads only; needs no run to be alive."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import LabelStoreError
+from pipeline.labels.entries import Commit
+from pipeline.labels.log import LogReader
+from pipeline.labels.shard import read_shard
+from pipeline.labels.state import LogState
+from pipeline.labels.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadShard:
+    """A committed shard that can't be used as it is."""
+
+    shard: str
+    """Key in the commit: what a repair is asked for by."""
+    rows: int
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    shards: int
+    rows: int
+    bad: tuple[BadShard, ...]
+    problems: tuple[str, ...]
+    """Of the log itself."""
+
+    @property
+    def sound(self) -> bool:
+        return not self.bad and not self.problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSummary:
+    name: str
+    identity: str
+    rows: int
+    rows_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsSummary:
+    log: str
+    holder: str
+    term: int
+    records: int
+    classes: tuple[str, ...]
+    teachers: tuple[str, ...]
+    rows_planned: int
+    rows_committed: int
+    rows_quarantined: int
+    rows_tombstoned: int
+    shards: int
+    bytes: int
+    teacher_s: float
+    repairs: int
+    windows: int
+    generations: tuple[tuple[int, int], ...]
+    """(generation, its windows), of the ended ones."""
+    parts: tuple[PartSummary, ...]
+    quarantine_reasons: tuple[tuple[str, int], ...]
+    """(reason, rows), most first."""
+
+
+def verify(store: Store) -> Verification:
+    """Check every committed shard against the log, byte by byte. Raises LabelStoreError only if the log can't be read."""
+    state = LogReader(store).refresh()
+    bad = [found for commit in state.commits if (found := _problem(store, state, commit))]
+    problems = [f"{state.void_commits} commits shared rows with earlier ones and are void"] if state.void_commits else []
+    return Verification(shards=len(state.commits), rows=state.rows_labelled, bad=tuple(bad), problems=tuple(problems))
+
+
+def summarise(store: Store) -> LabelsSummary:
+    """What the log says is there; looks at no shard."""
+    state = LogReader(store).refresh()
+    ends, before = [], 0
+    for generation, windows in sorted(state.ends.items()):
+        ends.append((generation, windows - before))
+        before = windows
+    reasons: Counter[str] = Counter()
+    for quarantine in state.quarantined:
+        reasons[quarantine.reason] += quarantine.stop - quarantine.start
+    return LabelsSummary(
+        log=state.log,
+        holder=state.holder,
+        term=state.term,
+        records=state.next_seq,
+        classes=state.classes,
+        teachers=tuple(sorted(state.teachers)),
+        rows_planned=state.rows_planned,
+        rows_committed=state.rows_labelled,
+        rows_quarantined=state.rows_quarantined,
+        rows_tombstoned=state.tombstoned.rows,
+        shards=len(state.commits),
+        bytes=sum(state.shard_of(commit).bytes for commit in state.commits),
+        teacher_s=sum(commit.teacher_s for commit in state.commits),
+        repairs=len(state.repairs),
+        windows=len(state.windows),
+        generations=tuple(ends),
+        parts=tuple(
+            PartSummary(
+                name=plan.name,
+                identity=plan.part,
+                rows=plan.rows,
+                rows_done=plan.rows - sum(stop - start for start, stop in state.done.missing_from(plan.first, plan.first + plan.rows)),
+            )
+            for plan in state.plans
+        ),
+        quarantine_reasons=tuple(reasons.most_common()),
+    )
+
+
+def _problem(store: Store, state: LogState, commit: Commit) -> BadShard | None:
+    try:
+        shard = read_shard(store, state.shard_of(commit))
+    except LabelStoreError as error:
+        return BadShard(shard=commit.shard.key, rows=commit.shard.rows, problem=str(error))
+    quarantined = {bad.row for bad in commit.quarantined}
+    expected = [row for row in range(commit.start, commit.stop) if row not in quarantined]
+    if not np.array_equal(shard.table["row"].to_numpy(), expected):
+        return BadShard(shard=commit.shard.key, rows=commit.shard.rows, problem="its rows are not those of its commit")
+    return None

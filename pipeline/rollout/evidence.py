@@ -1,0 +1,54 @@
+"""What is known about devices at one moment: the input of every rollout decision. The orchestrator fills it from reports."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Progress(enum.StrEnum):
+    """How far a device says it is with its present assignment."""
+
+    SILENT = "silent"
+    WORKING = "working"
+    SWITCHED = "switched"
+    """The release is live on the device, on trial."""
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    INCOMPATIBLE = "incompatible"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """One device. `progress` speaks of its present assignment only; a report about another generation or digest is no part of it."""
+
+    hardware: str
+    is_revoked: bool = False
+    last_seen_s: float = 0.0
+    """0 where it enrolled and never called."""
+    target: str = ""
+    """Target path of its present assignment; empty where it has none."""
+    digest: str = ""
+    """Bundle digest of its present assignment."""
+    progress: Progress = Progress.SILENT
+    progress_s: float = 0.0
+    failure_code: str = ""
+    running_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The devices of one population, as the server knows them."""
+
+    devices: Mapping[str, DeviceFacts]
+    listening_since_s: float
+    """Since when this server process hears devices: silence before that says nothing."""
+    present_within_s: float = 30.0
+    """A device that called within this time is there to take an offer."""
+
+    def is_present(self, device: str, now: float) -> bool:
+        facts = self.devices.get(device)
+        return facts is not None and not facts.is_revoked and facts.last_seen_s > 0 and now - facts.last_seen_s <= self.present_within_s
+
+    def silent_s(self, device: str, now: float) -> float:
+        """How long the device has been silent while somebody listened."""
+        return now - max(self.devices[device].last_seen_s, self.listening_since_s)

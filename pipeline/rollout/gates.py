@@ -1,0 +1,80 @@
+"""Why a wave stops, or that it may pass: each function returns the reason for a person, or None.
+
+Gates run in every live state, paused or not, so that a bad release stops itself while nobody looks. A wave is never declared
+good early: it passes when its soak is over, every member has a verdict, and nothing here has a reason.
+"""
+
+from pipeline.rollout.evidence import Evidence
+from pipeline.rollout.rollout import BROKEN, Member, Rollout, Stage
+from pipeline.rollout.sequential import SMALLEST_VERDICT
+
+
+def too_many_failures(rollout: Rollout) -> str | None:
+    """The sequential test of a hardware class has crossed its bound."""
+    halted = rollout.halted_test()
+    if halted is None:
+        return None
+    hardware, test = halted
+    return (
+        f"wave {rollout.wave}: {test.failed} of {test.failed + test.confirmed} installs on {hardware} failed, the release is to blame "
+        f"({test.evidence_nats:.1f} nats, bound {test.bound_nats:.1f}){_codes(rollout)}"
+    )
+
+
+def small_wave_failed(rollout: Rollout) -> str | None:
+    """A wave too small for a verdict passes on all-confirmed only, so its first failure ends it."""
+    wave = _wave(rollout)
+    if len(wave) >= SMALLEST_VERDICT:
+        return None
+    broken = sum(1 for member in wave if member.stage in BROKEN and not member.acknowledged)
+    if not broken:
+        return None
+    return (
+        f"wave {rollout.wave}: {broken} of {len(wave)} devices failed, and fewer than {SMALLEST_VERDICT} are too few for a verdict: "
+        f"only all confirmed passes{_codes(rollout)}"
+    )
+
+
+def deadline_missed(rollout: Rollout, evidence: Evidence, *, now: float) -> str | None:
+    """Members without a verdict by their deadline: silent ones are no data, and no data is no success."""
+    latest_s = rollout.clock_s(now) - rollout.plan.deadline_s
+    silent = stuck = 0
+    for device, member in rollout.members.items():
+        if member.stage is Stage.OFFERED and member.offered_clock_s < latest_s:
+            stuck += 1
+        elif member.stage is Stage.PENDING and member.joined_clock_s < latest_s and not evidence.is_present(device, now):
+            silent += 1
+    if not silent and not stuck:
+        return None
+    return (
+        f"wave {rollout.wave}: no verdict within {rollout.plan.deadline_s:g} s from {silent + stuck} of {len(_wave(rollout))} devices "
+        f"({silent} never called, {stuck} were offered the release and did not finish)"
+    )
+
+
+def nothing_learned(rollout: Rollout) -> str | None:
+    """Every member refused the release as incompatible: the wave says nothing about it."""
+    wave = _wave(rollout)
+    refused = sum(1 for member in wave if member.stage is Stage.INCOMPATIBLE)
+    if not refused or any(member.stage is Stage.CONFIRMED for member in wave):
+        return None
+    return f"wave {rollout.wave}: {refused} of {len(wave)} devices say the release is incompatible, none confirmed it"
+
+
+def passed(rollout: Rollout) -> str:
+    """What a wave that passed rests on; a small one says that it proves little."""
+    wave = _wave(rollout)
+    confirmed = sum(1 for member in wave if member.stage is Stage.CONFIRMED)
+    says = f"wave {rollout.wave} passed: {confirmed} of {len(wave)} devices confirmed"
+    if confirmed >= SMALLEST_VERDICT:
+        return says
+    return f"{says}; fewer than {SMALLEST_VERDICT} installs are too few for a verdict, so this rests on none having failed"
+
+
+def _wave(rollout: Rollout) -> list[Member]:
+    return [member for member in rollout.members.values() if member.wave == rollout.wave and member.stage is not Stage.LEFT]
+
+
+def _codes(rollout: Rollout) -> str:
+    codes = sorted({member.failure_code for member in _wave(rollout) if member.stage in BROKEN and member.failure_code})
+    return f": {', '.join(codes[:5])}" if codes else ""

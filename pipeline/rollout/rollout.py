@@ -1,0 +1,308 @@
+"""A rollout: one release on its way to one population, as a value folded from its event log.
+
+`apply` is the whole meaning of an event; a rollout is never changed by anything else, so the log alone rebuilds it after a
+crash. What happens next is decided in `pipeline.rollout.steering`. Always holds: a wave number never falls, a device that
+failed never counts as confirmed again, and nothing follows a terminal state.
+
+Times: `_s` is Unix time; `clock_s` is the rollout's own clock, which stands still while the rollout is paused or halted and
+skips the time the server was away, so that a night without a server is no missed deadline.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pipeline.rollout.events import GENESIS, Event, EventKind
+from pipeline.rollout.sequential import InstallTest
+
+RECORD_VERSION = 1
+
+
+class RolloutState(enum.StrEnum):
+    DRAFT = "draft"
+    APPROVED = "approved"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    HALTED = "halted"
+    ABORTED = "aborted"
+    REVERTING = "reverting"
+    REVERTED = "reverted"
+
+
+TERMINAL = frozenset({RolloutState.COMPLETED, RolloutState.ABORTED, RolloutState.REVERTED})
+LIVE = frozenset({RolloutState.APPROVED, RolloutState.RUNNING, RolloutState.REVERTING})
+"""States in which time alone can change something."""
+
+
+class WavePhase(enum.StrEnum):
+    NONE = "none"
+    OFFER = "offer"
+    SOAK = "soak"
+    GATE = "gate"
+
+
+class Stage(enum.StrEnum):
+    """Where a member stands in this rollout."""
+
+    PENDING = "pending"
+    OFFERED = "offered"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    LOST = "lost"
+    """Silent after the switch; counts as failed."""
+    INCOMPATIBLE = "incompatible"
+    LEFT = "left"
+    """Revoked, or gone from the population."""
+    WITHDRAWN = "withdrawn"
+    """Offered, not yet taken, and called back by a halt or an abort."""
+
+
+BROKEN = frozenset({Stage.FAILED, Stage.LOST})
+UNDECIDED = frozenset({Stage.PENDING, Stage.OFFERED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a rollout is to do; fixed when it is created."""
+
+    rollout_id: str
+    population: str
+    target: str
+    """TUF target path of the release."""
+    digest: str
+    """Hex SHA-256 of its bundle."""
+    salt: str
+    waves: tuple[float, ...]
+    soak_s: float
+    deadline_s: float
+    """Longest time from a device's joining, or its offer, to its verdict."""
+    lost_after_s: float
+    hardware: tuple[str, ...] = ()
+    """Hardware classes the release allows; none named is all."""
+    no_way_back: tuple[str, ...] = ()
+    """Target paths below this release's security floor: a device that ran it never goes back to those."""
+    in_flight_first: int = 10
+    in_flight_share: float = 0.05
+    """Share of the population that may be in flight from the second wave on, and never fewer than `in_flight_first`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A device that a wave has reached."""
+
+    hardware: str
+    wave: int
+    previous: str
+    """Target path it was assigned before; empty where it had none."""
+    joined_clock_s: float
+    offered_clock_s: float = 0.0
+    stage: Stage = Stage.PENDING
+    failure_code: str = ""
+    acknowledged: bool = False
+    """Its failure was seen by the operator who resumed the rollout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """The state of one rollout. Make one with `fold`."""
+
+    plan: Plan
+    state: RolloutState = RolloutState.DRAFT
+    phase: WavePhase = WavePhase.NONE
+    wave: int = 0
+    paused: bool = False
+    reason: str = ""
+    members: Mapping[str, Member] = field(default_factory=dict)
+    tests: Mapping[str, InstallTest] = field(default_factory=dict)
+    """By hardware class; of the present wave only."""
+    alpha_spent: float = 0.0
+    soak_clock_s: float = 0.0
+    revert_clock_s: float = 0.0
+    stopped_s: float = 0.0
+    """How long the clock stood still so far."""
+    frozen_at_s: float | None = None
+    sequence: int = 0
+    head: str = GENESIS
+    last_event_s: float = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL
+
+    def clock_s(self, now: float) -> float:
+        """The rollout's own time at Unix time `now`."""
+        return (now if self.frozen_at_s is None else self.frozen_at_s) - self.stopped_s
+
+    def count(self, *stages: Stage, wave: int | None = None) -> int:
+        """Members in one of `stages`; of one wave, or of all."""
+        return sum(1 for member in self.members.values() if member.stage in stages and wave in (None, member.wave))
+
+    def halted_test(self) -> tuple[str, InstallTest] | None:
+        """The hardware class whose test says that the release is to blame, if one does."""
+        return next(((hardware, test) for hardware, test in sorted(self.tests.items()) if test.halts), None)
+
+
+def created_facts(plan: Plan) -> dict[str, Any]:
+    """What the first event of a log says."""
+    return {"version": RECORD_VERSION, "plan": asdict(plan)}
+
+
+def fold(events: Iterable[Event]) -> Rollout:
+    """The rollout that these events describe. The first one is CREATED; check the chain before trusting a stored log."""
+    rollout: Rollout | None = None
+    for event in events:
+        rollout = _create(event) if rollout is None else apply(rollout, event)
+    if rollout is None:
+        raise ValueError("a rollout's log begins with its creation; this one is empty")
+    return rollout
+
+
+def apply(rollout: Rollout, event: Event) -> Rollout:
+    """The rollout after one more event."""
+    changed = _APPLY[event.kind](rollout, event.facts, event.at_s)
+    return replace(changed, sequence=event.sequence, head=event.hash, last_event_s=event.at_s)
+
+
+def _create(event: Event) -> Rollout:
+    if event.kind is not EventKind.CREATED or event.facts["version"] != RECORD_VERSION:
+        found = f"{event.kind} version {event.facts.get('version')}"
+        raise ValueError(f"a rollout's log begins with `created` version {RECORD_VERSION}, this one with {found}")
+    fields = dict(event.facts["plan"])
+    tuples = {name: tuple(fields[name]) for name in ("waves", "hardware", "no_way_back")}
+    plan = Plan(**fields | tuples)
+    return Rollout(plan=plan, sequence=event.sequence, head=event.hash, last_event_s=event.at_s)
+
+
+def _approved(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, state=RolloutState.APPROVED, reason=facts["reason"])
+
+
+def _wave_started(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    joined = _join(replace(rollout, wave=facts["wave"], tests={}), facts, at_s)
+    return replace(joined, state=RolloutState.RUNNING, phase=WavePhase.OFFER, reason=facts["reason"])
+
+
+def _join(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    clock_s = rollout.clock_s(at_s)
+    joined = {
+        device: Member(hardware=hardware, wave=rollout.wave, previous=previous, joined_clock_s=clock_s)
+        for device, hardware, previous in facts["devices"]
+    }
+    return _open_tests(replace(rollout, members={**rollout.members, **joined}), facts["alphas"])
+
+
+def _open_tests(rollout: Rollout, alphas: Mapping[str, float]) -> Rollout:
+    opened = {hardware: InstallTest(alpha=alpha) for hardware, alpha in alphas.items()}
+    return replace(rollout, tests={**rollout.tests, **opened}, alpha_spent=rollout.alpha_spent + sum(alphas.values()))
+
+
+def _offered(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    clock_s = rollout.clock_s(at_s)
+    offered = {device: replace(rollout.members[device], stage=Stage.OFFERED, offered_clock_s=clock_s) for device in facts["devices"]}
+    return replace(rollout, members={**rollout.members, **offered})
+
+
+def _outcomes(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    members, tests = dict(rollout.members), dict(rollout.tests)
+    for device, stage_name, code in facts["outcomes"]:
+        member, stage = members[device], Stage(stage_name)
+        is_late = member.wave != rollout.wave  # a device of a wave that passed: its failure counts against the present one
+        members[device] = replace(member, stage=stage, failure_code=code, wave=rollout.wave)
+        test = tests.get(member.hardware)
+        if test is None or stage is Stage.INCOMPATIBLE:
+            continue
+        overturned = member.stage is Stage.CONFIRMED and not is_late
+        tests[member.hardware] = test.overturn() if overturned else test.count(failed=stage in BROKEN)
+    return replace(rollout, members=members, tests=tests)
+
+
+def _left(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    left = {device: replace(rollout.members[device], stage=Stage.LEFT) for device in facts["devices"]}
+    return replace(rollout, members={**rollout.members, **left})
+
+
+def _soak_started(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, phase=WavePhase.SOAK, soak_clock_s=rollout.clock_s(at_s), reason=facts["reason"])
+
+
+def _gate_reached(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, phase=WavePhase.GATE, reason=facts["reason"])
+
+
+def _wave_passed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, phase=WavePhase.NONE, reason=facts["reason"])
+
+
+def _paused(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, paused=True, frozen_at_s=at_s, reason=facts["reason"])
+
+
+def _resumed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    frozen_at_s = at_s if rollout.frozen_at_s is None else rollout.frozen_at_s
+    thawed = replace(rollout, stopped_s=rollout.stopped_s + at_s - frozen_at_s, frozen_at_s=None, paused=False)
+    members = dict(rollout.members)
+    for device, member in rollout.members.items():
+        if member.stage in BROKEN:
+            members[device] = replace(member, acknowledged=True)
+        elif member.stage is Stage.WITHDRAWN:
+            members[device] = replace(member, stage=Stage.PENDING, joined_clock_s=thawed.clock_s(at_s))
+    back = replace(thawed, members=members, tests={}, state=RolloutState.RUNNING, phase=WavePhase.OFFER, reason=facts["reason"])
+    return _open_tests(back, facts["alphas"])
+
+
+def _server_absent(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return rollout if rollout.frozen_at_s is not None else replace(rollout, stopped_s=rollout.stopped_s + facts["seconds"])
+
+
+def _halted(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    frozen_at_s = at_s if rollout.frozen_at_s is None else rollout.frozen_at_s
+    halted = replace(rollout, state=RolloutState.HALTED, frozen_at_s=frozen_at_s, paused=False, reason=facts["reason"])
+    return _withdraw(halted)
+
+
+def _withdraw(rollout: Rollout) -> Rollout:
+    called_back = {
+        device: replace(member, stage=Stage.WITHDRAWN) for device, member in rollout.members.items() if member.stage in UNDECIDED
+    }
+    return replace(rollout, members={**rollout.members, **called_back})
+
+
+def _completed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, state=RolloutState.COMPLETED, phase=WavePhase.NONE, reason=facts["reason"])
+
+
+def _aborted(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(_withdraw(rollout), state=RolloutState.ABORTED, phase=WavePhase.NONE, paused=False, reason=facts["reason"])
+
+
+def _revert_started(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    frozen_at_s = at_s if rollout.frozen_at_s is None else rollout.frozen_at_s
+    thawed = replace(rollout, stopped_s=rollout.stopped_s + at_s - frozen_at_s, frozen_at_s=None, paused=False)
+    back = _withdraw(thawed)
+    return replace(back, state=RolloutState.REVERTING, phase=WavePhase.NONE, revert_clock_s=back.clock_s(at_s), reason=facts["reason"])
+
+
+def _reverted(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
+    return replace(rollout, state=RolloutState.REVERTED, reason=facts["reason"])
+
+
+_APPLY = {
+    EventKind.APPROVED: _approved,
+    EventKind.WAVE_STARTED: _wave_started,
+    EventKind.JOINED: _join,
+    EventKind.OFFERED: _offered,
+    EventKind.OUTCOMES: _outcomes,
+    EventKind.LEFT: _left,
+    EventKind.SOAK_STARTED: _soak_started,
+    EventKind.GATE_REACHED: _gate_reached,
+    EventKind.WAVE_PASSED: _wave_passed,
+    EventKind.PAUSED: _paused,
+    EventKind.RESUMED: _resumed,
+    EventKind.SERVER_ABSENT: _server_absent,
+    EventKind.HALTED: _halted,
+    EventKind.COMPLETED: _completed,
+    EventKind.ABORTED: _aborted,
+    EventKind.REVERT_STARTED: _revert_started,
+    EventKind.REVERTED: _reverted,
+}

@@ -1,0 +1,317 @@
+"""What a rollout does next: pure decisions that return events. One executor, the orchestrator's wave engine, acts on them.
+
+`advance` is called whenever something is new and when time passes; `command` is the operator's hand; `desired` says which
+release each member should be assigned, so that the executor compares and signs what differs. Nothing here reads a clock.
+"""
+
+import enum
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.errors import FleetError
+from pipeline.rollout import gates
+from pipeline.rollout.events import GENESIS, Event, EventKind, follow
+from pipeline.rollout.evidence import DeviceFacts, Evidence, Progress
+from pipeline.rollout.rollout import BROKEN, LIVE, UNDECIDED, Plan, Rollout, RolloutState, Stage, WavePhase, apply, created_facts, fold
+from pipeline.rollout.sequential import allot
+from pipeline.rollout.targeting import bucket, is_allowed, ranked, wave_reach
+
+Step = tuple[EventKind, Mapping[str, Any]]
+
+
+class Action(enum.StrEnum):
+    APPROVE = "approve"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT_KEEP = "abort_keep"
+    ABORT_REVERT = "abort_revert"
+
+
+class RolloutActionError(FleetError):
+    """An operator asked for something that the rollout's state does not allow."""
+
+    def __init__(self, rollout_id: str, action: str, state: str) -> None:
+        super().__init__(rollout_id, action, state)
+        self.rollout_id, self.action, self.state = rollout_id, action, state
+
+    def __str__(self) -> str:
+        action = self.action.replace("_", " ")
+        return f"rollout {self.rollout_id}: cannot {action} while it is {self.state}; what ended stays ended, create a new rollout"
+
+
+def create(plan: Plan, *, now: float) -> tuple[Rollout, Event]:
+    """A new rollout in DRAFT, and the event that makes it."""
+    event = follow(sequence=1, previous=GENESIS, at_s=now, kind=EventKind.CREATED, facts=created_facts(plan))
+    return fold([event]), event
+
+
+def advance(rollout: Rollout, evidence: Evidence, *, now: float) -> tuple[Rollout, list[Event]]:
+    """All that follows from `evidence` at Unix time `now`, as a pure function: same inputs, same answer; again at once, nothing."""
+    events: list[Event] = []
+    now = max(now, rollout.last_event_s)
+    while (step := _next_step(rollout, evidence, now)) is not None:
+        rollout = _record(rollout, step, now, events)
+    return rollout, events
+
+
+def command(rollout: Rollout, action: Action, *, now: float) -> tuple[Rollout, list[Event]]:
+    """What an operator's action does; nothing where it is done already. Raises RolloutActionError where it cannot be meant."""
+    events: list[Event] = []
+    now = max(now, rollout.last_event_s)
+    step = _COMMANDS[action](rollout)
+    return (rollout, events) if step is None else (_record(rollout, step, now, events), events)
+
+
+def excuse_absence(rollout: Rollout, *, since_s: float, now: float) -> tuple[Rollout, list[Event]]:
+    """After a restart: the time the server was away counts against no deadline and no soak."""
+    events: list[Event] = []
+    away_s = now - max(since_s, rollout.last_event_s)
+    if rollout.state not in LIVE or rollout.frozen_at_s is not None or away_s <= 0:
+        return rollout, events
+    return _record(rollout, (EventKind.SERVER_ABSENT, {"seconds": away_s}), now, events), events
+
+
+def supersede(rollout: Rollout, by: str, *, now: float) -> tuple[Rollout, list[Event]]:
+    """End a halted rollout because another one takes its population over; its confirmed devices keep what they run."""
+    events: list[Event] = []
+    step = EventKind.ABORTED, {"reason": f"superseded by {by}: {rollout.reason}"}
+    return _record(rollout, step, max(now, rollout.last_event_s), events), events
+
+
+def desired(rollout: Rollout) -> dict[str, str]:
+    """Member -> target path it should be assigned, empty for nothing; members the rollout has no opinion about are absent."""
+    going_back = rollout.state in (RolloutState.REVERTING, RolloutState.REVERTED)
+    targets: dict[str, str] = {}
+    for device, member in rollout.members.items():
+        if member.stage in (Stage.PENDING, Stage.LEFT):
+            continue
+        stays = member.stage in (Stage.OFFERED, Stage.CONFIRMED) and not (going_back and member.previous)
+        targets[device] = rollout.plan.target if stays else member.previous
+    return targets
+
+
+def _record(rollout: Rollout, step: Step, now: float, events: list[Event]) -> Rollout:
+    kind, facts = step
+    event = follow(sequence=rollout.sequence + 1, previous=rollout.head, at_s=now, kind=kind, facts=facts)
+    events.append(event)
+    return apply(rollout, event)
+
+
+def _next_step(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    match rollout.state:
+        case RolloutState.APPROVED:
+            return _start_wave(rollout, evidence)
+        case RolloutState.RUNNING:
+            step = _leave(rollout, evidence) or _hear(rollout, evidence, now) or _halt(rollout, evidence, now)
+            return step if step is not None or rollout.paused else _go_on(rollout, evidence, now)
+        case RolloutState.HALTED:
+            return _hear(rollout, evidence, now)
+        case RolloutState.REVERTING:
+            return _end_revert(rollout, evidence, now)
+        case _:
+            return None
+
+
+def _leave(rollout: Rollout, evidence: Evidence) -> Step | None:
+    gone = [
+        device
+        for device, member in rollout.members.items()
+        if member.stage in UNDECIDED and (device not in evidence.devices or evidence.devices[device].is_revoked)
+    ]
+    return (EventKind.LEFT, {"devices": sorted(gone)}) if gone else None
+
+
+def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    """New verdicts, in the order in which they were reported."""
+    heard: list[tuple[float, str, Stage, str]] = []
+    for device, member in rollout.members.items():
+        facts = evidence.devices.get(device)
+        if facts is None or member.stage not in (Stage.OFFERED, Stage.CONFIRMED) or facts.digest != rollout.plan.digest:
+            continue
+        stage, code = _verdict(rollout, facts, silent_s=evidence.silent_s(device, now))
+        if stage is not member.stage and (member.stage is Stage.OFFERED or stage is Stage.FAILED):
+            heard.append((facts.progress_s, device, stage, code))
+    if not heard:
+        return None
+    return EventKind.OUTCOMES, {"outcomes": [[device, str(stage), code] for _, device, stage, code in sorted(heard)]}
+
+
+def _verdict(rollout: Rollout, facts: DeviceFacts, *, silent_s: float) -> tuple[Stage, str]:
+    match facts.progress:
+        case Progress.CONFIRMED if facts.running_digest == rollout.plan.digest:
+            return Stage.CONFIRMED, ""
+        case Progress.FAILED:
+            return Stage.FAILED, facts.failure_code
+        case Progress.INCOMPATIBLE:
+            return Stage.INCOMPATIBLE, facts.failure_code
+        case Progress.SWITCHED if silent_s > rollout.plan.lost_after_s:
+            return Stage.LOST, "LOST_AFTER_SWITCH"
+        case _:
+            return Stage.OFFERED, ""
+
+
+def _halt(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    reason = gates.too_many_failures(rollout) or gates.small_wave_failed(rollout)
+    if reason is None and not rollout.paused:
+        reason = gates.deadline_missed(rollout, evidence, now=now)
+    return (EventKind.HALTED, {"reason": reason}) if reason is not None else None
+
+
+def _go_on(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    plan = rollout.plan
+    match rollout.phase:
+        case WavePhase.OFFER:
+            step = _join(rollout, evidence) or _offer(rollout, evidence, now)
+            if step is not None or rollout.count(*UNDECIDED):
+                return step
+            return EventKind.SOAK_STARTED, {"reason": f"{_which(rollout)}: every device has a verdict; soaking {plan.soak_s:g} s"}
+        case WavePhase.SOAK:
+            if rollout.clock_s(now) < rollout.soak_clock_s + plan.soak_s:
+                return None
+            return EventKind.GATE_REACHED, {"reason": f"{_which(rollout)}: soak over"}
+        case WavePhase.GATE:
+            reason = gates.nothing_learned(rollout)
+            return (EventKind.HALTED, {"reason": reason}) if reason else (EventKind.WAVE_PASSED, {"reason": gates.passed(rollout)})
+        case WavePhase.NONE:
+            return _start_wave(rollout, evidence) if rollout.wave < len(plan.waves) else _complete(rollout)
+
+
+def _eligible(rollout: Rollout, evidence: Evidence) -> list[str]:
+    allowed = rollout.plan.hardware
+    return [device for device, facts in evidence.devices.items() if not facts.is_revoked and is_allowed(facts.hardware, allowed)]
+
+
+def _start_wave(rollout: Rollout, evidence: Evidence) -> Step | None:
+    plan, wave = rollout.plan, rollout.wave + 1
+    eligible = ranked(plan.salt, _eligible(rollout, evidence))
+    if not eligible and wave == 1:
+        return None  # nobody there yet: stays APPROVED until a device enrols
+    reached = eligible[: wave_reach(plan.waves, wave, len(eligible))]
+    new = [device for device in reached if device not in rollout.members]
+    facts = _joining(rollout, evidence, new, first_wave=wave == 1, waves_left=len(plan.waves) - wave + 1, known=())
+    says = f"wave {wave} of {len(plan.waves)}: {len(new)} of {len(eligible)} devices join"
+    return EventKind.WAVE_STARTED, {**facts, "wave": wave, "reason": says}
+
+
+def _join(rollout: Rollout, evidence: Evidence) -> Step | None:
+    """Devices that enrolled after the wave began and stand within its reach."""
+    is_last = rollout.wave == len(rollout.plan.waves)
+    salt = rollout.plan.salt
+    reach = max((bucket(salt, device) for device in rollout.members), default=0)
+    new = [device for device in _eligible(rollout, evidence) if device not in rollout.members and (is_last or bucket(salt, device) < reach)]
+    if not new:
+        return None
+    left = len(rollout.plan.waves) - rollout.wave + 1
+    return EventKind.JOINED, _joining(rollout, evidence, ranked(salt, new), first_wave=False, waves_left=left, known=tuple(rollout.tests))
+
+
+def _joining(
+    rollout: Rollout, evidence: Evidence, new: Sequence[str], *, first_wave: bool, waves_left: int, known: Sequence[str]
+) -> dict[str, Any]:
+    devices = [[device, evidence.devices[device].hardware, _previous(rollout.plan, evidence.devices[device])] for device in new]
+    classes = sorted({hardware for _, hardware, _ in devices} - set(known))
+    return {"devices": devices, "alphas": _alphas(rollout, classes, first_wave=first_wave, waves_left=waves_left)}
+
+
+def _previous(plan: Plan, facts: DeviceFacts) -> str:
+    return "" if facts.target in plan.no_way_back else facts.target
+
+
+def _alphas(rollout: Rollout, classes: Sequence[str], *, first_wave: bool, waves_left: int) -> dict[str, float]:
+    if not classes:
+        return {}
+    alpha = allot(spent=rollout.alpha_spent, tests=len(classes), first_wave=first_wave, waves_left=waves_left)
+    return dict.fromkeys(classes, alpha)
+
+
+def _offer(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    plan = rollout.plan
+    later = max(plan.in_flight_first, math.ceil(plan.in_flight_share * len(evidence.devices)))
+    room = (plan.in_flight_first if rollout.wave == 1 else later) - rollout.count(Stage.OFFERED)
+    if room <= 0:
+        return None
+    waiting = (device for device, member in rollout.members.items() if member.stage is Stage.PENDING and evidence.is_present(device, now))
+    offered = _first(room, waiting)
+    return (EventKind.OFFERED, {"devices": offered}) if offered else None
+
+
+def _first(count: int, devices: Iterable[str]) -> list[str]:
+    return [device for _, device in zip(range(count), devices, strict=False)]
+
+
+def _which(rollout: Rollout) -> str:
+    return f"wave {rollout.wave} of {len(rollout.plan.waves)}"
+
+
+def _complete(rollout: Rollout) -> Step:
+    confirmed = rollout.count(Stage.CONFIRMED)
+    return EventKind.COMPLETED, {"reason": f"{confirmed} of {len(rollout.members)} devices run it and confirmed it"}
+
+
+def _end_revert(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    waiting = [device for device in rollout.members if not _is_back(rollout, evidence, device)]
+    late = rollout.clock_s(now) > rollout.revert_clock_s + rollout.plan.deadline_s
+    if waiting and not late:
+        return None
+    kept = sum(1 for member in rollout.members.values() if member.stage is Stage.CONFIRMED and not member.previous)
+    says = f"{len(waiting)} devices have not come back within {rollout.plan.deadline_s:g} s" if waiting else "every device is back"
+    return EventKind.REVERTED, {"reason": says + (f"; {kept} had no release before and keep this one" if kept else "")}
+
+
+def _is_back(rollout: Rollout, evidence: Evidence, device: str) -> bool:
+    member, facts = rollout.members[device], evidence.devices.get(device)
+    if facts is None or facts.is_revoked or not member.previous or member.stage in (Stage.LEFT, Stage.PENDING):
+        return True
+    return facts.target == member.previous and facts.running_digest == facts.digest
+
+
+def _approve(rollout: Rollout) -> Step | None:
+    if rollout.state is RolloutState.ABORTED:
+        raise RolloutActionError(rollout.plan.rollout_id, Action.APPROVE, rollout.state)
+    return (EventKind.APPROVED, {"reason": "approved; waiting for devices"}) if rollout.state is RolloutState.DRAFT else None
+
+
+def _pause(rollout: Rollout) -> Step | None:
+    if rollout.state is not RolloutState.RUNNING:
+        raise RolloutActionError(rollout.plan.rollout_id, Action.PAUSE, rollout.state)
+    return None if rollout.paused else (EventKind.PAUSED, {"reason": f"paused by the operator in wave {rollout.wave}"})
+
+
+def _resume(rollout: Rollout) -> Step | None:
+    if rollout.state not in (RolloutState.RUNNING, RolloutState.HALTED):
+        raise RolloutActionError(rollout.plan.rollout_id, Action.RESUME, rollout.state)
+    if rollout.state is RolloutState.RUNNING and not rollout.paused:
+        return None
+    broken = sum(1 for member in rollout.members.values() if member.stage in BROKEN and not member.acknowledged)
+    classes = sorted({member.hardware for member in rollout.members.values() if member.wave == rollout.wave})
+    alphas = _alphas(rollout, classes, first_wave=False, waves_left=len(rollout.plan.waves) - rollout.wave + 1)
+    return EventKind.RESUMED, {"alphas": alphas, "reason": f"resumed by the operator, who has seen {broken} failed devices"}
+
+
+def _abort_keep(rollout: Rollout) -> Step | None:
+    if rollout.state in (RolloutState.COMPLETED, RolloutState.REVERTED):
+        raise RolloutActionError(rollout.plan.rollout_id, Action.ABORT_KEEP, rollout.state)
+    ended = rollout.state is RolloutState.ABORTED
+    return None if ended else (EventKind.ABORTED, {"reason": "aborted by the operator; devices that confirmed it keep it"})
+
+
+def _abort_revert(rollout: Rollout) -> Step | None:
+    match rollout.state:
+        case RolloutState.DRAFT | RolloutState.APPROVED:
+            return EventKind.ABORTED, {"reason": "aborted by the operator before any device was offered it"}
+        case RolloutState.RUNNING | RolloutState.HALTED:
+            return EventKind.REVERT_STARTED, {"reason": "aborted by the operator; devices go back to what they ran before"}
+        case RolloutState.REVERTING | RolloutState.REVERTED:
+            return None
+        case _:
+            raise RolloutActionError(rollout.plan.rollout_id, Action.ABORT_REVERT, rollout.state)
+
+
+_COMMANDS = {
+    Action.APPROVE: _approve,
+    Action.PAUSE: _pause,
+    Action.RESUME: _resume,
+    Action.ABORT_KEEP: _abort_keep,
+    Action.ABORT_REVERT: _abort_revert,
+}

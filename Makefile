@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadgroup
 
-.PHONY: help setup run test test-slow lint format clean check-python check-npm
+.PHONY: help setup run test test-slow lint format docs clean check-python check-npm
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(STAMP) ## check style, types and layers only
 format: $(STAMP) ## sort imports and lay the code out
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## write the pages that are made from the code
+	$(BIN)/python -m tests.kit.run_file_page
 
 clean: ## delete .venv, caches and builds; runs (runs/) stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

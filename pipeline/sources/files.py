@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import SourceSection
+from pipeline.errors import ConfigError, UnknownKeyError
 from pipeline.sources.formats import FORMATS, Format
 from pipeline.sources.source import FormatUnknownError, Part, PartChangedError, Source, SourceMissingError
 
 
 def open_files(section: SourceSection, base: Path) -> Source:
-    """Files of `section.path`, relative to `base`. Raises SourceMissingError, FormatUnknownError."""
-    if section.options:
-        raise FormatUnknownError(f"options {', '.join(sorted(section.options))} of a source of files", ["no options"])
+    """Files of `section.path`, relative to `base`. `options.carry` lists further columns of names to read.
+
+    Raises SourceMissingError, FormatUnknownError, ConfigError.
+    """
+    unknown = sorted(set(section.options) - {"carry"})
+    if unknown:
+        raise UnknownKeyError("options of a source of files", unknown[0], ["carry"])
+    carry = section.options.get("carry", [])
+    if not isinstance(carry, list | tuple) or not all(isinstance(name, str) for name in carry):
+        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
     source = FileSource(section, base)
     source.check()
     return source

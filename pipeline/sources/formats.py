@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import SourceSection
-from pipeline.sources.rows import MAX_ROW_BYTES, Record, from_columns, from_values
+from pipeline.sources.rows import MAX_ROW_BYTES, Record, carried, from_columns, from_values
 from pipeline.sources.source import ColumnMissingError, PartUnreadableError
 
 LOOK_AHEAD_ROWS = 100
@@ -88,7 +88,7 @@ class Pieces:
     def __init__(self, path: Path, section: SourceSection, *, columns: Sequence[str], sizes: Sequence[int]) -> None:
         _check_columns(path, section, columns)
         self._path, self._section = path, section
-        self._wanted = list(dict.fromkeys(name for name in (section.input, section.id, section.label) if name))
+        self._wanted = list(dict.fromkeys(name for name in (section.input, section.id, section.label, *carried(section)) if name))
         self._ends = np.cumsum([0, *sizes])
         self.rows = int(self._ends[-1])
         self._decoded: dict[int, Any] = {}
@@ -165,7 +165,7 @@ FORMATS: Mapping[str, Callable[[Path, SourceSection], Format]] = {
 
 
 def _check_columns(path: Path, section: SourceSection, there: Sequence[str]) -> None:
-    for column in (section.input, section.id, section.label):
+    for column in (section.input, section.id, section.label, *carried(section)):
         if column is not None and column not in there:
             raise ColumnMissingError(str(path), column, there)
 

@@ -23,37 +23,51 @@ Record = Mapping[str, Any] | str
 """One row as read: its values by column, or the problem why there are none."""
 
 
+def carried(section: SourceSection) -> tuple[str, ...]:
+    """Further columns of names that `options.carry` asks for: they follow the four of every source, as strings."""
+    return tuple(section.options.get("carry", ()))
+
+
+def schema_of(section: SourceSection) -> Any:
+    """What `read` returns for that section."""
+    schema = SCHEMAS[section.kind]
+    for name in carried(section):
+        schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
 def from_values(records: Sequence[Record], default_ids: Sequence[str], section: SourceSection) -> Any:
     """A batch from parsed rows. Whatever does not fit becomes null with a reason in `problem`."""
     read_input = _text if section.kind == "text" else _floats
-    columns: tuple[list[Any], ...] = ([], [], [], [])
+    schema = schema_of(section)
+    columns: list[list[Any]] = [[] for _ in schema]
     for record, default_id in zip(records, default_ids, strict=True):
         for column, value in zip(columns, _row(record, default_id, section, read_input), strict=True):
             column.append(value)
-    schema = SCHEMAS[section.kind]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def from_columns(columns: Mapping[str, Any], default_ids: Sequence[str], section: SourceSection, *, where: str) -> Any:
     """A batch from Arrow columns, whole columns at a time where all rows are good. Raises ColumnTypeError for a hopeless type."""
-    schema = SCHEMAS[section.kind]
+    schema = schema_of(section)
     _check_type(columns[section.input].type, section, where)
     fast = _whole(columns, default_ids, section)
     if fast is not None:
-        return pa.RecordBatch.from_arrays([*fast, pa.nulls(len(default_ids), pa.string())], schema=schema)
+        return pa.RecordBatch.from_arrays(fast, schema=schema)
     values = {name: _cells(column) for name, column in columns.items()}
     return from_values([dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)], default_ids, section)
 
 
-def _whole(columns: Mapping[str, Any], default_ids: Sequence[str], section: SourceSection) -> tuple[Any, Any, Any] | None:
-    """Identity, input and label as whole columns, or None where any row needs a closer look."""
+def _whole(columns: Mapping[str, Any], default_ids: Sequence[str], section: SourceSection) -> list[Any] | None:
+    """The schema's columns, whole, or None where any row needs a closer look."""
     inputs_type = SCHEMAS[section.kind].field("input").type
     try:
         inputs = columns[section.input].cast(inputs_type)
         ids = columns[section.id].cast(pa.string()) if section.id else pa.array(default_ids, pa.string())
         labels = columns[section.label].cast(pa.string()) if section.label else pa.nulls(len(default_ids), pa.string())
-        for array in (inputs, ids, labels):
+        extra = [columns[name].cast(pa.string()) for name in carried(section)]
+        for array in (inputs, ids, labels, *extra):
             array.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
@@ -61,7 +75,7 @@ def _whole(columns: Mapping[str, Any], default_ids: Sequence[str], section: Sour
         return None
     if section.kind == "floats" and not _all_finite(inputs):
         return None
-    return ids, inputs, labels
+    return [ids, inputs, labels, pa.nulls(len(default_ids), pa.string()), *extra]
 
 
 def _all_finite(inputs: Any) -> bool:
@@ -95,9 +109,10 @@ def _cells(column: Any) -> list[Any]:
     return cells
 
 
-def _row(record: Record, default_id: str, section: SourceSection, read_input: Any) -> tuple[str, Any, str | None, str | None]:
+def _row(record: Record, default_id: str, section: SourceSection, read_input: Any) -> tuple[Any, ...]:
+    nothing = (None,) * len(carried(section))
     if isinstance(record, str):
-        return default_id, None, None, record
+        return default_id, None, None, record, *nothing
     sample_id, label = default_id, None
     try:
         if section.id is not None:
@@ -108,9 +123,10 @@ def _row(record: Record, default_id: str, section: SourceSection, read_input: An
             raise ValueError(f"no {section.input!r}")
         value = read_input(record[section.input], section.input)
         label = _name(record.get(section.label), section.label) if section.label else None
+        extra = tuple(_name(record.get(name), name) for name in carried(section))
     except ValueError as error:
-        return sample_id, None, None, str(error)
-    return sample_id, value, label, None
+        return sample_id, None, None, str(error), *nothing
+    return sample_id, value, label, None, *extra
 
 
 def _name(value: Any, column: str) -> str | None:

@@ -1,0 +1,143 @@
+"""The one writer of a generation's facts: commits what is done, seals windows, ends the generation.
+
+It runs in the driver's thread. Entries are written in groups, at most one log record every 200 ms; a commit is queued only after
+its object was seen with its size. What the log does not have yet is lost in a crash and labelled again: never half, never twice.
+Times are arguments: `now_s` from a clock that only goes forward, `now_unix_s` for people.
+"""
+
+from collections.abc import Sequence
+
+from pipeline.labels.entries import Commit, End, Quarantine, QuarantinedRow, Repair, Seal, ShardRef, Tombstone
+from pipeline.labels.log import LogWriter
+from pipeline.labels.sealing import OpenWindow, is_due
+from pipeline.labels.state import LogState
+from pipeline.labels.store import Store
+
+GROUP_COMMIT_S = 0.2
+SHARDS = "shards/"
+
+
+def shard_key(start: int, stop: int, *, term: int, attempt: str) -> str:
+    """Key of one attempt at the rows [start, stop)."""
+    return f"{SHARDS}{start:012d}-{stop:012d}-{term}.{attempt}.arrow"
+
+
+def term_of(key: str) -> int:
+    """The term in which the attempt was leased."""
+    return int(key.rpartition("-")[2].partition(".")[0])
+
+
+class Committer:
+    """Turns done work into log entries."""
+
+    def __init__(self, store: Store, writer: LogWriter, *, generation: int, window_rows: int, now_s: float) -> None:
+        self._store, self._writer = store, writer
+        self._generation, self._window_rows = generation, window_rows
+        state = writer.state
+        self._commits, self._windows, self._sealed = len(state.commits), len(state.windows), state.sealed_commits
+        self._first_window = state.first_window(generation)
+        self._open_rows = sum(commit.shard.rows for commit in state.commits[state.sealed_commits :])
+        self._open_since_s = now_s
+        self._last_flush_s = -GROUP_COMMIT_S
+        self._rows_before = sum(seal.rows for seal in state.windows[: self._first_window])
+        self.first_commit_unix_s: float | None = None
+        self.last_commit_unix_s: float | None = None
+
+    @property
+    def state(self) -> LogState:
+        """What is durable."""
+        return self._writer.state
+
+    @property
+    def term(self) -> int:
+        return self._writer.term
+
+    @property
+    def generation_rows(self) -> int:
+        """Durable labelled rows of this generation: as far as a live pass could read."""
+        return self.state.rows_labelled - self._rows_before
+
+    def is_stored(self, shard: ShardRef) -> bool:
+        """Whether the object is there in its size: what a commit may name."""
+        return self._store.size(shard.key) == shard.bytes
+
+    def commit(
+        self, start: int, stop: int, shard: ShardRef, bad: Sequence[QuarantinedRow], *, teacher: str, teacher_s: float, now_s: float
+    ) -> None:
+        """Queue a commit."""
+        if self._commits == self._sealed:
+            self._open_since_s = now_s
+        self._writer.queue(
+            [Commit(start=start, stop=stop, shard=shard, quarantined=tuple(bad), teacher=teacher, teacher_s=round(teacher_s, 6))]
+        )
+        self._commits += 1
+        self._open_rows += shard.rows
+        self._seal_if_due(now_s, starved=False, lead_used_up=False)
+
+    def quarantine(self, bad: Sequence[Quarantine]) -> None:
+        """Queue rows that get no label."""
+        self._writer.queue(bad)
+
+    def repair(self, shard: str, by: ShardRef, bad: Sequence[QuarantinedRow], *, teacher: str) -> None:
+        """Queue that `by` holds the rows of the committed shard from now on; rows in `bad` could not be labelled again."""
+        self._writer.queue([Repair(shard=shard, by=by, teacher=teacher)])
+        self._writer.queue(_tombstones(bad))
+
+    def tick(self, *, now_s: float, now_unix_s: float, starved: bool, lead_used_up: bool) -> None:
+        """Seal if it is time, and write what is queued, if the last record is old enough."""
+        self._seal_if_due(now_s, starved=starved, lead_used_up=lead_used_up)
+        if self._writer.queued and now_s - self._last_flush_s >= GROUP_COMMIT_S:
+            self.flush(now_s=now_s, now_unix_s=now_unix_s)
+
+    def flush(self, *, now_s: float, now_unix_s: float) -> None:
+        """Write what is queued now. Raises FencedError; after any other exception it may be called again."""
+        known = len(self.state.commits)
+        self._last_flush_s = now_s
+        self._writer.flush(now_unix_s=now_unix_s)
+        if len(self.state.commits) > known:
+            self.last_commit_unix_s = now_unix_s
+            self.first_commit_unix_s = self.first_commit_unix_s or now_unix_s
+
+    def end(self, *, now_s: float, now_unix_s: float) -> None:
+        """Seal what is open and end the generation, once. Everything planned must be done."""
+        if self._generation > max(self.state.ends, default=-1):
+            self._seal_if_due(now_s, starved=False, lead_used_up=False, ending=True)
+            self._writer.queue([End(generation=self._generation)])
+        self.flush(now_s=now_s, now_unix_s=now_unix_s)
+        self._writer.write_head()
+
+    def sweep(self) -> int:
+        """Delete attempts of older terms that no commit names. They never will be: this term fenced their committers."""
+        named = {commit.shard.key for commit in self.state.commits} | {repair.key for repair in self.state.repairs.values()}
+        orphans = [key for key in self._store.list(SHARDS) if key not in named and term_of(key) < self.term]
+        for key in orphans:
+            self._store.delete(key)
+        return len(orphans)
+
+    def drop(self, shard: ShardRef) -> None:
+        """Delete an attempt of this term that was fenced and will never be committed."""
+        self._store.delete(shard.key)
+
+    def _seal_if_due(self, now_s: float, *, starved: bool, lead_used_up: bool, ending: bool = False) -> None:
+        window = OpenWindow(shards=self._commits - self._sealed, rows=self._open_rows, age_s=now_s - self._open_since_s)
+        if is_due(
+            window,
+            windows_before=self._windows - self._first_window,
+            window_rows=self._window_rows,
+            starved=starved,
+            lead_used_up=lead_used_up,
+            ending=ending,
+        ):
+            self._writer.queue([Seal(window=self._windows, first_commit=self._sealed, stop_commit=self._commits, rows=window.rows)])
+            self._windows, self._sealed, self._open_rows = self._windows + 1, self._commits, 0
+
+
+def _tombstones(bad: Sequence[QuarantinedRow]) -> list[Tombstone]:
+    """One entry for neighbours with the same reason."""
+    runs: list[Tombstone] = []
+    for row in bad:
+        if runs and runs[-1].stop == row.row and runs[-1].reason == row.reason:
+            runs[-1] = Tombstone(start=runs[-1].start, stop=row.row + 1, reason=row.reason)
+        else:
+            runs.append(Tombstone(start=row.row, stop=row.row + 1, reason=row.reason))
+    return runs

@@ -1,0 +1,84 @@
+"""Why labelling stops: errors that people get to read."""
+
+from pipeline.errors import DataError, LabelStoreError, MachineError, TeacherError
+
+
+class TeacherChangedError(LabelStoreError):
+    """The teacher of the run file is not the one that wrote the labels that are there."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found, self.expected = found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"the teacher of the run file has fingerprint {self.found}; expected {self.expected}, which wrote the labels that are there; "
+            "throw those away with `kdpipe clean DIR --labels`, or use another --dir"
+        )
+
+
+class TeacherFailsError(TeacherError):
+    """The teacher answers nothing: not a bad sample, a bad teacher."""
+
+    def __init__(self, units: int, rows: int, reason: str) -> None:
+        super().__init__(units, rows, reason)
+        self.units, self.rows, self.reason = units, rows, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the teacher failed on {self.units} units ({self.rows} rows) in succession, last with: {self.reason}; "
+            "expected log-probabilities; nothing was set aside; correct the teacher, then run again"
+        )
+
+
+class SourceFailsError(DataError):
+    """The source can't be read: not a bad file, a bad disk, mount or adapter."""
+
+    def __init__(self, units: int, rows: int, reason: str) -> None:
+        super().__init__(units, rows, reason)
+        self.units, self.rows, self.reason = units, rows, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the source failed on {self.units} units ({self.rows} rows) in succession, last with: {self.reason}; "
+            "expected rows; nothing was set aside; make it readable, then run again"
+        )
+
+
+class PartVanishedError(DataError):
+    """A planned part of the source is gone or changed, and not all of its rows are labelled."""
+
+    def __init__(self, part: str, rows_needed: int) -> None:
+        super().__init__(part, rows_needed)
+        self.part, self.rows_needed = part, rows_needed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.part}: gone or changed, and {self.rows_needed} of its planned rows have no label yet; expected it as it was planned; "
+            "put it back, or plan anew with `kdpipe clean DIR --labels`"
+        )
+
+
+class StoreWriteError(MachineError):
+    """Shards can't be written, again and again."""
+
+    def __init__(self, tries: int, reason: str) -> None:
+        super().__init__(tries, reason)
+        self.tries, self.reason = tries, reason
+
+    def __str__(self) -> str:
+        return f"the label store refused {self.tries} shards in succession, last with: {self.reason}; expected to write; `kdpipe doctor`"
+
+
+class RepairFailedError(LabelStoreError):
+    """A bad shard could not be labelled again."""
+
+    def __init__(self, shard: str, tries: int, reason: str) -> None:
+        super().__init__(shard, tries, reason)
+        self.shard, self.tries, self.reason = shard, tries, reason
+
+    def __str__(self) -> str:
+        return (
+            f"shard {self.shard} could not be labelled again in {self.tries} tries, last: {self.reason}; "
+            "expected its rows from source and teacher; `kdpipe labels verify DIR` lists every bad one"
+        )

@@ -1,0 +1,165 @@
+"""One teacher at work: read a unit, ask the teacher, put the shard. A plain class; the Ray actor around it is in `ray_crew`.
+
+`label` may be called from several threads: while one waits for the teacher, others read the next unit and write the last one.
+What the source's and the teacher's code raise becomes a value here, at the boundary to foreign code; a row at which the teacher
+raises is found by halving the batch and set aside with the reason.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.labels.entries import QuarantinedRow, ShardRef
+from pipeline.labels.evidence import faults
+from pipeline.labels.rowspace import transposed
+from pipeline.labels.shard import LabelledRows, encode_shard, put_shard
+from pipeline.labels.store import Store, StoreFullError, open_store
+from pipeline.sources import SCHEMAS, Source
+from pipeline.sources.source import PartChangedError
+from pipeline.teachers import Teacher, load_teacher
+from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec, Trouble
+
+REASON_MAX_CHARS = 300
+
+Kind = Literal["text", "floats"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    log_probs_NK: NDArray[np.float32]
+    bad: dict[int, str]
+    """Place in the unit -> why it has no label."""
+    asked: int
+    seconds: float
+
+
+class Labeller:
+    """Labels units with one teacher, from one source, into one store."""
+
+    def __init__(self, *, store: Store, source: Source, teacher: Teacher, batch_rows: int, kind: Kind) -> None:
+        self.teacher = teacher
+        self._store, self._source, self._batch_rows, self._kind = store, source, batch_rows, kind
+        self._reading, self._asking = threading.Lock(), threading.Lock()
+
+    @classmethod
+    def load(cls, spec: LabellerSpec) -> "Labeller":
+        """Open what the spec names. Raises what loading the source or the teacher raises."""
+        return cls(
+            store=open_store(spec.store_url),
+            source=spec.source.open(),
+            teacher=load_teacher(spec.teacher, classes=spec.classes, base=spec.base),
+            batch_rows=spec.teacher.batch_rows,
+            kind=spec.source.section.kind,
+        )
+
+    def label(self, assignment: Assignment) -> Labelled | Failed:
+        """Do the assignment. When this returns Labelled, its shard is durable; it counts once the driver commits it."""
+        rows_N = np.setdiff1d(np.arange(assignment.start, assignment.stop), np.array(assignment.without, dtype=np.int64))
+        batch = self._read(assignment, rows_N)
+        if isinstance(batch, Failed):
+            return batch
+        missing = np.flatnonzero(batch["input"].is_null().to_numpy(zero_copy_only=False)).tolist()
+        problems = {place: batch["problem"][place].as_py() or "no input" for place in missing}
+        with self._asking:
+            answer = self._ask(batch["input"], problems)
+        bad = problems | answer.bad
+        shard = self._write(assignment, rows_N, batch, answer, bad)
+        if isinstance(shard, Failed):
+            return shard
+        return Labelled(
+            lease=assignment.lease,
+            shard=shard,
+            bad=tuple(QuarantinedRow(row=int(rows_N[place]), reason=why) for place, why in sorted(bad.items())),
+            teacher=self.teacher.fingerprint,
+            teacher_rows=answer.asked,
+            teacher_s=answer.seconds,
+            refused=0 < answer.asked == len(answer.bad),
+        )
+
+    def _read(self, assignment: Assignment, rows_N: NDArray[np.int64]) -> Any:
+        plan = assignment.plan
+        rows = transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride).tolist()
+        try:
+            with self._reading:
+                return self._source.read(plan.part, rows)
+        except PartChangedError as error:
+            trouble, reason = Trouble.GONE, str(error)
+        except Exception as error:  # noqa: BLE001 - the source may be the user's code; whatever it raises is a fact about the unit
+            trouble, reason = Trouble.READ, _reason(error)
+        if assignment.keep_every_row:
+            return _unreadable(plan.part, rows, reason, kind=self._kind)
+        return Failed(lease=assignment.lease, trouble=trouble, reason=reason)
+
+    def _ask(self, inputs: Any, problems: dict[int, str]) -> _Answer:
+        """Ask about every row without a problem; a batch at which the teacher raises is halved until the bad rows are alone."""
+        places = np.setdiff1d(np.arange(len(inputs)), np.array(list(problems), dtype=np.int64))
+        log_probs_NK = np.full((len(inputs), len(self.teacher.classes)), -np.log(len(self.teacher.classes)), dtype=np.float32)
+        bad: dict[int, str] = {}
+        waiting = [places[first : first + self._batch_rows] for first in range(0, len(places), self._batch_rows)]
+        began_s = time.perf_counter()
+        while waiting:
+            asked = waiting.pop()
+            try:
+                answer = self.teacher.log_probs(inputs.take(pa.array(asked)))
+            except Exception as error:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the rows
+                if len(asked) == 1:
+                    bad[int(asked[0])] = f"the teacher failed: {_reason(error)}"
+                else:
+                    waiting += [asked[len(asked) // 2 :], asked[: len(asked) // 2]]
+                continue
+            found = faults(answer)
+            bad |= {int(asked[place]): why for place, why in found.items()}
+            fine = np.setdiff1d(np.arange(len(asked)), np.array(list(found), dtype=np.int64))
+            log_probs_NK[asked[fine]] = answer[fine]
+        return _Answer(log_probs_NK=log_probs_NK, bad=bad, asked=len(places), seconds=time.perf_counter() - began_s)
+
+    def _write(
+        self, assignment: Assignment, rows_N: NDArray[np.int64], batch: Any, answer: _Answer, bad: dict[int, str]
+    ) -> ShardRef | Failed | None:
+        left_out = () if assignment.keep_every_row else tuple(bad)
+        places = np.setdiff1d(np.arange(len(rows_N)), np.array(left_out, dtype=np.int64))
+        if not len(places):
+            return None
+        kept = batch.take(pa.array(places))
+        labelled = LabelledRows(
+            rows_N=rows_N[places],
+            sample_ids=kept["sample_id"].to_pylist(),
+            inputs=_without_nulls(kept["input"], width=assignment.width),
+            log_probs_NK=answer.log_probs_NK[places],
+            labels=kept["label"].to_pylist(),
+        )
+        data = encode_shard(labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes)
+        try:
+            return put_shard(self._store, assignment.key, data, rows=len(places))
+        except StoreFullError as error:
+            return Failed(lease=assignment.lease, trouble=Trouble.FULL, reason=str(error))
+        except OSError as error:
+            return Failed(lease=assignment.lease, trouble=Trouble.WRITE, reason=_reason(error))
+
+
+def _unreadable(part: str, rows: Sequence[int], reason: str, *, kind: Kind) -> Any:
+    """A batch of rows whose source is gone; only their places are left."""
+    schema = SCHEMAS[kind]
+    unknown = [pa.nulls(len(rows), schema.field(name).type) for name in ("input", "label")]
+    ids = pa.array([f"{part}:{row}" for row in rows], pa.string())
+    return pa.record_batch([ids, *unknown, pa.array([reason] * len(rows), pa.string())], schema=schema)
+
+
+def _without_nulls(inputs: Any, *, width: int) -> Any:
+    """Placeholders for missing inputs, of the others' shape: a row of weight 0 still goes through a student."""
+    if not inputs.null_count:
+        return inputs
+    if pa.types.is_string(inputs.type):
+        return pc.fill_null(inputs, "")
+    return pa.array([row.as_py() if row.is_valid else [0.0] * width for row in inputs], inputs.type)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:REASON_MAX_CHARS]

@@ -1,0 +1,122 @@
+"""Committed shards that went bad and wait to be labelled again. No clock, no process.
+
+A repair has the same rows at the same places as the shard it replaces, so no reader's position moves. It is given to a worker before
+any new unit, since a trainer may be waiting for it.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.labels.entries import Commit
+from pipeline.labels.rowspace import plan_of
+from pipeline.labels.shard import ShardCorruptError, read_shard
+from pipeline.labels.state import LogState
+from pipeline.labels.store import Store
+from workers.labelling.committer import shard_key
+from workers.labelling.faults import RepairFailedError
+from workers.labelling.messages import Assignment
+
+TRIES = 3
+
+
+@dataclass
+class _Job:
+    commit: Commit
+    tries: int = 0
+    leased: str | None = None
+    """Worker."""
+
+
+@dataclass
+class Repairs:
+    """Jobs by lease number, which is negative, so that it is never one of the ledger's."""
+
+    _jobs: dict[int, _Job] = field(default_factory=dict)
+    _known: set[tuple[str, str]] = field(default_factory=set)
+    """(committed shard, shard it had then): looked at already."""
+    done: list[str] = field(default_factory=list)
+    rows_forgotten: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return sum(job.leased is None for job in self._jobs.values())
+
+    @property
+    def leased(self) -> int:
+        return len(self._jobs) - self.waiting
+
+    def look(self, store: Store, state: LogState, reported: frozenset[str]) -> None:
+        """Take up those of the reported shards that are bad indeed; others were repaired in the meantime, or are none of ours."""
+        if not reported:
+            return
+        for commit in state.commits:
+            key = commit.shard.key
+            if key not in reported or (key, state.shard_of(commit).key) in self._known:
+                continue
+            self._known.add((key, state.shard_of(commit).key))
+            try:
+                read_shard(store, state.shard_of(commit))
+            except ShardCorruptError:
+                self._jobs[-1 - len(self._known)] = _Job(commit)
+
+    def lease(self, worker: str, state: LogState, store: Store, *, term: int) -> Assignment | None:
+        """The next repair for the worker."""
+        number, job = next(((number, job) for number, job in self._jobs.items() if job.leased is None), (0, None))
+        if job is None:
+            return None
+        job.leased, job.tries = worker, job.tries + 1
+        commit = job.commit
+        return Assignment(
+            lease=number,
+            key=shard_key(commit.start, commit.stop, term=term, attempt=f"repair{-number}x{job.tries}"),
+            plan=plan_of(state.plans, commit.start),
+            start=commit.start,
+            stop=commit.stop,
+            without=tuple(bad.row for bad in commit.quarantined),
+            keep_every_row=True,
+            width=_width(store, state),
+        )
+
+    def settle(self, number: int, *, forgotten: int) -> Commit | None:
+        """The repair is done; its commit, or None if it was fenced."""
+        job = self._jobs.pop(number, None)
+        if job is None or job.leased is None:
+            return None
+        self.done.append(job.commit.shard.key)
+        self.rows_forgotten += forgotten
+        return job.commit
+
+    def fail(self, number: int, reason: str) -> None:
+        """Try again. Raises RepairFailedError after some tries."""
+        job = self._jobs.get(number)
+        if job is None or job.leased is None:
+            return
+        job.leased = None
+        if job.tries >= TRIES:
+            raise RepairFailedError(job.commit.shard.key, job.tries, reason)
+
+    def put_back(self, number: int) -> None:
+        """Try again, through no fault of the repair."""
+        job = self._jobs.get(number)
+        if job is not None and job.leased is not None:
+            job.leased, job.tries = None, job.tries - 1
+
+    def lose(self, worker: str, reason: str) -> None:
+        """The worker died."""
+        for number in [number for number, job in self._jobs.items() if job.leased == worker]:
+            self.fail(number, reason)
+
+
+def _width(store: Store, state: LogState) -> int:
+    """Length of the samples' lists of numbers, from any shard that can be read; 1 where there is none to be had."""
+    for commit in state.commits:
+        try:
+            inputs = read_shard(store, state.shard_of(commit)).table["input"]
+        except ShardCorruptError:
+            continue
+        if pa.types.is_string(inputs.type):
+            return 1
+        return int(np.median([len(row) for row in inputs[:32]]))
+    return 1

@@ -1,0 +1,244 @@
+"""The agent's loop: sync, act on the assignment, tend the model, sleep as long as the server says.
+
+One thread does all of it; answers come from other threads and never wait for it. A network that is down, a clock that is wrong or
+metadata that does not verify are shown in `status` and tried again; the device goes on answering.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.errors import DeviceError, ReleaseError
+from pipeline.releases.assignment import AssignmentRefusedError, verify_assignment
+from pipeline.rollout import device
+from pipeline.rollout.device import RESTING, AssignmentRolledBackError, DeviceRecord, QueuedReport, Wanted
+from pipeline.rollout.slots import Slots
+from workers.edge import AGENT_VERSION
+from workers.edge.enrol import CertificateRefusedError
+from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
+from workers.edge.folder import RecordFile
+from workers.edge.install import Installer, StoppedError
+from workers.edge.metrics import EdgeMetrics
+from workers.edge.model_process import ModelDiedError, ModelRefusedError
+from workers.edge.serving import Serving
+from workers.edge.trust import MetadataRefusedError, MetadataUnreachableError, Trust, TrustedTime
+from workers.rpc import fleet_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+REPORTS_PER_SYNC = 32
+MIN_SYNC_S, MAX_SYNC_S, FIRST_SYNC_S = 0.05, 86_400.0, 2.0
+MAX_BACKOFF_S = 300.0
+JITTER = 0.2
+
+
+class FleetCalls(Protocol):
+    """The fleet's control call; `fleet_client.FleetClient` on a device."""
+
+    def sync(self, request: pb.SyncRequest) -> pb.SyncResponse: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What the agent is doing, for a person and for `status`."""
+
+    blocked: str
+    """Why an install waits, or the last call failed; empty if neither."""
+    clock_wrong: bool
+    next_sync_s: float
+
+
+class Agent:
+    """One device. `turn` is one round of the loop; `run` is the loop."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        hardware: str,
+        record: RecordFile,
+        slots: Slots,
+        serving: Serving,
+        fleet: FleetCalls,
+        trust: Trust,
+        installer: Callable[[Callable[[], None]], Installer],
+        wall: Callable[[], float],
+        rng: random.Random,
+        metrics: EdgeMetrics,
+        renew: Callable[[], None],
+        stop: threading.Event,
+    ) -> None:
+        self._name, self._hardware, self._record, self._slots, self._serving = name, hardware, record, slots, serving
+        self._fleet, self._trust, self._wall, self._rng, self._metrics = fleet, trust, wall, rng, metrics
+        self._renew, self._stop = renew, stop
+        self._installer = installer(self._announce)
+        self._interval_s, self._failures = FIRST_SYNC_S, 0
+        self._sync_blocked, self._install_blocked, self._expired = "", "", False
+
+    @property
+    def record(self) -> DeviceRecord:
+        """The last durable record."""
+        return self._record.current
+
+    @property
+    def status(self) -> Status:
+        blocked = self._install_blocked or self._sync_blocked
+        return Status(blocked=blocked, clock_wrong=self._clock_wrong, next_sync_s=self._interval_s)
+
+    @property
+    def trusted_time(self) -> TrustedTime:
+        return TrustedTime(wall_unix_s=self._wall(), signed_unix_s=self._record.current.signed_unix_s)
+
+    def boot(self) -> None:
+        """Answer with a verified model as soon as there is one, without any network."""
+        while (incumbent := self._record.current.incumbent) is not None:
+            try:
+                self._serving.serve(self._slots.open(incumbent.digest))
+                break
+            except (ModelDiedError, ModelRefusedError, DeviceError) as error:
+                logger.warning("incumbent does not start", extra={"digest": incumbent.digest, "reason": str(error)})
+                self._lose_incumbent("incumbent_does_not_start", str(error))
+        self._installer.sweep()
+        self._metrics.show(self._record.current, clock_wrong=self._clock_wrong)
+
+    def run(self) -> None:
+        """Turn until stopped."""
+        while not self._stop.is_set():
+            self._stop.wait(self.turn())
+
+    def turn(self) -> float:
+        """One round. Returns seconds until the next one, with jitter."""
+        self._tend()
+        self._renew()
+        reached = self._sync()
+        if self._record.current.state not in RESTING:
+            before = self._record.current.sequence
+            self._install()
+            if self._record.current.sequence != before and reached and not self._stop.is_set():
+                reached = self._sync()
+        self._metrics.show(self._record.current, clock_wrong=self._clock_wrong)
+        self._failures = 0 if reached else self._failures + 1
+        wait_s = self._interval_s if reached else min(MAX_BACKOFF_S, max(self._interval_s, 0.5 * 2 ** min(self._failures, 12)))
+        return wait_s * (1 + JITTER * (2 * self._rng.random() - 1))
+
+    def _tend(self) -> None:
+        self._serving.tend()
+        if self._serving.broken:
+            self._lose_incumbent("model_keeps_dying", "the model process died again and again")
+            self._serving.close()
+            self.boot()
+
+    def _lose_incumbent(self, code: str, detail: str) -> None:
+        self._record.save(device.lose_incumbent(self._record.current, code, detail))
+
+    def _announce(self) -> None:
+        self._sync()
+
+    def _sync(self) -> bool:
+        """One Sync. True if the server answered and what it said was taken over."""
+        record = self._record.current
+        slot = self._serving.slot
+        request = pb.SyncRequest(
+            reports=[_report(record, report) for report in record.reports[:REPORTS_PER_SYNC]],
+            running_digest=slot.digest if slot is not None else "",
+            assignment_generation=record.generation,
+            hardware_class=self._hardware,
+            agent_version=AGENT_VERSION,
+            clock_wrong=self._clock_wrong,
+        )
+        try:
+            response = self._fleet.sync(request)
+        except (FleetUnreachableError, FleetRefusedError) as error:
+            self._metrics.sync("refused" if isinstance(error, FleetRefusedError) else "unreachable")
+            if str(error) != self._sync_blocked:
+                logger.warning("sync failed", extra={"reason": str(error)})
+            self._sync_blocked = str(error)
+            return False
+        self._sync_blocked = ""
+        self._metrics.sync("ok")
+        acknowledged = device.acknowledge(self._record.current, response.acknowledged_incarnation, response.acknowledged_sequence)
+        self._record.save(acknowledged)
+        if response.next_sync_s > 0:
+            self._interval_s = min(max(response.next_sync_s, MIN_SYNC_S), MAX_SYNC_S)
+        if response.assignment:
+            self._take(response.assignment)
+        return True
+
+    def _take(self, envelope: bytes) -> None:
+        """Accept a verified assignment of this device, or say why not."""
+        try:
+            keys = self._trust.keys()
+            try:
+                assignment = verify_assignment(envelope, keys, device=self._name, now=self.trusted_time.now)
+            except AssignmentRefusedError:
+                self._learn(self._trust.refresh(self.trusted_time.now))  # the keys may be new
+                assignment = verify_assignment(envelope, self._trust.keys(), device=self._name, now=self.trusted_time.now)
+            self._learn(int(assignment.issued.timestamp()))
+            wanted = Wanted(generation=assignment.generation, target=assignment.target, digest=assignment.digest)
+            self._record.save(device.assign(self._record.current, wanted))
+        except (AssignmentRefusedError, AssignmentRolledBackError, ReleaseError, MetadataRefusedError, MetadataUnreachableError) as error:
+            self._block(error)
+        else:
+            self._unblock()
+
+    def _install(self) -> None:
+        state = self._record.current.state
+        try:
+            self._installer.advance()
+        except (FleetUnreachableError, FleetRefusedError, MetadataRefusedError, MetadataUnreachableError, OSError) as error:
+            self._block(error)
+        except StoppedError:
+            return
+        else:
+            self._unblock()
+            record = self._record.current
+            self._metrics.installed(record.state)
+            logger.info("install ended", extra={"from": state, "state": record.state, "code": record.code, "detail": record.detail})
+
+    def _learn(self, signed_unix_s: int) -> None:
+        self._record.save(device.learn_time(self._record.current, signed_unix_s))
+
+    def _block(self, error: Exception) -> None:
+        if str(error) != self._install_blocked:
+            logger.warning("install waits", extra={"reason": str(error)})
+        self._install_blocked = str(error)
+        self._expired = isinstance(error, MetadataRefusedError) and error.expired
+
+    def _unblock(self) -> None:
+        self._install_blocked, self._expired = "", False
+
+    @property
+    def _clock_wrong(self) -> bool:
+        """The wall clock is behind signed time, or so far ahead that fresh metadata looks expired."""
+        return self.trusted_time.wall_is_behind or self._expired
+
+
+def renewal(due: Callable[[], bool], renew: Callable[[], None]) -> Callable[[], None]:
+    """Renew a certificate when due; a failure is tried again at the next turn, the old one still works."""
+
+    def step() -> None:
+        if due():
+            try:
+                renew()
+            except (FleetUnreachableError, FleetRefusedError, CertificateRefusedError) as error:
+                logger.warning("certificate not renewed", extra={"reason": str(error)})
+
+    return step
+
+
+def _report(record: DeviceRecord, report: QueuedReport) -> pb.Report:
+    message = pb.Report(
+        incarnation=record.incarnation,
+        sequence=report.sequence,
+        generation=report.generation,
+        digest=report.digest,
+        state=f"DEVICE_STATE_{report.state}",
+        failure_code=report.code,
+        detail=report.detail,
+    )
+    if report.shadow is not None:
+        message.shadow.CopyFrom(pb.ShadowEvidence(**vars(report.shadow)))
+    return message

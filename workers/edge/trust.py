@@ -1,0 +1,132 @@
+"""What a device believes: TUF metadata, through python-tuf's client, at a time that cannot be turned back.
+
+Refresh and look-up only; bundles are downloaded elsewhere. Metadata is verified before it is stored, each file has a bound, and
+the first root comes from the enrolment file. Trusted time = max(wall clock, newest verified signed time, build time).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from securesystemslib.signer import Key
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
+from tuf.api.metadata import Timestamp
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from pipeline.errors import DeviceError
+from pipeline.files import make_private_folder, read_bounded, sync_folder
+from pipeline.releases.assignment import assignment_keys
+from pipeline.releases.repository import MAX_METADATA_BYTES, issued_at, parse_metadata
+from pipeline.releases.target import ReleaseTarget
+from workers.edge import BUILD_UNIX_S
+from workers.edge.fleet_client import FleetRefusedError
+
+CLOCK_TOLERANCE_S = 300.0
+_BASE = "kdpipe://fleet/"
+
+
+class MetadataRefusedError(DeviceError):
+    """Signed metadata did not verify: forged, rolled back, mixed, too large or expired. The device keeps what it runs."""
+
+    def __init__(self, found: str, expired: bool) -> None:
+        super().__init__(found, expired)
+        self.found, self.expired = found, expired
+
+    def __str__(self) -> str:
+        return f"release metadata: {self.found}; expected metadata that verifies and is in force; the device keeps what it runs"
+
+
+class MetadataUnreachableError(DeviceError):
+    """Metadata could not be fetched."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"release metadata: {self.found}; expected the orchestrator to answer; the device goes on and tries again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedTime:
+    """A lower bound of the real time, and whether the wall clock contradicts it."""
+
+    wall_unix_s: float
+    signed_unix_s: float
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(max(self.wall_unix_s, self.signed_unix_s, BUILD_UNIX_S), UTC)
+
+    @property
+    def wall_is_behind(self) -> bool:
+        return self.wall_unix_s < max(self.signed_unix_s, BUILD_UNIX_S) - CLOCK_TOLERANCE_S
+
+
+class Trust:
+    """Verified metadata in a folder. `fetch(name)` returns a metadata file's bytes, unverified."""
+
+    def __init__(self, folder: Path, *, root: bytes, fetch: Callable[[str], bytes]) -> None:
+        self._folder, self._root, self._fetcher = make_private_folder(folder), root, _Fetcher(fetch)
+        self._updater: Updater | None = None
+
+    def refresh(self, now: datetime) -> int:
+        """Fetch and verify top-level metadata at trusted time `now`; returns the newest signed time in Unix seconds, 0 if unknown.
+
+        Raises MetadataRefusedError, MetadataUnreachableError.
+        """
+        self._updater = None
+        try:
+            updater = Updater(str(self._folder), _BASE, fetcher=self._fetcher, config=UpdaterConfig(), bootstrap=self._root)
+            # The client has no argument for the time; a test proves that this one is what it checks expiry against.
+            updater._trusted_set.reference_time = now
+            updater.refresh()
+        except (RepositoryError, DownloadError) as error:
+            raise _translate(error) from error
+        finally:
+            sync_folder(self._folder)
+        self._updater = updater
+        timestamp = parse_metadata(read_bounded(self._folder / "timestamp.json", MAX_METADATA_BYTES), Timestamp, name="timestamp").signed
+        issued = issued_at(timestamp)
+        return int(issued.timestamp()) if issued is not None else 0
+
+    def keys(self) -> dict[str, Key]:
+        """Keys that may sign assignments, from metadata verified at the last refresh, also an earlier process's; empty before."""
+        try:
+            return assignment_keys(read_bounded(self._folder / "targets.json", MAX_METADATA_BYTES))
+        except FileNotFoundError:
+            return {}
+
+    def release(self, path: str) -> ReleaseTarget | None:
+        """What the release key says about a target, None if nothing. Once after each `refresh`. Raises the same, and TargetInvalidError."""
+        updater, self._updater = self._updater, None
+        if updater is None:
+            raise MetadataUnreachableError("not refreshed")
+        try:
+            target = updater.get_targetinfo(path)
+        except (RepositoryError, DownloadError) as error:
+            raise _translate(error) from error
+        return ReleaseTarget.from_tuf(target) if target is not None else None
+
+
+class _Fetcher(FetcherInterface):
+    def __init__(self, fetch: Callable[[str], bytes]) -> None:
+        self._call = fetch
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = urlsplit(url).path.lstrip("/")
+        try:
+            return iter((self._call(name),))
+        except FleetRefusedError as error:
+            if error.status == "NOT_FOUND":
+                raise DownloadHTTPError(f"no {name}", 404) from error
+            raise
+
+
+def _translate(error: RepositoryError | DownloadError) -> MetadataRefusedError | MetadataUnreachableError:
+    if isinstance(error, RepositoryError):
+        return MetadataRefusedError(f"{type(error).__name__}: {error}"[:300], isinstance(error, ExpiredMetadataError))
+    cause = error.__cause__
+    return MetadataUnreachableError(f"{cause or error}"[:300])

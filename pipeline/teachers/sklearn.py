@@ -28,14 +28,14 @@ MODEL_FILE, DESCRIPTION_FILE = "model.skops", "teacher.json"
 MAX_MODEL_BYTES = 512 * 2**20
 MAX_UNPACKED_BYTES = 2 * 2**30
 MAX_DESCRIPTION_BYTES = 64 * 2**10
-TRUSTED: tuple[str, ...] = ()
+TRUSTED = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration")
 """Types beyond those skops itself trusts (scikit-learn's own estimators and numpy) that a model file may hold."""
 
 
 def save_sklearn(folder: Path, model: Any, *, kind: str) -> None:
     """Write a fitted classifier as a teacher. The description goes last: without it the folder is no teacher."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / MODEL_FILE, skops.io.dumps(model), mode=0o644)
+    write_atomic(folder / MODEL_FILE, skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED), mode=0o644)
     description = {"version": VERSION, "kind": kind, "classes": [str(name) for name in model.classes_], "sklearn": sklearn.__version__}
     write_atomic(folder / DESCRIPTION_FILE, json.dumps(description, indent=1).encode(), mode=0o644)
 
@@ -52,7 +52,7 @@ def load_sklearn(section: TeacherSection, classes: tuple[str, ...], base: Path) 
     folder = base / section.path
     description = _describe(folder)
     packed = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
-    model = _unpack(packed, folder / MODEL_FILE, trusted=[*TRUSTED, *section.options.get("trusted", ())])
+    model = _unpack(packed, folder / MODEL_FILE, trusted=[*TRUSTED, *_trusted(section)])
     if not hasattr(model, "predict_log_proba"):
         raise TeacherLoadError(
             str(folder), f"a {type(model).__name__}", "a classifier with predict_log_proba", "fit one that gives probabilities"
@@ -71,6 +71,15 @@ class SklearnTeacher:
     def log_probs(self, inputs: Any) -> Any:
         with np.errstate(divide="ignore"):
             return np.asarray(self._model.predict_log_proba(to_list_or_matrix(inputs)), dtype=np.float64)
+
+
+def _trusted(section: TeacherSection) -> Sequence[str]:
+    names = section.options.get("trusted", [])
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TeacherLoadError(
+            "teacher sklearn", f"trusted = {names!r}", "a list of type names", "correct `teacher.options` in the run file"
+        )
+    return names
 
 
 def _describe(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,37 @@
+"""Recipes: a run file, and how its data and teacher are made. Shipped in the wheel; data is fetched when a recipe runs.
+
+A recipe is a folder with `run.toml`, whose `prepare.use` names a function
+
+    prepare(*, folder: Path, cache: Path, seed: int, options: Mapping, say: Callable[[str], None], fetch: Fetch) -> None
+
+that writes `data/`, `feeds/`, `teacher/` and the watched folder `inbox/` below `folder`, once: with the same inputs it does
+nothing more. It starts no process; what has to be downloaded comes through `fetch(package, version, sha256) -> Path`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.recipes.feeds import FeedMissingError, FeedReleasedError, release_feed
+from pipeline.recipes.prepared import Fetch, PreparedOtherwiseError, prepare_once
+
+__all__ = [
+    "RECIPES",
+    "FeedMissingError",
+    "FeedReleasedError",
+    "Fetch",
+    "PreparedOtherwiseError",
+    "prepare_once",
+    "recipe_text",
+    "release_feed",
+]
+
+RECIPES: Mapping[str, Path] = {name: Path(__file__).parent / name for name in ("digits", "spam")}
+"""Folder of each recipe by name."""
+
+
+def recipe_text(name: str) -> str:
+    """The recipe's run file, comments included. Raises ConfigError for a name that is none."""
+    if name not in RECIPES:
+        raise ConfigError("recipe", f"no recipe named {name!r}", f"one of: {', '.join(sorted(RECIPES))}", "or give the path of a run file")
+    return (RECIPES[name] / "run.toml").read_text(encoding="utf-8")

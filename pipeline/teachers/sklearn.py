@@ -53,9 +53,9 @@ def load_sklearn(section: TeacherSection, classes: tuple[str, ...], base: Path) 
     description = _describe(folder)
     packed = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
     model = _unpack(packed, folder / MODEL_FILE, trusted=[*TRUSTED, *_trusted(section)])
-    if not hasattr(model, "predict_log_proba"):
+    if not (hasattr(model, "predict_log_proba") or hasattr(model, "predict_proba")) or not hasattr(model, "classes_"):
         raise TeacherLoadError(
-            str(folder), f"a {type(model).__name__}", "a classifier with predict_log_proba", "fit one that gives probabilities"
+            str(folder), f"a {type(model).__name__}", "a fitted classifier with predict_proba", "fit one that gives probabilities"
         )
     return SklearnTeacher(model, kind=description["kind"], fingerprint=_fingerprint(packed, description))
 
@@ -69,8 +69,11 @@ class SklearnTeacher:
         self._model, self._kind = model, kind
 
     def log_probs(self, inputs: Any) -> Any:
+        features = to_list_or_matrix(inputs)
+        if hasattr(self._model, "predict_log_proba"):
+            return np.asarray(self._model.predict_log_proba(features), dtype=np.float64)
         with np.errstate(divide="ignore"):
-            return np.asarray(self._model.predict_log_proba(to_list_or_matrix(inputs)), dtype=np.float64)
+            return np.log(np.asarray(self._model.predict_proba(features), dtype=np.float64))
 
 
 def _trusted(section: TeacherSection) -> Sequence[str]:

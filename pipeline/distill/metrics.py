@@ -1,0 +1,91 @@
+"""How good answers are: accuracy, AUC, recall at a fixed false-positive rate, calibration, agreement. Pure numpy.
+
+Shapes: N samples, K classes. Labels are int64 classes, log-probabilities natural. Every function refuses nothing and guesses nothing:
+a figure that the data do not define (no positive sample, no sample at all) is NaN.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.int64]
+
+TEMPERATURE_MIN, TEMPERATURE_MAX = 0.05, 20.0
+
+
+def log_softmax(logits_NK: Floats) -> NDArray[np.float64]:
+    """Natural log-probabilities of each row, float64."""
+    shifted_NK = np.asarray(logits_NK, dtype=np.float64)
+    shifted_NK = shifted_NK - shifted_NK.max(axis=1, keepdims=True)
+    return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True)))
+
+
+def accuracy(log_probs_NK: Floats, hard_N: Ints) -> float:
+    """Share of samples whose first class is the label."""
+    return float(np.mean(log_probs_NK.argmax(axis=1) == hard_N)) if len(hard_N) else float("nan")
+
+
+def agreement(log_probs_NK: Floats, teacher_NK: Floats) -> float:
+    """Share of samples on which student and teacher have the same first class."""
+    return accuracy(log_probs_NK, teacher_NK.argmax(axis=1))
+
+
+def auc(score_N: Floats, positive_N: NDArray[np.bool_]) -> float:
+    """Probability that a positive sample scores above a negative one, ties counting half (Mann-Whitney U)."""
+    positives = int(positive_N.sum())
+    negatives = len(positive_N) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse_N, counts_U = np.unique(score_N, return_inverse=True, return_counts=True)
+    last_U = np.cumsum(counts_U)
+    rank_N = (last_U - (counts_U - 1) / 2)[inverse_N]
+    return float((rank_N[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def recall_at_fpr(score_N: Floats, positive_N: NDArray[np.bool_], *, fpr_max: float) -> float:
+    """The largest share of positive samples found by a threshold whose false-positive rate is at most `fpr_max`."""
+    positives = int(positive_N.sum())
+    negatives = len(positive_N) - positives
+    if not positives or not negatives:
+        return float("nan")
+    negative_scores = np.sort(score_N[~positive_N])[::-1]
+    allowed = int(np.floor(fpr_max * negatives + 1e-9))
+    if allowed >= negatives:
+        return 1.0
+    return float(np.mean(score_N[positive_N] > negative_scores[allowed]))
+
+
+def expected_calibration_error(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> float:
+    """Mean gap between the first class's probability and how often it is right, over equal bins (Guo et al. 2017)."""
+    if not len(hard_N):
+        return float("nan")
+    confidence_N = np.exp(log_probs_NK.max(axis=1))
+    right_N = log_probs_NK.argmax(axis=1) == hard_N
+    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_N, weights=confidence_N - right_N, minlength=bins)
+    return float(np.abs(gaps).sum() / len(hard_N))
+
+
+def nll(log_probs_NK: Floats, target_NK: Floats) -> float:
+    """Mean cross-entropy with target probabilities (one-hot for hard labels), nats."""
+    return float(-(target_NK * log_probs_NK).sum(axis=1).mean()) if len(target_NK) else float("nan")
+
+
+def one_hot(hard_N: Ints, classes: int) -> NDArray[np.float64]:
+    return np.eye(classes)[hard_N]
+
+
+def fit_temperature(logits_NK: Floats, target_NK: Floats) -> float:
+    """The temperature under which `softmax(logits / T)` has the least cross-entropy with the targets (Guo et al. 2017).
+
+    The loss is convex in 1/T; its derivative is bisected within [TEMPERATURE_MIN, TEMPERATURE_MAX]. 1.0 for no samples.
+    """
+    if not len(target_NK):
+        return 1.0
+    wanted = float((target_NK * logits_NK).sum(axis=1).mean())
+    low, high = 1 / TEMPERATURE_MAX, 1 / TEMPERATURE_MIN
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        expected = float((np.exp(log_softmax(logits_NK * middle)) * logits_NK).sum(axis=1).mean())
+        low, high = (middle, high) if expected < wanted else (low, middle)
+    return float(1 / (low * high) ** 0.5)

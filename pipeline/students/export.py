@@ -1,0 +1,303 @@
+"""From a trained module to the file that ships: ONNX with everything inside, int8 where that costs nothing, checked on real samples.
+
+    module -> torch.onnx (dynamo) -> static QDQ int8 (S8S8, per channel) -> graph.onnx + weights.bin
+
+`graph.onnx` is fixed for a student's architecture: two trainings differ in `weights.bin` alone, which holds every trained value,
+scales included. (Shapes and axes, which are not trained, stay in the graph, where the runtime needs them to plan.) Paths and
+stack traces are removed. Matrix products keep their float outputs, so that logits are not rounded to 8 bits.
+
+int8 is kept if it loses at most `budget` of the module's accuracy on `choose` (agreement with the module where no labels are);
+otherwise dynamic int8, then fp32, take its place and the reason is in `Exported.reason`. The graph's output is logits. The
+temperature, fitted on `fit` with the file that ships, travels beside it, in the manifest: softmax(logits / temperature).
+
+A crash leaves a temporary folder `.tmp-*` and no `graph.onnx`, or both files complete: the graph is renamed into place last.
+"""
+
+import contextlib
+import io
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_softmax, one_hot
+from pipeline.errors import StudentError
+from pipeline.files import sync_folder, write_atomic
+from pipeline.inputs import InputKind, encode
+from pipeline.students.graph import Graph
+from pipeline.students.models import Student
+from pipeline.students.samples import Samples
+
+Quantisation = Literal["int8", "int8-dynamic", "fp32"]
+OPSET = 20
+GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
+CALIBRATION_ROWS = 256
+QUANTISED_OPS = ["Conv", "Gather", "Gemm", "MatMul"]
+
+
+class ExportError(StudentError):
+    """A module that does not become a graph."""
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(name, found)
+        self.name, self.found = name, found
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: its module does not export to ONNX ({self.found}); expected operations that ONNX has and "
+            "shapes that do not depend on values; try `torch.onnx.export(module, (example,), dynamo=True)` on it"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the file is from the module it was made of, on real samples, at temperature 1."""
+
+    samples: int
+    max_log_prob_difference: float
+    agreement: float
+    """Share of samples with the same first class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A graph with its weights, and what a device must know to run it."""
+
+    graph: Path
+    weights: Path
+    kind: InputKind
+    input_name: str
+    width: int
+    temperature: float
+    quantisation: Quantisation
+    reason: str
+    """Why it is not int8; empty where it is."""
+    parity: Parity
+    parameters: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.graph.stat().st_size + self.weights.stat().st_size
+
+
+def export_student(*, name: str, student: Student, fit: Samples, choose: Samples, out: Path, budget: float = 0.005) -> Exported:
+    """Write `out/graph.onnx` and `out/weights.bin`. Same module and samples, same bytes. Raises ExportError."""
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob(".tmp-export-*"):
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-export-") as scratch:
+        folder = Path(scratch)
+        plain = folder / "plain.onnx"
+        onnx.save_model(_to_onnx(name, student), str(plain))
+        module_logits = _module_logits(student, choose)
+        kept, reason = _quantise(plain, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
+        model = onnx.load(str(kept))
+        graph, weights = _split(model, folder / "split")
+        parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
+        temperature = _temperature(Graph(graph, kind=student.kind), fit)
+        (out / GRAPH).unlink(missing_ok=True)
+        write_atomic(out / WEIGHTS, weights.read_bytes())
+        write_atomic(out / GRAPH, graph.read_bytes())
+    sync_folder(out)
+    shipped = Graph(out / GRAPH, kind=student.kind)
+    return Exported(
+        graph=out / GRAPH,
+        weights=out / WEIGHTS,
+        kind=student.kind,
+        input_name=shipped.name,
+        width=shipped.width,
+        temperature=temperature,
+        quantisation=_QUANTISATIONS[kept.name],
+        reason=reason,
+        parity=parity,
+        parameters=student.parameters,
+    )
+
+
+_QUANTISATIONS: dict[str, Quantisation] = {"int8.onnx": "int8", "dynamic.onnx": "int8-dynamic", "plain.onnx": "fp32"}
+
+
+def _to_onnx(name: str, student: Student) -> Any:
+    module = student.module.eval()
+    example = torch.zeros((2, student.width), dtype=torch.uint8 if student.kind == "text" else torch.float32)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:  # its passes raise whatever they like over a user's module
+        raise ExportError(name, f"{type(error).__name__}: {error}".split("\n")[0][:300]) from error
+    assert program is not None
+    return _anonymous(program.model_proto)
+
+
+def _anonymous(model: Any) -> Any:
+    """Without paths, stack traces and tool names: neither belongs on a device, nor are they the same on two machines."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    for field in ("metadata_props", "doc_string", "value_info"):
+        model.graph.ClearField(field)
+    for field in ("metadata_props", "doc_string", "producer_name", "producer_version", "functions"):
+        if field != "functions" or not model.functions:
+            model.ClearField(field)
+    model.graph.name = "student"
+    return model
+
+
+def _quantise(
+    plain: Path, *, student: Student, fit: Samples, choose: Samples, module_logits: NDArray[np.float32], budget: float
+) -> tuple[Path, str]:
+    """The most compact file that keeps within the budget, and why it is no static int8."""
+    reasons = []
+    for file, make in (("int8.onnx", _static), ("dynamic.onnx", _dynamic)):
+        path = plain.with_name(file)
+        try:
+            with _quiet():
+                make(plain, path, student, fit)
+            loss = _loss_of(Graph(path, kind=student.kind).logits(choose.inputs), module_logits, choose)
+        except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
+            reasons.append(f"{_QUANTISATIONS[file]} failed ({type(error).__name__}: {error})"[:200])
+            continue
+        if loss <= budget:
+            return path, "; ".join(reasons)
+        reasons.append(f"{_QUANTISATIONS[file]} loses {loss:.4f} on choose, more than {budget:.4f}")
+    return plain, "; ".join(reasons)
+
+
+def _static(plain: Path, path: Path, student: Student, fit: Samples) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
+
+    prepared = plain.with_name("prepared.onnx")
+    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    rows = fit.inputs[:CALIBRATION_ROWS]
+    batches = [encode(rows[start : start + 32], kind=student.kind, width=student.width) for start in range(0, len(rows), 32)]
+    quantize_static(
+        str(prepared),
+        str(path),
+        _Calibration(batches),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=QUANTISED_OPS,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gather", "Gemm", "MatMul"]},
+    )
+
+
+def _dynamic(plain: Path, path: Path, student: Student, fit: Samples) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(str(plain), str(path), per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+
+
+class _Calibration:
+    """Batches in the reading protocol of onnxruntime's calibrator."""
+
+    def __init__(self, batches: list[NDArray[Any]]) -> None:
+        self._rest = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        batch = next(self._rest, None)
+        return None if batch is None else {"input": batch}
+
+    def __iter__(self) -> "_Calibration":
+        return self
+
+    def __next__(self) -> dict[str, NDArray[Any]]:
+        return {"input": next(self._rest)}
+
+
+def _split(model: Any, folder: Path) -> tuple[Path, Path]:
+    """Write the graph and, beside it, one blob of all trained values."""
+    _anonymous(model)
+    folder.mkdir()
+    graph, weights = folder / GRAPH, folder / WEIGHTS
+    offset, blob = 0, io.BytesIO()
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: str(tensor.name)):
+        if tensor.data_type == onnx.TensorProto.INT64:
+            continue
+        data = onnx.numpy_helper.to_array(tensor).tobytes()
+        if not data:
+            continue
+        padding = -offset % 16
+        blob.write(b"\0" * padding + data)
+        offset += padding
+        for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            tensor.ClearField(field)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(len(data)))):
+            tensor.external_data.add(key=key, value=value)
+        offset += len(data)
+    weights.write_bytes(blob.getvalue())
+    graph.write_bytes(model.SerializeToString(deterministic=True))
+    return graph, weights
+
+
+def _module_logits(student: Student, samples: Samples) -> NDArray[np.float32]:
+    student.module.eval()
+    with torch.no_grad():
+        chunks = [
+            student.module(torch.from_numpy(encode(samples.inputs[start : start + 64], kind=student.kind, width=student.width))).numpy()
+            for start in range(0, len(samples), 64)
+        ]
+    return np.concatenate(chunks)
+
+
+def _loss_of(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], choose: Samples) -> float:
+    """Accuracy that the file loses against the module; where there are no labels, the share of samples on which they differ."""
+    if choose.labelled:
+        return accuracy(module_NK, choose.hard_N) - accuracy(logits_NK, choose.hard_N)
+    return 1 - agreement(logits_NK, module_NK)
+
+
+def _parity(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32]) -> Parity:
+    return Parity(
+        samples=len(module_NK),
+        max_log_prob_difference=float(np.abs(log_softmax(logits_NK) - log_softmax(module_NK)).max()),
+        agreement=agreement(logits_NK, module_NK),
+    )
+
+
+def _temperature(graph: Graph, fit: Samples) -> float:
+    """On hard labels where every sample has one, else on what the teacher says, else 1."""
+    logits_NK = graph.logits(fit.inputs)
+    if fit.labelled:
+        return fit_temperature(logits_NK, one_hot(fit.hard_N, logits_NK.shape[1]))
+    return 1.0 if fit.teacher_NK is None else fit_temperature(logits_NK, np.exp(fit.teacher_NK))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about itself. Only its own loggers are turned down: other threads of this process keep theirs."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,328 @@
+"""Teaching a student: the live pass first, then replays, until its steps are done. Plain torch, one action at a time.
+
+`Trainer.advance` takes one step or says why it cannot; it never waits, sleeps or reports, so whoever drives it decides how to wait for
+labels (`workers.training`) and a test needs no clock. All that must survive is `Trainer.state()`: training that goes on from it takes
+the same steps, to the bit, as training that was never stopped. Randomness is drawn from (seed, epoch, position), never from a
+generator that runs along.
+
+With several ranks, each reads its slice of the same batch and its gradient is a share of the batch's mean; `reduce` adds them
+up over ranks. A rank calls `reduce` only once its slice is there, also if the slice is empty, and all ranks see the same sums, so they
+skip a step that is not finite together. Left to others: reading order (`pipeline.labels`), losses and weights (`pipeline.distill`).
+
+Shapes: B batch (this rank's slice), K classes.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.config import StudentSection
+from pipeline.distill.losses import NO_LABEL, Lesson, check_losses, mean_loss
+from pipeline.distill.weighting import POLICIES, Evidence, check_policy
+from pipeline.errors import StudentError
+from pipeline.inputs import encode
+from pipeline.labels.order import Cursor
+from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
+from pipeline.students.models import Student
+from pipeline.students.schedule import learning_rate
+
+SKIPS_IN_A_ROW_MAX = 5
+HISTORY_POINTS = 100
+
+
+class Reader(Protocol):
+    """Where labels come from: `pipeline.labels.LabelReader`, or `memory.MemoryReader`."""
+
+    def start(self) -> Cursor: ...
+
+    def read(self, cursor: Cursor) -> LabelBatch | NotYet | EndOfEpoch: ...
+
+
+class Moved(Enum):
+    """What one call of `advance` came to."""
+
+    STEPPED = "stepped"
+    SKIPPED = "skipped"
+    """The gradient was not finite: the labels were read, the weights stay."""
+    WAITING = "waiting"
+    """The next batch is not labelled yet."""
+    DONE = "done"
+
+
+class NotFiniteError(StudentError):
+    """Step after step has no finite gradient."""
+
+    def __init__(self, name: str, step: int, sample_ids: Sequence[str]) -> None:
+        super().__init__(name, step, tuple(sample_ids))
+        self.name, self.step, self.sample_ids = name, step, tuple(sample_ids)
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.sample_ids[:8])
+        return (
+            f"student {self.name}: no finite gradient in {SKIPS_IN_A_ROW_MAX} steps in a row, up to step {self.step}; "
+            f"expected finite losses; lower students.{self.name}.learning_rate, or look at samples {shown}"
+        )
+
+
+class NoLabelsError(StudentError):
+    """The generation ended without a single label."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: the log holds no labels; expected at least one; "
+            "`kdpipe labels ls DIR` shows what was quarantined and why"
+        )
+
+
+class StateForeignError(StudentError):
+    """A checkpoint of a training that was set up differently."""
+
+    def __init__(self, name: str, what: str, found: str, expected: str) -> None:
+        super().__init__(name, what, found, expected)
+        self.name, self.what, self.found, self.expected = name, what, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: what it should go on from has {self.what} {self.found}; expected {self.expected}; "
+            "move that checkpoint or incumbent away to train afresh"
+        )
+
+
+class Trainer:
+    """One student in training."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        student: Student,
+        section: StudentSection,
+        classes: tuple[str, ...],
+        reader: Reader,
+        seed: int,
+        state: Mapping[str, Any] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        reduce: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        check_losses(section.loss, where=f"students.{name}.loss")
+        check_policy(section.weighting, where=f"students.{name}.weighting")
+        self._name, self._student, self._section, self._reader, self._seed = name, student, section, reader, seed
+        self._class_of = {label: index for index, label in enumerate(classes)}
+        self._rank, self._world, self._reduce = rank, world, reduce
+        self._cursor: Cursor | None = None
+        self._progress: dict[str, Any] = {
+            "step": 0,
+            "rows": 0,
+            "live_rows": 0,
+            "skipped": 0,
+            "skips_in_a_row": 0,
+            "teacher": "",
+            "history": [],
+        }
+        self._since: list[float] = []
+        self._optimiser = _adamw(student.module, section)
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def step(self) -> int:
+        """Steps taken, skipped ones included."""
+        return int(self._progress["step"])
+
+    @property
+    def live_rows(self) -> int:
+        return int(self._progress["live_rows"])
+
+    @property
+    def rows(self) -> int:
+        return int(self._progress["rows"])
+
+    @property
+    def skipped(self) -> int:
+        return int(self._progress["skipped"])
+
+    @property
+    def teacher(self) -> str:
+        return str(self._progress["teacher"])
+
+    @property
+    def epoch(self) -> int:
+        return self._cursor.epoch if self._cursor else 0
+
+    @property
+    def loss(self) -> float:
+        """Of the last step; NaN before the first."""
+        return float(self._progress.get("loss", float("nan")))
+
+    @property
+    def history(self) -> tuple[tuple[int, float], ...]:
+        """(step, mean loss of the steps since the entry before)."""
+        return tuple((int(step), float(loss)) for step, loss in self._progress["history"])
+
+    def state(self) -> dict[str, Any]:
+        """All that must survive, as tensors and plain values. The learning rate and all randomness are functions of it."""
+        return {
+            "cursor": asdict(self._cursor) if self._cursor else None,
+            "model": {key: value.detach().clone() for key, value in self._student.module.state_dict().items()},
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": {"steps": self._section.steps, "warmup_steps": self._section.warmup_steps, "peak": self._section.learning_rate},
+            "seed": self._seed,
+            "rng": "philox(seed, epoch, position)",
+            "since": list(self._since),
+            **self._progress,
+        }
+
+    def advance(self) -> Moved:
+        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError and what the reader raises."""
+        if self.step >= self._section.steps:
+            return Moved.DONE
+        batch = self._next_batch()
+        if batch is None:
+            return Moved.WAITING
+        assert self._cursor is not None
+        start, epoch = self._cursor.pos, self._cursor.epoch
+        loss = self._backward(batch, epoch=epoch, start=start)
+        taken = self._update(loss)
+        self._cursor = batch.cursor_after
+        self._count(batch, loss, epoch=epoch, taken=taken)
+        return Moved.STEPPED if taken else Moved.SKIPPED
+
+    def _next_batch(self) -> LabelBatch | None:
+        if self._cursor is None:
+            self._cursor = self._reader.start()
+        for _ in range(3):  # the end of the live pass, then of a replay, then a batch
+            found = self._reader.read(self._cursor)
+            if isinstance(found, LabelBatch):
+                return found
+            if isinstance(found, NotYet):
+                return None
+            if self._cursor.epoch > 0 and self._cursor.pos == 0:
+                break
+            self._cursor = found.next
+        raise NoLabelsError(self._name)
+
+    def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> float:
+        """Leave this batch's gradient on the module, summed over ranks, and return the loss of the whole batch."""
+        module = self._student.module
+        module.train()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = torch.zeros(())
+        if batch.sample_ids:
+            inputs = torch.from_numpy(self._encode(batch, epoch=epoch, start=start))
+            hard_B = torch.tensor([self._class_of.get(label, NO_LABEL) if label is not None else NO_LABEL for label in batch.hard_label])
+            evidence = Evidence(
+                weight_B=batch.weight_B, entropy_B=batch.entropy_B, margin_B=batch.margin_B, classes=batch.log_probs_BK.shape[1]
+            )
+            weight_B = torch.from_numpy(np.ascontiguousarray(POLICIES[self._section.weighting](evidence)))
+            with torch.random.fork_rng(devices=[]):  # a user's dropout: the same masks after a restart
+                torch.manual_seed(_draw(self._seed, epoch, start, self._rank) >> 1)
+                logits_BK = module(inputs)
+            lesson = Lesson(log_probs_BK=torch.from_numpy(np.ascontiguousarray(batch.log_probs_BK)), hard_B=hard_B)
+            loss = mean_loss(
+                logits_BK,
+                lesson,
+                weight_B=weight_B,
+                losses=self._section.loss,
+                temperature=self._section.temperature,
+                batch_rows=batch.batch_rows,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+        if self._reduce is None:
+            return float(loss.detach())
+        flat = torch.cat([loss.detach().reshape(1), *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)])
+        self._reduce(flat)
+        for parameter, grad in zip(parameters, torch.split(flat[1:], [p.numel() for p in parameters]), strict=True):
+            parameter.grad = grad.reshape(parameter.shape).clone()
+        return float(flat[0])
+
+    def _encode(self, batch: LabelBatch, *, epoch: int, start: int) -> NDArray[Any]:
+        student = self._student
+        values = batch.inputs.to_pylist()
+        if student.kind == "floats" or not student.jitter_bytes:
+            return encode(values, kind=student.kind, width=student.width)
+        # One draw a position of the whole batch, so that the shift does not depend on how ranks cut it.
+        raw = np.random.Philox(key=_draw(self._seed, epoch, start, 0)).random_raw(batch.batch_rows)
+        first = batch.batch_rows * self._rank // self._world
+        shift_B = (raw[first : first + len(values)] % np.uint64(student.jitter_bytes)).astype(int)
+        return encode(["\0" * int(shift) + text for shift, text in zip(shift_B, values, strict=True)], kind="text", width=student.width)
+
+    def _update(self, loss: float) -> bool:
+        section = self._section
+        norm = torch.nn.utils.clip_grad_norm_(self._student.module.parameters(), section.clip_norm)
+        if not (np.isfinite(loss) and bool(torch.isfinite(norm))):
+            return False
+        rate = learning_rate(self.step, steps=section.steps, warmup_steps=section.warmup_steps, peak=section.learning_rate)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+        return True
+
+    def _count(self, batch: LabelBatch, loss: float, *, epoch: int, taken: bool) -> None:
+        progress = self._progress
+        progress["step"] += 1
+        progress["rows"] += batch.batch_rows
+        progress["live_rows"] += batch.batch_rows if epoch == 0 else 0
+        progress["teacher"] = batch.teacher or progress["teacher"]
+        progress["skips_in_a_row"] = 0 if taken else progress["skips_in_a_row"] + 1
+        if taken:
+            progress["loss"] = loss
+            self._since.append(loss)
+        else:
+            progress["skipped"] += 1
+        if progress["skips_in_a_row"] >= SKIPS_IN_A_ROW_MAX:
+            raise NotFiniteError(self._name, self.step, batch.sample_ids)
+        if self._since and (self.step % max(1, self._section.steps // HISTORY_POINTS) == 0 or self.step == self._section.steps):
+            progress["history"].append([self.step, sum(self._since) / len(self._since)])
+            self._since = []
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        schedule = {"steps": self._section.steps, "warmup_steps": self._section.warmup_steps, "peak": self._section.learning_rate}
+        for what, found, expected in (("seed", state["seed"], self._seed), ("schedule", state["schedule"], schedule)):
+            if found != expected:
+                raise StateForeignError(self._name, what, repr(found), repr(expected))
+        load_model(self._name, self._student, state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._cursor = Cursor(**state["cursor"]) if state["cursor"] else None
+        self._since = list(state["since"])
+        self._progress = {
+            key: list(map(list, state[key])) if key == "history" else state[key]
+            for key in (*self._progress, *(["loss"] if "loss" in state else []))
+        }
+
+
+def load_model(name: str, student: Student, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a student: its incumbent's (a warm start), or a checkpoint's. Raises StateForeignError."""
+    own = student.module.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in own.items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    if shapes != found:
+        wrong = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))[0]
+        raise StateForeignError(name, f"weights {wrong!r}", str(found.get(wrong, "missing")), str(shapes.get(wrong, "no such weights")))
+    student.module.load_state_dict(dict(weights))
+
+
+def _adamw(module: torch.nn.Module, section: StudentSection) -> torch.optim.AdamW:
+    """Weight decay on matrices only: a bias and a norm's scale are no capacity."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": section.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=section.learning_rate, fused=False)
+
+
+def _draw(*key: int) -> int:
+    return int.from_bytes(hashlib.blake2b(",".join(map(str, key)).encode(), digest_size=8).digest(), "little")

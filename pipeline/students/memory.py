@@ -1,0 +1,70 @@
+"""Labels held in memory, in the reading protocol of `pipeline.labels`: for the honest control, benchmarks and tests.
+
+The order is a seeded permutation per epoch, as in a replay; the live pass is epoch 0 in the same manner.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.labels.evidence import entropy_nats, margin
+from pipeline.labels.order import Cursor, permutation
+from pipeline.labels.reader import EndOfEpoch, LabelBatch
+
+
+class MemoryReader:
+    """N samples, each with the teacher's log-probabilities and, where there is one, a hard label."""
+
+    def __init__(
+        self,
+        *,
+        sample_ids: Sequence[str],
+        inputs: Any,
+        log_probs_NK: NDArray[np.float32],
+        hard_label: Sequence[str | None],
+        teacher: str,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._ids, self._hard, self._teacher = list(sample_ids), list(hard_label), teacher
+        self._inputs = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
+        self._log_probs_NK = log_probs_NK
+        self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def start(self) -> Cursor:
+        name = hashlib.blake2b("\0".join(self._ids).encode(), digest_size=8).hexdigest()
+        return Cursor(log=f"memory-{name}", seed=self._seed, batch=self._batch, generation=1, epoch=0, pos=0)
+
+    def read(self, cursor: Cursor) -> LabelBatch | EndOfEpoch:
+        total = len(self._ids)
+        if cursor.pos >= total:
+            return EndOfEpoch(next=replace(cursor, epoch=cursor.epoch + 1, pos=0))
+        if self._order is None or self._order[0] != cursor.epoch:
+            self._order = cursor.epoch, permutation(total, self._seed, cursor.epoch)
+        stop = min(cursor.pos + self._batch, total)
+        rows = stop - cursor.pos
+        first, last = (cursor.pos + rows * edge // self._world for edge in (self._rank, self._rank + 1))
+        rows_B = self._order[1][first:last]
+        log_probs_BK = self._log_probs_NK[rows_B]
+        return LabelBatch(
+            cursor_after=replace(cursor, pos=stop),
+            sample_ids=[self._ids[row] for row in rows_B],
+            inputs=self._inputs.take(pa.array(rows_B)),
+            log_probs_BK=log_probs_BK,
+            weight_B=np.ones(len(rows_B), dtype=np.float32),
+            entropy_B=entropy_nats(log_probs_BK),
+            margin_B=margin(log_probs_BK),
+            disagreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
+            hard_label=[self._hard[row] for row in rows_B],
+            teacher=self._teacher,
+            rows_B=rows_B,
+            batch_rows=rows,
+        )

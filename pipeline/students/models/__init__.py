@@ -1,0 +1,109 @@
+"""The zoo of students, and the way from a run file's section to a module.
+
+A student is a `torch.nn.Module` that maps inputs to logits [B, K]. For text it has `max_bytes` and eats uint8 [B, max_bytes]; for
+floats it has `features` and eats float32 [B, features]. `jitter_bytes`, where it has one, is how far training may shift a text. A
+user's own (`module:callable`) is called with `classes=K` and the options. Initial weights depend on nothing but the seed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import StudentSection
+from pipeline.errors import StudentError
+from pipeline.inputs import InputKind
+from pipeline.references import import_reference
+from pipeline.students.models.byte_conv import ByteConv
+from pipeline.students.models.mlp import Mlp
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {"byte_conv": ByteConv, "mlp": Mlp}
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class StudentBuildError(StudentError):
+    """A student's callable or options do not make a module of the expected shape."""
+
+    def __init__(self, where: str, found: str, expected: str) -> None:
+        super().__init__(where, found, expected)
+        self.where, self.found, self.expected = where, found, expected
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}; expected {self.expected}; correct `use` or `options` of the student in the run file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """What a student is made of: enough to build it again anywhere."""
+
+    name: str
+    section: StudentSection
+    classes: tuple[str, ...]
+    kind: InputKind
+    base: Path
+    """Folder of the user's own modules."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A built module and the shape of what it eats."""
+
+    module: nn.Module
+    kind: InputKind
+    width: int
+    """`max_bytes` or `features`."""
+    jitter_bytes: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+
+def build_student(spec: StudentSpec) -> Student:
+    """The student with its initial weights. Raises StudentBuildError, ReferenceNotFoundError."""
+    section, where = spec.section, f"students.{spec.name}"
+    make = MODELS[section.use] if section.use in MODELS else _users(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            module: Any = make(classes=len(spec.classes), **section.options)
+        except (TypeError, ValueError) as error:
+            raise StudentBuildError(
+                f"{where}.options", f"{section.use} says: {error}", "options that it knows and values that fit"
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise StudentBuildError(f"{where}.use", f"{section.use} returned a {type(module).__name__}", "a torch.nn.Module")
+    attribute = "max_bytes" if spec.kind == "text" else "features"
+    width = getattr(module, attribute, None)
+    if not isinstance(width, int) or width < 1:
+        raise StudentBuildError(
+            f"{where}.use", f"{section.use} has {attribute} = {width!r}", f"`{attribute}`, the width of its {spec.kind} input"
+        )
+    return Student(
+        module=module,
+        kind=spec.kind,
+        width=width,
+        jitter_bytes=int(getattr(module, "jitter_bytes", 0)),
+        warnings=_warnings(spec.name, module),
+    )
+
+
+def _users(spec: StudentSpec) -> Callable[..., Any]:
+    if ":" not in spec.section.use:
+        raise StudentBuildError(
+            f"students.{spec.name}.use", f"no student named {spec.section.use!r}", f"one of {', '.join(sorted(MODELS))}, or module:callable"
+        )
+    return import_reference(spec.section.use, base=spec.base)
+
+
+def _warnings(name: str, module: nn.Module) -> tuple[str, ...]:
+    norms = [layer for layer, part in module.named_modules() if isinstance(part, BATCH_NORMS)]
+    if not norms:
+        return ()
+    return (f"student {name} normalises over batches ({norms[0]}): what it learns depends on the number of workers and on short batches",)

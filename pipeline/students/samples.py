@@ -1,0 +1,149 @@
+"""Samples to judge a student by, and the three parts of a validation split.
+
+`fit` sets the temperature and calibrates int8, `choose` decides between ways to train and to quantise, `gate` decides about a release and
+nothing else. Where the source carries a column `part` that column says which is which; elsewhere a hash of the sample's id does,
+always the same way. A row that did not parse is left out.
+
+Shapes: N samples, K classes.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.distill.losses import NO_LABEL
+from pipeline.errors import DataError
+from pipeline.sources.source import Source
+from pipeline.teachers.teacher import Teacher
+
+PARTS = ("fit", "choose", "gate")
+SHARES = (0.3, 0.3, 0.4)
+READ_ROWS = 1024
+TEACHER_ROWS = 256
+
+
+class LabelUnknownError(DataError):
+    """A hard label that is none of the run file's classes."""
+
+    def __init__(self, sample_id: str, found: str, classes: Sequence[str]) -> None:
+        super().__init__(sample_id, found, tuple(classes))
+        self.sample_id, self.found, self.classes = sample_id, found, tuple(classes)
+
+    def __str__(self) -> str:
+        return f"sample {self.sample_id}: label {self.found!r}; expected one of {', '.join(self.classes)}; correct `classes` or the data"
+
+
+class SamplesMissingError(DataError):
+    """A part of the validation split without samples."""
+
+    def __init__(self, what: str, there: Mapping[str, int]) -> None:
+        super().__init__(what, dict(there))
+        self.what, self.there = what, dict(there)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.there.items())
+        return f"validation: no sample in {self.what} ({counts}); expected some in each of {', '.join(PARTS)}; give `validation` more rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """N samples with what is known of them."""
+
+    ids: tuple[str, ...]
+    inputs: tuple[Any, ...]
+    """Text, or tuples of numbers."""
+    hard_N: NDArray[np.int64]
+    """Class, or NO_LABEL."""
+    teacher_NK: NDArray[np.float32] | None = None
+    """The teacher's log-probabilities, where it was asked."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labelled(self) -> bool:
+        """Every sample has a hard label."""
+        return len(self) > 0 and bool((self.hard_N != NO_LABEL).all())
+
+    def take(self, rows: Iterable[int]) -> "Samples":
+        chosen = list(rows)
+        return Samples(
+            ids=tuple(self.ids[row] for row in chosen),
+            inputs=tuple(self.inputs[row] for row in chosen),
+            hard_N=self.hard_N[chosen],
+            teacher_NK=None if self.teacher_NK is None else self.teacher_NK[chosen],
+        )
+
+    def with_teacher(self, teacher: Teacher) -> "Samples":
+        """The same samples with what the teacher says about them. Its -inf becomes -30, as in stored labels."""
+        kind = pa.string() if not self.inputs or isinstance(self.inputs[0], str) else pa.list_(pa.float32())
+        answers = [
+            teacher.log_probs(pa.array(self.inputs[start : start + TEACHER_ROWS], kind)) for start in range(0, len(self), TEACHER_ROWS)
+        ]
+        teacher_NK = np.concatenate(answers) if answers else np.zeros((0, len(teacher.classes)), np.float32)
+        return Samples(ids=self.ids, inputs=self.inputs, hard_N=self.hard_N, teacher_NK=np.maximum(teacher_NK, -30).astype(np.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The three parts."""
+
+    fit: Samples
+    choose: Samples
+    gate: Samples
+
+    def with_teacher(self, teacher: Teacher) -> "Validation":
+        return Validation(
+            fit=self.fit.with_teacher(teacher), choose=self.choose.with_teacher(teacher), gate=self.gate.with_teacher(teacher)
+        )
+
+
+def read_samples(source: Source, *, classes: Sequence[str]) -> Samples:
+    """Every row of a source that parses. Raises LabelUnknownError."""
+    return _samples(_rows(source), classes)
+
+
+def read_validation(source: Source, *, classes: Sequence[str]) -> Validation:
+    """The three parts of a validation source. Raises SamplesMissingError, LabelUnknownError."""
+    rows = list(_rows(source))
+    parts = {part: _samples([row for row in rows if _part_of(row) == part], classes) for part in PARTS}
+    for part, samples in parts.items():
+        if not len(samples):
+            raise SamplesMissingError(part, {name: len(found) for name, found in parts.items()})
+    return Validation(**parts)
+
+
+def part_of(sample_id: str) -> str:
+    """The part that a sample of this id belongs to where the source does not say."""
+    share = int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "little") / 2**64
+    return PARTS[0] if share < SHARES[0] else PARTS[1] if share < SHARES[0] + SHARES[1] else PARTS[2]
+
+
+def _part_of(row: Mapping[str, Any]) -> str:
+    said = row.get("part")
+    return said if said is not None else part_of(row["sample_id"])
+
+
+def _rows(source: Source) -> Iterable[Mapping[str, Any]]:
+    for part in source.parts():
+        for start in range(0, part.rows, READ_ROWS):
+            batch = source.read(part.identity, range(start, min(start + READ_ROWS, part.rows)))
+            yield from (row for row in batch.to_pylist() if row["input"] is not None)
+
+
+def _samples(rows: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> Samples:
+    index = {name: number for number, name in enumerate(classes)}
+    ids, inputs, hard = [], [], []
+    for row in rows:
+        label = row["label"]
+        if label is not None and label not in index:
+            raise LabelUnknownError(row["sample_id"], label, classes)
+        ids.append(row["sample_id"])
+        inputs.append(row["input"] if isinstance(row["input"], str) else tuple(row["input"]))
+        hard.append(NO_LABEL if label is None else index[label])
+    return Samples(ids=tuple(ids), inputs=tuple(inputs), hard_N=np.array(hard, dtype=np.int64))

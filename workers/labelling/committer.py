@@ -49,6 +49,11 @@ class Committer:
         return self._writer.state
 
     @property
+    def pending(self) -> int:
+        """Entries that are not known to be durable yet."""
+        return self._writer.queued
+
+    @property
     def term(self) -> int:
         return self._writer.term
 

@@ -60,14 +60,17 @@ class PartVanishedError(DataError):
 
 
 class StoreWriteError(MachineError):
-    """Shards can't be written, again and again."""
+    """The label store can't be written to, again and again."""
 
     def __init__(self, tries: int, reason: str) -> None:
         super().__init__(tries, reason)
         self.tries, self.reason = tries, reason
 
     def __str__(self) -> str:
-        return f"the label store refused {self.tries} shards in succession, last with: {self.reason}; expected to write; `kdpipe doctor`"
+        return (
+            f"the label store failed {self.tries} times in succession, last with: {self.reason}; "
+            "expected to write; nothing committed is lost; `kdpipe doctor` looks at this machine"
+        )
 
 
 class RepairFailedError(LabelStoreError):

@@ -8,7 +8,7 @@ Runs in one thread. All that must survive a crash is in the log; a new session b
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -73,7 +73,8 @@ class Session:
         self._workers: dict[str, _Worker] = {}
         self.repairs = Repairs()
         self._full_until_s = 0.0
-        self._write_failures = 0
+        self._write_failures: Counter[str] = Counter()
+        """In succession, of shards and of log records."""
         self._teacher_rows, self._teacher_s = 0, 0.0
         self._rates: deque[tuple[float, int]] = deque()
         self._says = ""
@@ -165,7 +166,7 @@ class Session:
         if done.shard is not None and not self._committer.is_stored(done.shard):
             self._take_failure(Failed(lease=done.lease, trouble=Trouble.WRITE, reason=f"{done.shard.key} is not in the store"), now)
             return
-        self._write_failures = 0
+        self._write_failures["shard"] = 0
         repaired = self.repairs.settle(done.lease, forgotten=len(done.bad))
         lease = self._ledger.settle(done.lease)
         if repaired and done.shard:
@@ -204,9 +205,7 @@ class Session:
                 if failure.trouble is Trouble.FULL:
                     self._full_until_s = now.mono_s + FULL_PAUSE_S
                     return
-                self._write_failures += 1
-                if self._write_failures >= WRITE_TRIES:
-                    raise StoreWriteError(self._write_failures, failure.reason)
+                self._count_write_failure("shard", failure.reason)
 
     def _refuse_vanished(self, number: int) -> None:
         lease = next((lease for lease in self._ledger.leases if lease.number == number), None)
@@ -290,3 +289,13 @@ class Session:
             self._committer.tick(now_s=now.mono_s, now_unix_s=now.unix_s, starved=starved, lead_used_up=lead_used_up)
         except StoreFullError:
             self._full_until_s = now.mono_s + FULL_PAUSE_S
+        except OSError as error:  # the writer still has what it was to write, and puts it again at the next turn
+            self._count_write_failure("log", f"{type(error).__name__}: {error}")
+        else:
+            if not self._committer.pending:
+                self._write_failures["log"] = 0
+
+    def _count_write_failure(self, what: str, reason: str) -> None:
+        self._write_failures[what] += 1
+        if self._write_failures[what] >= WRITE_TRIES:
+            raise StoreWriteError(self._write_failures[what], reason)

@@ -1,0 +1,382 @@
+"""Labelling from plan to end, without Ray: exactly once, whatever fails."""
+
+import threading
+
+import pytest
+
+from pipeline.labels.log import FencedError, LogReader, LogWriter
+from pipeline.labels.reader import LabelBatch, LabelReader
+from pipeline.labels.store import StoreFullError
+from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once, read_epoch
+from tests.kit.stores import Crash, MemoryStore
+from workers.labelling import Demand
+from workers.labelling.faults import PartVanishedError, SourceFailsError, StoreWriteError, TeacherChangedError, TeacherFailsError
+
+
+def texts(count: int, word: str = "text") -> list[str]:
+    return [f"{word} {number}" for number in range(count)]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def bench_of(store: MemoryStore, *, rows: int = 50, **options) -> Bench:
+    return Bench(store, MemorySource({"a": texts(rows), "b": texts(11, "more")}), **options)
+
+
+def test_every_planned_row_is_labelled_once(store):
+    bench = bench_of(store)
+    outcome = bench.run()
+    assert outcome.ended
+    assert (outcome.rows_planned, outcome.rows_committed, outcome.teacher_calls) == (61, 61, 61)
+    assert len(bench.teacher.asked) == 61
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_finished_generation_asks_the_teacher_nothing_starts_nobody_and_writes_nothing(store):
+    bench = bench_of(store)
+    bench.run()
+    before = dict(store.objects)
+    outcome = bench.run()
+    assert outcome.ended
+    assert (outcome.rows_committed, outcome.teacher_calls, outcome.actors) == (61, 0, 0)
+    assert len(bench.crews) == 1
+    assert store.objects == before
+
+
+def test_the_next_generation_labels_only_what_is_new(store):
+    bench = bench_of(store)
+    bench.run()
+    bench.source.texts["c"] = texts(9, "new")
+    summary = bench.labelling(1).plan()
+    assert summary.ended
+    assert (summary.rows_new, summary.rows_left) == (9, 0)
+    outcome = bench.run(2)
+    assert outcome.teacher_calls == 9
+    assert_exactly_once(store, bench.source, generation=2)
+    live, _ = read_epoch(reader := LabelReader(store, generation=2, batch=4, seed=1), reader.start())
+    assert sorted(live) == sorted(f"c:{row}" for row in range(9))
+
+
+def test_a_generation_without_new_rows_ends_once_and_has_an_empty_live_pass(store):
+    bench = bench_of(store)
+    bench.run(1)
+    bench.run(2)
+    before = dict(store.objects)
+    assert bench.run(2).ended
+    assert store.objects == before
+    assert len(bench.crews) == 1
+    ends = LogReader(store).refresh().ends
+    assert ends[1] == ends[2] > 0
+    assert read_epoch(reader := LabelReader(store, generation=2, batch=4, seed=1), reader.start())[0] == []
+
+
+def test_an_empty_source_is_a_generation_without_windows(store):
+    bench = Bench(store, MemorySource({"nothing": []}))
+    assert bench.run().ended
+    assert bench.crews == []
+    reader = LabelReader(store, generation=1, batch=4, seed=1)
+    assert read_epoch(reader, reader.start())[0] == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_any_write_loses_and_doubles_nothing(after):
+    number = 0
+    while True:
+        store = MemoryStore()
+        bench = Bench(store, MemorySource({"a": [*texts(20), "poison", "unparseable"], "b": texts(5, "more")}), window_rows=8)
+        store.crash_at(number, after=after)
+        try:
+            bench.run()
+        except Crash:
+            store.revive()
+            bench.run()
+            assert_exactly_once(store, bench.source)
+            number += 1
+        else:
+            break
+    assert number > 10
+
+
+def test_crashes_upon_crashes_lose_and_double_nothing(store):
+    bench = bench_of(store, rows=30)
+    for number in range(1, 60):
+        store.revive()
+        store.crash_at(number % 9, after=number % 2 == 0)
+        try:
+            bench.run()
+            break
+        except Crash:
+            continue
+    store.revive()
+    bench.run()
+    assert_exactly_once(store, bench.source)
+
+
+def test_lost_answers_to_log_writes_lose_and_double_nothing(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    for skip in (0, 1, 3, 4):
+        store.lose_response("put_if_absent log/", skip=skip)
+    outcome = labelling.run(demand=Demand, progress=lambda _: None, stop=threading.Event())
+    assert (outcome.ended, outcome.teacher_calls) == (True, 61)
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_store_that_takes_no_log_record_any_more_ends_the_run(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    for _ in range(10):
+        store.fail("put_if_absent log/", OSError(5, "Input/output error"))
+    with pytest.raises(StoreWriteError, match=r"failed 5 times.*Input/output error"):
+        labelling.run(demand=Demand, progress=lambda _: None, stop=threading.Event())
+    store.revive()
+    bench.run()
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_store_that_takes_no_shard_any_more_ends_the_run(store):
+    bench = bench_of(store)
+    for _ in range(10):
+        store.fail("put shards/", OSError(5, "Input/output error"))
+    with pytest.raises(StoreWriteError, match=r"failed 5 times.*Input/output error"):
+        bench.run()
+    store.revive()
+    bench.run()
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_shard_that_is_not_in_the_store_is_never_committed(store):
+    bench = bench_of(store)
+    real_put = store.put
+    forgotten: list[str] = []
+
+    def put(key: str, data: bytes) -> None:
+        if key.startswith("shards/") and len(forgotten) < 2:
+            forgotten.append(key)
+        else:
+            real_put(key, data)
+
+    store.put = put
+    bench.run()
+    assert not set(forgotten) & {commit.shard.key for commit in LogReader(store).refresh().commits}
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_row_at_which_the_teacher_raises_is_quarantined_with_the_reason_and_the_run_goes_on(store):
+    bench = Bench(store, MemorySource({"a": [*texts(30), "poison", *texts(10, "later")]}), unit_rows=8)
+    outcome = bench.run()
+    assert (outcome.rows_committed, outcome.rows_quarantined) == (40, 1)
+    (bad,) = LogReader(store).refresh().quarantined
+    assert "ValueError: the teacher chokes" in bad.reason
+    assert_exactly_once(store, bench.source)
+
+
+def test_rows_without_input_and_answers_that_are_nan_are_quarantined(store):
+    bench = Bench(store, MemorySource({"a": [*texts(30), "unparseable", "nan"]}))
+    assert bench.run().rows_quarantined == 2
+    assert sorted(bad.reason for bad in LogReader(store).refresh().quarantined) == ["not UTF-8", "the teacher answered NaN"]
+    assert not any("unparseable" in text for text in bench.teacher.asked)
+    assert_exactly_once(store, bench.source)
+
+
+def test_the_only_new_row_being_bad_ends_the_generation_all_the_same(store):
+    bench = bench_of(store)
+    bench.run()
+    bench.source.texts["c"] = ["poison"]
+    assert bench.run(2).rows_quarantined == 1
+    assert_exactly_once(store, bench.source, generation=2)
+
+
+def test_a_teacher_that_answers_nothing_stops_the_run_and_quarantines_nothing(store):
+    bench = Bench(store, MemorySource({"a": texts(60, "poison")}))
+    with pytest.raises(TeacherFailsError, match="the teacher chokes"):
+        bench.run()
+    state = LogReader(store).refresh()
+    assert state.rows_quarantined == 0
+    bench.source.texts["a"] = texts(60)
+    assert bench.run().rows_committed == 60
+
+
+def test_a_source_that_cannot_be_read_stops_the_run_and_quarantines_nothing(store):
+    bench = bench_of(store)
+    bench.source.read_error = OSError("stale file handle")
+    with pytest.raises(SourceFailsError, match="stale file handle"):
+        bench.run()
+    assert LogReader(store).refresh().rows_quarantined == 0
+    bench.source.read_error = None
+    assert bench.run().rows_committed == 61
+
+
+def test_a_row_that_kills_its_process_is_found_by_halving_and_quarantined_alone(store):
+    bench = Bench(store, MemorySource({"a": [*texts(29), "kill", *texts(10, "later")]}), unit_rows=8)
+    outcome = bench.run()
+    assert (outcome.rows_committed, outcome.rows_quarantined) == (39, 1)
+    assert bench.crews[0].killed_rows == [8, 8, 4, 2, 1]
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_teacher_that_hangs_is_ended_when_its_lease_runs_out(store):
+    bench = Bench(store, MemorySource({"a": [*texts(29), "hang"]}), lease_s=3.0)
+    outcome = bench.run()
+    assert (outcome.rows_committed, outcome.rows_quarantined) == (29, 1)
+    assert bench.crews[0].restarted >= 2
+    (bad,) = LogReader(store).refresh().quarantined
+    assert bad.reason == "the teacher did not answer within 3 s"
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_vanished_part_is_an_error_that_names_it_only_if_its_rows_are_needed(store):
+    bench = bench_of(store)
+    stop = threading.Event()
+    bench.run(stop=stop, on_progress=lambda now: stop.set() if now.rows_committed else None)
+    rest = bench.source.texts.pop("a")
+    with pytest.raises(PartVanishedError, match=r"^a: gone or changed, and \d+ of its planned rows"):
+        bench.labelling().plan()
+    bench.source.texts["a"] = rest
+    bench.run()
+    del bench.source.texts["a"]
+    bench.source.texts["c"] = texts(3)
+    assert bench.run(2).rows_committed == 64
+
+
+def test_a_part_that_vanishes_while_it_is_labelled_is_named(store):
+    bench = bench_of(store)
+    with pytest.raises(PartVanishedError, match=r"^a: "):
+        bench.run(on_progress=lambda now: bench.source.texts.clear())
+
+
+def test_a_stopped_run_keeps_what_is_done_and_goes_on_later(store):
+    bench = bench_of(store)
+    stop = threading.Event()
+    outcome = bench.run(stop=stop, on_progress=lambda now: stop.set() if now.rows_committed >= 8 else None)
+    assert not outcome.ended
+    assert 8 <= outcome.rows_committed < 61
+    rest = bench.run()
+    assert rest.teacher_calls == 61 - outcome.rows_committed
+    assert_exactly_once(store, bench.source)
+
+
+def test_another_teacher_is_refused_with_both_names_unless_mixing_is_asked_for(store):
+    bench = bench_of(store)
+    stop = threading.Event()
+    bench.run(stop=stop, on_progress=lambda now: stop.set() if now.rows_committed else None)
+    bench.teacher.fingerprint = "teacher-2"
+    with pytest.raises(TeacherChangedError, match=r"teacher-2; expected teacher-1.*kdpipe clean DIR --labels"):
+        bench.run()
+    with pytest.raises(TeacherChangedError):
+        bench.labelling().check_teacher("teacher-2")
+    bench.labelling().check_teacher("teacher-1")
+    assert bench.run(mixed_teachers=True).ended
+
+
+def test_low_disk_pauses_says_so_and_goes_on_when_there_is_space(store):
+    bench = bench_of(store, free_disk_bytes=100 * 2**20)
+    free = iter([200 * 2**20] * 5 + [50 * 2**20] * 40)
+    bench.free_bytes = lambda: next(free, 200 * 2**20)
+    assert bench.run().rows_committed == 61
+    assert any(now.says == "paused: 50 MiB of disk free, below the 100 MiB to keep" for now in bench.progress)
+    assert_exactly_once(store, bench.source)
+
+
+@pytest.mark.parametrize("step", ["put shards/", "put_if_absent log/"])
+def test_a_full_disk_pauses_and_goes_on_when_there_is_space(store, step):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    for skip in range(3):
+        store.fail(step, StoreFullError("x"), skip=skip + 1)
+    assert labelling.run(demand=Demand, progress=bench.progress.append, stop=threading.Event()).rows_committed == 61
+    assert any("full" in now.says for now in bench.progress)
+    assert_exactly_once(store, bench.source)
+
+
+def test_labelling_waits_for_the_slowest_student_and_seals_what_it_has(store):
+    bench = bench_of(store, rows=200, lead_max=24, window_rows=4)
+    consumed = 0
+    leads = []
+
+    def demand() -> Demand:
+        nonlocal consumed
+        state = LogReader(store).refresh()
+        sealed = sum(seal.rows for seal in state.windows)
+        leads.append(state.rows_labelled - consumed)
+        consumed = min(sealed, consumed + 1)
+        return Demand(cursors={"slow": consumed, "fast": sealed})
+
+    assert bench.run(demand=demand).rows_committed == 211
+    assert max(leads) <= 24 + 2 * 2 * 4
+    assert any(now.says.startswith("waiting for the students") for now in bench.progress)
+    assert_exactly_once(store, bench.source)
+
+
+def test_without_a_student_in_training_nothing_is_held_back(store):
+    bench = bench_of(store, rows=200, lead_max=24, window_rows=4)
+    assert bench.run(demand=lambda: Demand()).rows_committed == 211
+
+
+def test_a_newer_run_fences_an_older_one(store):
+    bench = bench_of(store, rows=100)
+    taken: list[LogWriter] = []
+
+    def take_over(now):
+        if now.rows_committed and not taken:
+            taken.append(LogWriter.open(store, holder="the second", classes=CLASSES, nonce="n2", now_unix_s=0.0))
+
+    with pytest.raises(FencedError, match="now written by the second"):
+        bench.run(on_progress=take_over)
+    bench.run()
+    assert_exactly_once(store, bench.source)
+
+
+def test_shards_that_nobody_committed_are_swept_by_the_next_run(store):
+    bench = bench_of(store)
+    store.crash_after("put shards/", skip=3)
+    with pytest.raises(Crash):
+        bench.run()
+    store.revive()
+    bench.run()
+    state = LogReader(store).refresh()
+    assert set(store.list("shards/")) == {commit.shard.key for commit in state.commits}
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_corrupt_shard_is_labelled_again_at_the_same_positions(store, damage):
+    bench = bench_of(store)
+    bench.run()
+    reader = LabelReader(store, generation=1, batch=5, seed=1)
+    before, _ = read_epoch(reader, reader.start())
+    key = LogReader(store).refresh().commits[3].shard.key
+    if damage == "flip":
+        store.flip_bit(key, at=len(store.objects[key]) // 2)
+    elif damage == "truncate":
+        store.objects[key] = store.objects[key][:-8]
+    else:
+        del store.objects[key]
+    outcome = bench.run(demand=lambda: Demand(corrupt=frozenset([key, "shards/unknown"])))
+    assert outcome.repaired == (key,)
+    assert outcome.teacher_calls == LogReader(store).refresh().commits[3].shard.rows
+    fresh = LabelReader(store, generation=1, batch=5, seed=1)
+    assert read_epoch(fresh, fresh.start())[0] == before
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_shard_that_cannot_be_labelled_again_keeps_its_positions_and_weighs_nothing(store):
+    bench = bench_of(store)
+    bench.run()
+    state = LogReader(store).refresh()
+    commit = next(commit for commit in state.commits if commit.start < 50)
+    del store.objects[commit.shard.key]
+    del bench.source.texts["a"]
+    outcome = bench.run(demand=lambda: Demand(corrupt=frozenset([commit.shard.key])))
+    assert outcome.rows_forgotten == commit.shard.rows
+    reader = LabelReader(store, generation=1, batch=61, seed=1)
+    batch = reader.read(reader.start())
+    assert isinstance(batch, LabelBatch)
+    assert len(batch.sample_ids) == len(set(batch.sample_ids)) == 61
+    assert (batch.weight_B == 0).sum() == commit.shard.rows
+    assert batch.inputs.null_count == 0

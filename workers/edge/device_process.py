@@ -6,6 +6,7 @@ moment: everything it does may be cut off anywhere.
 
 import json
 import logging
+import os
 import random
 import signal
 import sys
@@ -222,6 +223,6 @@ def _status(agent: Agent, serving: Serving, device: str) -> dict[str, Any]:
 
 
 def _stop_at_eof(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not through sys.stdin, whose lock would be held at exit
         pass
     stop.set()

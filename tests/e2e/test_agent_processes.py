@@ -1,0 +1,151 @@
+"""Real agent processes against a fleet over real mTLS: first install, update, way back, kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.bundles import TEXTS, text_bundle, text_probabilities, text_table, wrong_golden
+from tests.kit.fleet_server import FakeFleet
+from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
+
+ROOT = Path(__file__).parents[2]
+
+
+class AgentProcess:
+    """`python -m workers.edge run` on a folder."""
+
+    def __init__(self, folder: Path, enrolment: Path) -> None:
+        command = [sys.executable, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment)]
+        command += ["--metrics-port", "0", "--exit-with-parent", "--shadow-s", "0.1", "--trial-s", "0.1"]
+        self.folder = folder
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the agent ended with {self.process.wait()}"
+        self.ready: dict[str, Any] = json.loads(line)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait()
+
+    def wait(self, timeout_s: float = 10) -> int:
+        code = self.process.wait(timeout_s)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        return code
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[FakeFleet]:
+    with FakeFleet(tmp_path, now=datetime.now(UTC)) as fleet:
+        yield fleet
+
+
+def test_device_enrols_installs_updates_and_answers_like_the_bundle(fleet: FakeFleet, tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path / "device", fleet.enrolment_file(tmp_path / "enrolment.json"))
+    try:
+        assert agent.ready["ready"]
+        assert agent.ready["device"] == "d-1"
+        with LocalDevice(agent.folder) as device:
+            with pytest.raises(DeviceRefusedError, match="no model is installed") as refused:
+                device.predict(["hello"])
+            assert refused.value.status == 503
+            first = fleet.trust.publish(text_bundle(tmp_path, release=1, seed=1), release=1, now=fleet.now)
+            fleet.assign("d-1", first, generation=1)
+            fleet.wait_for(lambda: fleet.states("d-1", 1)[-1:] == ["CONFIRMED"])
+            assert fleet.states("d-1", 1) == ["CHECK", "DOWNLOAD", "VERIFY", "STAGED", "TRIAL", "CONFIRMED"]
+            assert "shadow skipped" in fleet.reports["d-1"][4].detail
+            answer = device.predict(TEXTS)
+            assert answer["digest"] == first.digest
+            for text, row in zip(TEXTS, answer["probabilities"], strict=True):
+                assert row == pytest.approx(text_probabilities(text, text_table(1)), abs=1e-5)
+
+            second = fleet.trust.publish(text_bundle(tmp_path, release=2, seed=2), release=2, now=fleet.now)
+            fleet.assign("d-1", second, generation=2)
+            fleet.wait_for(lambda: fleet.states("d-1", 2)[-1:] == ["CONFIRMED"])
+            assert fleet.states("d-1", 2) == ["CHECK", "DOWNLOAD", "VERIFY", "STAGED", "SHADOW", "TRIAL", "CONFIRMED"]
+            evidence = next(r.shadow for r in fleet.reports["d-1"] if r.generation == 2 and r.HasField("shadow"))
+            assert evidence.samples == 2 * len(TEXTS)
+            assert not evidence.golden_only
+            assert evidence.memory_bytes > 0
+            assert device.predict(["x"])["digest"] == second.digest
+            assert device.status()["state"] == "CONFIRMED"
+        url = f"http://127.0.0.1:{agent.ready['metrics_port']}/metrics"
+        series = urllib.request.urlopen(url, timeout=5).read().decode()
+        assert 'kdpipe_edge_installs_total{state="CONFIRMED"} 2.0' in series
+        assert 'kdpipe_edge_predictions_total{outcome="busy"} 0.0' in series
+        assert "d-1" not in series
+        agent.process.terminate()
+        assert agent.wait() == 0
+    finally:
+        agent.process.kill()
+
+
+def test_release_that_misses_its_golden_samples_never_answers(fleet: FakeFleet, tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path / "device", fleet.enrolment_file(tmp_path / "enrolment.json"))
+    try:
+        good = fleet.trust.publish(text_bundle(tmp_path, release=1), release=1, now=fleet.now)
+        fleet.assign("d-1", good, generation=1)
+        fleet.wait_for(lambda: fleet.states("d-1", 1)[-1:] == ["CONFIRMED"])
+        bad = fleet.trust.publish(text_bundle(tmp_path, release=2, seed=2, golden=wrong_golden(2)), release=2, now=fleet.now)
+        fleet.assign("d-1", bad, generation=2)
+        fleet.wait_for(lambda: fleet.states("d-1", 2)[-1:] == ["FAILED"])
+        assert fleet.last("d-1").failure_code == "golden_mismatch"
+        with LocalDevice(agent.folder) as device:
+            assert device.predict(["x"])["digest"] == good.digest
+    finally:
+        agent.kill()
+
+
+def test_agent_ends_when_its_parent_does(fleet: FakeFleet, tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path / "device", fleet.enrolment_file(tmp_path / "enrolment.json"))
+    assert agent.process.stdin is not None
+    agent.process.stdin.close()
+    assert agent.process.wait(10) == 0
+    assert agent.process.stdout is not None
+    agent.process.stdout.close()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_still_answers_and_confirms(fleet: FakeFleet, tmp_path: Path) -> None:
+    """SIGKILL of agent (and with it the model process) while releases follow one another."""
+    rng = random.Random(7)
+    enrolment = fleet.enrolment_file(tmp_path / "enrolment.json")
+    targets = [fleet.trust.publish(text_bundle(tmp_path, release=n, seed=n), release=n, now=fleet.now) for n in (1, 2, 3, 4)]
+    allowed: set[str] = set()
+    for generation, target in enumerate(targets, 1):
+        fleet.assign("d-1", target, generation=generation)
+        allowed.add(target.digest)
+        for _ in range(3):
+            agent = AgentProcess(tmp_path / "device", enrolment)
+            try:
+                if generation > 1:
+                    with LocalDevice(agent.folder) as device:
+                        assert device.predict(["hello"])["digest"] in allowed
+                time.sleep(rng.uniform(0.0, 1.2))  # the moment of the kill
+            finally:
+                os.kill(agent.process.pid, signal.SIGKILL)
+                agent.wait()
+        agent = AgentProcess(tmp_path / "device", enrolment)
+        try:
+            fleet.wait_for(lambda g=generation: bool({"CONFIRMED", "ROLLED_BACK", "FAILED"} & set(fleet.states("d-1", g))))  # type: ignore[misc]
+            outcome = fleet.states("d-1", generation)[-1]
+            with LocalDevice(agent.folder) as device:
+                running = device.predict(["hello"])["digest"]
+            assert (running == target.digest) == (outcome == "CONFIRMED")
+        finally:
+            agent.kill()
+    with pytest.raises(DeviceSilentError), LocalDevice(tmp_path / "device") as device:
+        device.status()

@@ -1,0 +1,103 @@
+"""`python -m workers.orchestrator`: the orchestrator as a process.
+
+Prints one JSON line when it serves, logs JSON lines to stderr, stops on SIGTERM or SIGINT, and with `--exit-with-parent` also
+when its stdin ends. An error is one line on stderr and the exit code of its family.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.errors import KdpipeError
+from workers.orchestrator.pacing import Pacing
+from workers.orchestrator.ports import Ports
+from workers.orchestrator.server import Orchestrator, Settings
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, where, message, and the facts of `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"at_s": round(record.created, 3), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop; returns the exit code."""
+    options = _parse(arguments)
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[stderr])
+    try:
+        asyncio.run(_run(_settings(options), exit_with_parent=options.exit_with_parent))
+    except KdpipeError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+async def _run(settings: Settings, *, exit_with_parent: bool) -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    orchestrator = Orchestrator(settings)
+    ports = await orchestrator.start()
+    if exit_with_parent:
+        threading.Thread(target=_watch_stdin, args=(loop, told), name="stdin-watch", daemon=True).start()
+    ready = {"ready": True, "pid": os.getpid(), "host": settings.host, **{f"{name}_port": port for name, port in asdict(ports).items()}}
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    await told.wait()
+    await orchestrator.stop()
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(told.set)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    ports = Ports(fleet=options.fleet_port, enrolment=options.enrolment_port, operator=options.operator_port, metrics=options.metrics_port)
+    return Settings(
+        folder=options.dir,
+        repository=options.repository,
+        keys=options.keys,
+        host=options.host,
+        ports=ports,
+        pacing=Pacing(busy_s=options.busy_sync_s, idle_s=options.idle_sync_s),
+        database_url=options.database,
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers.orchestrator", description="Serve a fleet of devices.")
+    parser.add_argument("--dir", type=Path, required=True, help="the orchestrator's own folder: certificates, database, ports")
+    parser.add_argument("--repository", type=Path, required=True, help="the TUF repository")
+    parser.add_argument("--keys", type=Path, required=True, help="folder of the online keys: snapshot, timestamp, assignment")
+    parser.add_argument("--host", default="127.0.0.1")
+    for name in ("fleet", "enrolment", "operator", "metrics"):
+        parser.add_argument(f"--{name}-port", type=int, default=0, help="0 takes the last one, or picks a free one on the first start")
+    parser.add_argument("--busy-sync-s", type=float, default=Pacing.busy_s, help="interval of Sync while a rollout moves")
+    parser.add_argument("--idle-sync-s", type=float, default=Pacing.idle_s, help="interval of Sync otherwise")
+    parser.add_argument("--database", default="", help="SQLAlchemy URL; SQLite in --dir by default")
+    parser.add_argument("--exit-with-parent", action="store_true", help="stop when stdin ends")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

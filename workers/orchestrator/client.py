@@ -1,0 +1,269 @@
+"""The operator's side of the orchestrator: blocking calls with time limits and clear errors, for the driver and the CLI.
+
+Every call may be repeated. `wait_ready` is for the start of a run: it asks until the orchestrator answers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from pipeline.errors import FleetError
+from pipeline.rollout.rollout import RolloutState, WavePhase
+from pipeline.rollout.steering import Action
+from workers.orchestrator.pki import operator_credentials, write_enrolment
+from workers.orchestrator.ports import read_ports
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
+
+CALL_S = 10.0
+PUBLISH_S = 300.0
+CHUNK_BYTES = 256 * 1024
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+
+class OrchestratorUnreachableError(FleetError):
+    """Nobody answers at the orchestrator's operator port."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"orchestrator at {self.address}: {self.reason}; expected an answer; `kdpipe status DIR` shows whether it runs"
+
+
+class OrchestratorRefusedError(FleetError):
+    """The orchestrator understood and refused; `code` is gRPC's name of the reason."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutView:
+    """A rollout as the orchestrator describes it."""
+
+    rollout_id: str
+    population: str
+    target: str
+    digest: str
+    state: RolloutState
+    phase: WavePhase
+    wave: int
+    waves: int
+    devices: int
+    offered: int
+    confirmed: int
+    failed: int
+    lost: int
+    incompatible: int
+    paused: bool
+    reason: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Nothing moves any more without an operator."""
+        return self.state not in (RolloutState.DRAFT, RolloutState.APPROVED, RolloutState.RUNNING, RolloutState.REVERTING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceView:
+    """A device as the orchestrator knows it."""
+
+    device_id: str
+    population: str
+    hardware: str
+    running_digest: str
+    state: str
+    failure_code: str
+    last_seen_unix_s: float
+    is_revoked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetView:
+    """Every device and the rollouts that are in memory, oldest event first."""
+
+    devices: Sequence[DeviceView]
+    rollouts: Sequence[RolloutView]
+
+
+class Operator:
+    """A connection with an operator's certificate. Close it, or use it as a context manager."""
+
+    def __init__(self, *, address: str, ca_pem: bytes, key_pem: bytes, certificate_pem: bytes) -> None:
+        self._address = address
+        credentials = grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
+        options = (
+            ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        )
+        self._channel = grpc.secure_channel(address, credentials, options=options)
+        self._stub = fleet_pb2_grpc.OperatorStub(self._channel)
+
+    @classmethod
+    def open(cls, fleet_dir: Path, *, host: str = "127.0.0.1") -> Self:
+        """The operator of the orchestrator whose folder this is. Raises OrchestratorUnreachableError, PkiBrokenError."""
+        port = read_ports(fleet_dir).operator
+        if port == 0:
+            raise OrchestratorUnreachableError(str(fleet_dir), "it never started here (no ports.json)")
+        ca_pem, credentials = operator_credentials(fleet_dir / "pki")
+        return cls(address=f"{host}:{port}", ca_pem=ca_pem, key_pem=credentials.key_pem, certificate_pem=credentials.certificate_pem)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def wait_ready(self, *, timeout_s: float = 10.0) -> None:
+        """Return once the orchestrator answers. Raises OrchestratorUnreachableError."""
+        request = fleet_pb2.GetFleetRequest(page_size=1)
+        self._call(self._stub.GetFleet, request, timeout_s=timeout_s, wait_for_ready=True)
+
+    def create_tokens(self, population: str, *, count: int = 1, valid_s: float = 86_400.0) -> list[str]:
+        """Fresh single-use enrolment tokens."""
+        request = fleet_pb2.CreateTokenRequest(population=population, valid_s=valid_s, count=count)
+        return list(self._call(self._stub.CreateToken, request).tokens)
+
+    def publish(self, release_metadata: bytes, bundle: Path | None = None) -> int:
+        """Send signed metadata and the bundle it newly names; returns the snapshot version. Publishing the same again changes nothing."""
+        return int(self._call(self._stub.Publish, _parts(release_metadata, bundle), timeout_s=PUBLISH_S).snapshot_version)
+
+    def create_rollout(
+        self,
+        rollout_id: str,
+        *,
+        population: str,
+        target: str,
+        waves: Sequence[float],
+        soak_s: float,
+        deadline_s: float,
+        lost_after_s: float = 0.0,
+    ) -> RolloutView:
+        """Create a rollout in DRAFT; the same id with the same content again returns it as it is now."""
+        request = fleet_pb2.CreateRolloutRequest(
+            rollout_id=rollout_id,
+            population=population,
+            target=target,
+            waves=waves,
+            soak_s=soak_s,
+            deadline_s=deadline_s,
+            lost_after_s=lost_after_s,
+        )
+        return _rollout(self._call(self._stub.CreateRollout, request).rollout)
+
+    def approve(self, rollout_id: str) -> RolloutView:
+        return self.control(rollout_id, Action.APPROVE)
+
+    def control(self, rollout_id: str, action: Action) -> RolloutView:
+        """Approve, pause, resume or abort. An action that is done already is no error."""
+        request = fleet_pb2.ControlRolloutRequest(rollout_id=rollout_id, action=f"ROLLOUT_ACTION_{action.name}")
+        return _rollout(self._call(self._stub.ControlRollout, request).rollout)
+
+    def get_rollout(self, rollout_id: str) -> RolloutView:
+        request = fleet_pb2.GetRolloutRequest(rollout_id=rollout_id)
+        return _rollout(self._call(self._stub.GetRollout, request).rollout)
+
+    def get_fleet(self) -> FleetView:
+        """Every device, page by page, and the rollouts."""
+        devices: list[DeviceView] = []
+        rollouts: list[RolloutView] = []
+        request = fleet_pb2.GetFleetRequest()
+        while True:
+            page = self._call(self._stub.GetFleet, request)
+            devices += map(_device, page.devices)
+            rollouts += map(_rollout, page.rollouts)
+            if not page.next_after_device_id:
+                return FleetView(devices=devices, rollouts=rollouts)
+            request = fleet_pb2.GetFleetRequest(after_device_id=page.next_after_device_id)
+
+    def revoke(self, device_id: str) -> None:
+        """Refuse this device from its next call on."""
+        request = fleet_pb2.RevokeDeviceRequest(device_id=device_id)
+        self._call(self._stub.RevokeDevice, request)
+
+    def _call(self, method: Callable[..., Any], request: object, *, timeout_s: float = CALL_S, wait_for_ready: bool = False) -> Any:
+        try:
+            return method(request, timeout=timeout_s, wait_for_ready=wait_for_ready)
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details() or ""
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise OrchestratorUnreachableError(self._address, details or code.name.lower()) from error
+            raise OrchestratorRefusedError(code.name, details or code.name.lower()) from error
+
+
+def enrolment_files(
+    operator: Operator, folder: Path, *, fleet_dir: Path, host: str, population: str, names: Sequence[str], root: bytes
+) -> list[Path]:
+    """Write an enrolment file for each name, `NAME.json`, mode 0600, with a token of its own."""
+    ports = read_ports(fleet_dir)
+    ca_pem, _ = operator_credentials(fleet_dir / "pki")
+    paths = []
+    for name, token in zip(names, operator.create_tokens(population, count=len(names)), strict=True):
+        path = folder / f"{name}.json"
+        write_enrolment(
+            path,
+            endpoint_enrolment=f"{host}:{ports.enrolment}",
+            endpoint_fleet=f"{host}:{ports.fleet}",
+            ca_pem=ca_pem,
+            root=root,
+            token=token,
+        )
+        paths.append(path)
+    return paths
+
+
+def _parts(release_metadata: bytes, bundle: Path | None) -> Iterator[fleet_pb2.PublishRequest]:
+    yield fleet_pb2.PublishRequest(release_metadata=release_metadata)
+    if bundle is None:
+        return
+    with bundle.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield fleet_pb2.PublishRequest(chunk=chunk)
+
+
+def _rollout(rollout: fleet_pb2.Rollout) -> RolloutView:
+    phase = fleet_pb2.WavePhase.Name(rollout.phase).removeprefix("WAVE_PHASE_").lower()
+    return RolloutView(
+        rollout_id=rollout.rollout_id,
+        population=rollout.population,
+        target=rollout.target,
+        digest=rollout.digest,
+        state=RolloutState(fleet_pb2.RolloutState.Name(rollout.state).removeprefix("ROLLOUT_STATE_").lower()),
+        phase=WavePhase.NONE if phase == "unspecified" else WavePhase(phase),
+        wave=rollout.wave,
+        waves=rollout.waves,
+        devices=rollout.devices,
+        offered=rollout.offered,
+        confirmed=rollout.confirmed,
+        failed=rollout.failed,
+        lost=rollout.lost,
+        incompatible=rollout.incompatible,
+        paused=rollout.paused,
+        reason=rollout.reason,
+    )
+
+
+def _device(device: fleet_pb2.Device) -> DeviceView:
+    return DeviceView(
+        device_id=device.device_id,
+        population=device.population,
+        hardware=device.hardware_class,
+        running_digest=device.running_digest,
+        state=fleet_pb2.DeviceState.Name(device.state).removeprefix("DEVICE_STATE_").lower(),
+        failure_code=device.failure_code,
+        last_seen_unix_s=device.last_seen_unix_s,
+        is_revoked=device.revoked,
+    )

@@ -1,0 +1,250 @@
+"""The wave engine: what follows from reports and from time, acted upon. Runs inside the writer's transactions.
+
+It asks `pipeline.rollout.steering` what happens next, appends those events, and signs an assignment for every device whose
+desired release changed, all in one transaction: after a crash either both are there or neither, and the next tick goes on. An
+assignment's generation only grows, also past what a device remembers from before a database was restored.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Protocol
+
+from securesystemslib.signer import Signer
+
+from pipeline.errors import FleetError
+from pipeline.releases.assignment import Assignment, sign_assignment
+from pipeline.releases.online import BundleMissingError
+from pipeline.releases.target import ReleaseTarget
+from pipeline.rollout.events import Event
+from pipeline.rollout.evidence import Evidence, Progress
+from pipeline.rollout.rollout import LIVE, Plan, Rollout, RolloutState, Stage
+from pipeline.rollout.steering import Action, advance, command, create, desired, excuse_absence, supersede
+from pipeline.rollout.targeting import is_allowed
+from workers.orchestrator.pki import utc
+from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
+from workers.orchestrator.writer import Session
+
+ASSIGNMENT_VALID = timedelta(days=14)
+UNHAPPY = frozenset({Stage.FAILED, Stage.LOST, Stage.INCOMPATIBLE})
+
+log = logging.getLogger(__name__)
+
+
+class RolloutUnknownError(FleetError):
+    """There is no such rollout."""
+
+    def __init__(self, rollout_id: str) -> None:
+        super().__init__(rollout_id)
+        self.rollout_id = rollout_id
+
+    def __str__(self) -> str:
+        return f"rollout {self.rollout_id!r:.100}: there is none; create it first"
+
+
+class RolloutConflictError(FleetError):
+    """A rollout with this id and another content exists, or another one is on its way to the same population."""
+
+    def __init__(self, rollout_id: str, found: str, expected: str) -> None:
+        super().__init__(rollout_id, found, expected)
+        self.rollout_id, self.found, self.expected = rollout_id, found, expected
+
+    def __str__(self) -> str:
+        return f"rollout {self.rollout_id}: {self.found}; expected {self.expected}"
+
+
+class Releases(Protocol):
+    """Published releases; `pipeline.releases.online.OnlineRepository` is one."""
+
+    def target(self, path: str) -> ReleaseTarget: ...
+    def targets(self) -> dict[str, ReleaseTarget]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A rollout as an operator asks for it."""
+
+    rollout_id: str
+    population: str
+    target: str
+    waves: tuple[float, ...]
+    soak_s: float
+    deadline_s: float
+    lost_after_s: float
+
+
+class Engine:
+    """Decides and signs. Every method that takes a session runs in the writer's thread."""
+
+    def __init__(self, roster: Roster, releases: Releases, signer: Signer, *, started_s: float, present_within_s: float) -> None:
+        self._roster, self._releases, self._signer = roster, releases, signer
+        self._started_s, self._present_within_s = started_s, present_within_s
+
+    def order(self, session: Session, order: Order, *, salt: str, now: float) -> Rollout:
+        """Create a rollout, or return the one that an equal order made before. Raises RolloutConflictError, BundleMissingError."""
+        release = self._releases.target(order.target)
+        floored = (
+            path
+            for path, other in self._releases.targets().items()
+            if other.student == release.student and other.release < release.security_floor
+        )
+        plan = Plan(**vars(order), digest=release.digest, salt=salt, hardware=release.hardware, no_way_back=tuple(sorted(floored)))
+        known = self.find(session, order.rollout_id)
+        if known is None:
+            rollout, created = create(plan, now=now)
+            session.add_rollout(rollout, created)
+            return rollout
+        if replace(known.plan, salt=salt, no_way_back=plan.no_way_back) != plan:
+            raise RolloutConflictError(order.rollout_id, "it exists with another content", "the same content, or an id of its own")
+        return known
+
+    def act(self, session: Session, rollout_id: str, action: Action, *, now: float) -> Rollout:
+        """An operator's action and all that follows from it at once.
+
+        Raises RolloutUnknownError, RolloutActionError, RolloutConflictError.
+        """
+        rollout = self.find(session, rollout_id)
+        if rollout is None:
+            raise RolloutUnknownError(rollout_id)
+        if action in (Action.APPROVE, Action.RESUME):
+            self._make_way(session, rollout, now)
+        rollout, events = command(rollout, action, now=now)
+        self._settle(session, rollout, events, now)
+        self.tick(session, now=now)
+        found = self.find(session, rollout_id)
+        return rollout if found is None else found
+
+    def find(self, session: Session, rollout_id: str) -> Rollout | None:
+        known = session.all_rollouts().get(rollout_id)
+        if known is not None:
+            return known
+        try:
+            return read_rollout(session.connection, rollout_id)
+        except ValueError:
+            return None  # an empty log: there is none
+
+    def wake(self, session: Session, *, alive_until_s: float, now: float) -> None:
+        """Once after a start: the time away counts against nobody."""
+        for rollout in session.all_rollouts().values():
+            excused, events = excuse_absence(rollout, since_s=alive_until_s, now=now)
+            session.put_rollout(excused, events)
+
+    def tick(self, session: Session, *, now: float) -> None:
+        """Move every rollout as far as it goes now, and give newcomers what their population runs."""
+        for rollout in session.all_rollouts().values():
+            if rollout.state in LIVE or rollout.state is RolloutState.HALTED:
+                moved, events = advance(rollout, self._evidence(session, rollout.plan.population), now=now)
+                self._settle(session, moved, events, now)
+        self._greet(session, now)
+
+    def assign(self, session: Session, row: DeviceRow, release: ReleaseTarget | None, *, now: float) -> DeviceRow:
+        """Point a device at a release, under a new generation; None takes its assignment away."""
+        generation = max(row.generation, row.device_generation) + 1
+        row = replace(row, generation=generation, target="", digest="", envelope=b"", expires_s=0.0)
+        if release is not None:
+            row = self._sign(replace(row, target=release.path, digest=release.digest), now)
+        row = replace(row, progress=Progress.SILENT, progress_s=now)
+        session.put_device(row)
+        return row
+
+    def overtake(self, session: Session, row: DeviceRow, *, now: float) -> DeviceRow:
+        """A device that has accepted a newer generation than ours (an old database was restored) gets a newer one still."""
+        if row.device_generation <= row.generation or not row.target:
+            return row
+        try:
+            return self.assign(session, row, self._releases.target(row.target), now=now)
+        except BundleMissingError:
+            log.warning("assigned release is gone", extra={"target": row.target})
+            return row
+
+    def refresh(self, session: Session, *, now: float) -> int:
+        """Sign assignments anew that are half through their term. Returns how many."""
+        fresh_until_s = now + ASSIGNMENT_VALID.total_seconds() / 2
+        stale = [row for row in self._roster.devices.values() if row.target and not row.is_revoked and row.expires_s < fresh_until_s]
+        for row in stale:
+            session.put_device(self._sign(session.device(row.device_id) or row, now))
+        return len(stale)
+
+    def _sign(self, row: DeviceRow, now: float) -> DeviceRow:
+        expires = utc(now) + ASSIGNMENT_VALID
+        assignment = Assignment(
+            device=row.device_id, target=row.target, digest=row.digest, generation=row.generation, issued=utc(now), expires=expires
+        )
+        return replace(row, envelope=sign_assignment(assignment, self._signer), expires_s=expires.timestamp())
+
+    def _evidence(self, session: Session, population: str) -> Evidence:
+        seen = self._roster.seen
+        rows = session.population(population)
+        facts = {device: row.facts(max(row.last_seen_s, seen.get(device, 0.0))) for device, row in rows.items()}
+        return Evidence(devices=facts, listening_since_s=self._started_s, present_within_s=self._present_within_s)
+
+    def _settle(self, session: Session, rollout: Rollout, events: list[Event], now: float) -> None:
+        """Append what happened and assign what is desired now."""
+        session.put_rollout(rollout, events)
+        for event in events:
+            log.info(
+                "rollout moved", extra={"rollout": rollout.plan.rollout_id, "event": str(event.kind), "why": event.facts.get("reason", "")}
+            )
+        if not events and rollout.state not in LIVE:
+            return
+        self._reconcile(session, rollout.plan, desired(rollout), now)
+
+    def _reconcile(self, session: Session, plan: Plan, wanted: Mapping[str, str], now: float) -> None:
+        releases: dict[str, ReleaseTarget | None] = {}
+        for device, target in wanted.items():
+            row = session.device(device)
+            if row is None or row.is_revoked or row.target == target:
+                continue
+            if target not in releases:
+                releases[target] = self._release(target)
+            release = releases[target]
+            if release is None and target:
+                continue  # logged; the device keeps what it has
+            self.assign(session, row, release, now=now)
+
+    def _release(self, target: str) -> ReleaseTarget | None:
+        if not target:
+            return None
+        try:
+            return self._releases.target(target)
+        except BundleMissingError:
+            log.warning("release is gone, its devices keep what they have", extra={"target": target})
+            return None
+
+    def _greet(self, session: Session, now: float) -> None:
+        """Devices without an assignment, outside every live rollout, get what their population runs."""
+        for population in {row.population for row in self._roster.devices.values()}:
+            rows = [row for row in session.population(population).values() if not row.target and not row.is_revoked]
+            if not rows:
+                continue
+            incumbent = self._incumbent(session, population)
+            if incumbent is None:
+                continue
+            busy = {device for other in _live(session, population) for device in desired(other)}
+            release = self._release(incumbent.plan.target)
+            for row in rows:
+                member = incumbent.members.get(row.device_id)
+                is_unhappy = member is not None and member.stage in UNHAPPY
+                if release and row.device_id not in busy and not is_unhappy and is_allowed(row.hardware, incumbent.plan.hardware):
+                    self.assign(session, row, release, now=now)
+
+    def _incumbent(self, session: Session, population: str) -> Rollout | None:
+        done = [r for r in session.all_rollouts().values() if r.plan.population == population and r.state is RolloutState.COMPLETED]
+        return max(done, key=lambda rollout: rollout.last_event_s, default=None)
+
+    def _make_way(self, session: Session, rollout: Rollout, now: float) -> None:
+        """One rollout at a time per population: a halted one gives way, a moving one does not."""
+        for other in _live(session, rollout.plan.population):
+            if other.plan.rollout_id == rollout.plan.rollout_id:
+                continue
+            if other.state is not RolloutState.HALTED:
+                found = f"rollout {other.plan.rollout_id} of population {rollout.plan.population} is {other.state}"
+                raise RolloutConflictError(rollout.plan.rollout_id, found, "one rollout at a time; wait for it, or abort it")
+            ended, events = supersede(other, rollout.plan.rollout_id, now=now)
+            self._settle(session, ended, events, now)
+
+
+def _live(session: Session, population: str) -> Iterable[Rollout]:
+    moving = LIVE | {RolloutState.HALTED}
+    return [r for r in session.all_rollouts().values() if r.plan.population == population and r.state in moving]

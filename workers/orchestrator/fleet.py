@@ -1,0 +1,161 @@
+"""What devices call: Sync, metadata and bundles, over mTLS.
+
+Sync is the only control call, and idempotent: what a device reports is applied once, however often it is sent, and is
+acknowledged only after its commit. A call that brings nothing new is answered from memory and touches no database.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import grpc
+
+from pipeline.releases.online import BundleMissingError, OnlineRepository
+from pipeline.releases.repository import MAX_METADATA_BYTES, MetadataInvalidError
+from workers.orchestrator.engine import Engine
+from workers.orchestrator.identity import caller
+from workers.orchestrator.metrics import OrchestratorMetrics
+from workers.orchestrator.pacing import Pacing
+from workers.orchestrator.refusals import CallerRefusedError, OverloadedError
+from workers.orchestrator.reports import (
+    MAX_REPORTS,
+    BodyRefusedError,
+    Claims,
+    DeviceReport,
+    check_claims,
+    check_digest,
+    check_report,
+    claim,
+    take,
+)
+from workers.orchestrator.roster import DeviceRow, Roster
+from workers.orchestrator.writer import Session, Writer, encode_shadow
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
+
+CHUNK_BYTES = 256 * 1024
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Fleet(fleet_pb2_grpc.FleetServicer):
+    """Sync and GetMetadata."""
+
+    def __init__(
+        self,
+        *,
+        roster: Roster,
+        writer: Writer,
+        engine: Engine,
+        repository: OnlineRepository,
+        pacing: Pacing,
+        clock: Callable[[], float],
+        metrics: OrchestratorMetrics,
+        news: Callable[[], None],
+    ) -> None:
+        self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
+        self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
+
+    async def Sync(self, request: fleet_pb2.SyncRequest, context: Context) -> fleet_pb2.SyncResponse:
+        device_id, now = caller().name, self._clock()
+        claims, reports, shadows = _read(request)
+        row = self._roster.devices[device_id]
+        was_away = not self._pacing.is_present(self._roster.seen.get(device_id, 0.0), now)
+        self._roster.seen[device_id] = now
+        is_news = bool(take(row, reports, now=now)[1]) or claim(row, claims) is not row
+        if is_news or (row.device_generation > row.generation and row.target):
+            row, fresh = await self._writer.run(lambda session: self._apply(session, device_id, claims, reports, shadows, now))
+            for report in fresh:
+                self._metrics.reported(report.state)
+        if is_news or (was_away and self._roster.live(row.population)) or not row.target:
+            self._news()
+        self._metrics.synced(durable=is_news)
+        return fleet_pb2.SyncResponse(
+            assignment=row.envelope,
+            acknowledged_incarnation=row.incarnation,
+            acknowledged_sequence=row.sequence,
+            next_sync_s=self._pacing.next_sync_s(self._roster, row.population),
+        )
+
+    async def GetMetadata(self, request: fleet_pb2.GetMetadataRequest, context: Context) -> fleet_pb2.GetMetadataResponse:
+        most = min(request.max_bytes, MAX_METADATA_BYTES)
+        try:
+            content = await asyncio.to_thread(self._repository.metadata, request.name, most)
+        except MetadataInvalidError as error:
+            raise BundleMissingError(request.name) from error
+        return fleet_pb2.GetMetadataResponse(content=content)
+
+    def _apply(
+        self, session: Session, device_id: str, claims: Claims, reports: list[DeviceReport], shadows: dict[tuple[int, int], str], now: float
+    ) -> tuple[DeviceRow, list[DeviceReport]]:
+        row = session.device(device_id)
+        if row is None or row.is_revoked:
+            raise CallerRefusedError("a device revoked a moment ago", "an enrolled one; enrol it anew")
+        row, fresh = take(claim(row, claims), reports, now=now)
+        row = replace(row, last_seen_s=now)
+        session.put_device(row)
+        for report in fresh:
+            key = (report.incarnation, report.sequence)
+            session.add_report(vars(report) | {"device_id": device_id, "received_s": now, "shadow": shadows.get(key)})
+        return self._engine.overtake(session, row, now=now), fresh
+
+
+class Artifact(fleet_pb2_grpc.ArtifactServicer):
+    """Bundles in chunks, from any offset; a bounded number of downloads at once."""
+
+    def __init__(self, *, repository: OnlineRepository, metrics: OrchestratorMetrics, downloads_max: int) -> None:
+        self._repository, self._metrics = repository, metrics
+        self._downloads, self._downloads_max = 0, downloads_max
+
+    async def Fetch(self, request: fleet_pb2.FetchRequest, context: Context) -> AsyncIterator[fleet_pb2.FetchResponse]:
+        check_digest("digest", request.digest)
+        path = self._repository.bundle_path(request.digest)
+        if self._downloads >= self._downloads_max:
+            raise OverloadedError(f"{self._downloads} downloads at once", f"at most {self._downloads_max}")
+        self._downloads += 1
+        try:
+            with await asyncio.to_thread(path.open, "rb") as file:
+                size = await asyncio.to_thread(_seek, file, request.offset)
+                if request.offset > size:
+                    raise BodyRefusedError("offset", str(request.offset), f"at most {size}, the bundle's length")
+                while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    self._metrics.served(len(chunk))
+                    yield fleet_pb2.FetchResponse(chunk=chunk)
+        finally:
+            self._downloads -= 1
+
+
+def _seek(file: BinaryIO, offset: int) -> int:
+    size = file.seek(0, 2)
+    file.seek(min(offset, size))
+    return size
+
+
+def _read(request: fleet_pb2.SyncRequest) -> tuple[Claims, list[DeviceReport], dict[tuple[int, int], str]]:
+    """The request as checked values; shadow evidence by report. Raises BodyRefusedError."""
+    if len(request.reports) > MAX_REPORTS:
+        raise BodyRefusedError("reports", f"{len(request.reports)} of them", f"at most {MAX_REPORTS} a call")
+    claims = Claims(
+        running_digest=request.running_digest,
+        generation=request.assignment_generation,
+        hardware=request.hardware_class,
+        agent_version=request.agent_version,
+        clock_wrong=request.clock_wrong,
+    )
+    shadows = {(r.incarnation, r.sequence): encode_shadow(_shadow(r.shadow)) for r in request.reports if r.HasField("shadow")}
+    return check_claims(claims), [check_report(_report(report)) for report in request.reports], shadows
+
+
+def _report(report: fleet_pb2.Report) -> DeviceReport:
+    return DeviceReport(
+        incarnation=report.incarnation,
+        sequence=report.sequence,
+        generation=report.generation,
+        digest=report.digest,
+        state=report.state,
+        failure_code=report.failure_code,
+        detail=report.detail,
+    )
+
+
+def _shadow(shadow: fleet_pb2.ShadowEvidence) -> dict[str, Any]:
+    return {field.name: getattr(shadow, field.name) for field in fleet_pb2.ShadowEvidence.DESCRIPTOR.fields}

@@ -1,0 +1,94 @@
+"""What the orchestrator shows to Prometheus: `kdpipe_orchestrator_*`, every label set from 0, no device id anywhere."""
+
+from collections import Counter as Tally
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from pipeline.rollout.rollout import RolloutState
+from workers.metrics import MetricsServer
+from workers.orchestrator.roster import Roster
+from workers.rpc import fleet_pb2
+
+PORTS = ("fleet", "enrolment", "operator")
+CODES = (
+    "OK",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "INVALID_ARGUMENT",
+    "RESOURCE_EXHAUSTED",
+    "OUT_OF_RANGE",
+    "NOT_FOUND",
+    "FAILED_PRECONDITION",
+    "UNAVAILABLE",
+    "INTERNAL",
+)
+STATES = tuple(name.removeprefix("DEVICE_STATE_").lower() for name in fleet_pb2.DeviceState.keys())  # noqa: SIM118 no dict
+
+
+class OrchestratorMetrics:
+    """The series, on the registry of one `MetricsServer`."""
+
+    def __init__(self, server: MetricsServer) -> None:
+        of: dict[str, Any] = {"registry": server.registry, "namespace": "kdpipe", "subsystem": "orchestrator"}
+        self._calls = Counter("calls_total", "gRPC calls answered, by port and status.", ("port", "code"), **of)
+        self._reports = Counter("reports_total", "Device reports taken, by state.", ("state",), **of)
+        self._syncs = Counter("syncs_total", "Syncs answered, by whether they needed a transaction.", ("durable",), **of)
+        self._enrolments = Counter("enrolments_total", "Devices enrolled.", **of)
+        self._publications = Counter("publications_total", "Releases published.", **of)
+        self._served = Counter("bundle_bytes_total", "Bundle bytes sent to devices.", **of)
+        self._transaction_s = Histogram("transaction_seconds", "Time of one transaction, commit included.", **of)
+        self._transaction_jobs = Histogram(
+            "transaction_jobs", "Calls that shared one transaction.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256), **of
+        )
+        self._tick_s = Histogram("tick_seconds", "Time of one pass of the wave engine.", **of)
+        self._devices = Gauge("devices", "Devices by their last reported state; revoked ones are not counted.", ("state",), **of)
+        self._rollouts = Gauge("rollouts", "Rollouts in memory by state.", ("state",), **of)
+        self._timestamp_expires = Gauge("timestamp_expires_unix_seconds", "When the signed timestamp ends.", **of)
+        for port in PORTS:
+            for code in CODES:
+                self._calls.labels(port, code)
+        for state in STATES:
+            self._reports.labels(state)
+            self._devices.labels(state)
+        for durable in ("yes", "no"):
+            self._syncs.labels(durable)
+        for rollout_state in RolloutState:
+            self._rollouts.labels(str(rollout_state))
+
+    def answered(self, port: str, code: str) -> None:
+        self._calls.labels(port, code if code in CODES else "INTERNAL").inc()
+
+    def synced(self, *, durable: bool) -> None:
+        self._syncs.labels("yes" if durable else "no").inc()
+
+    def reported(self, state: int) -> None:
+        self._reports.labels(STATES[state]).inc()
+
+    def enrolled(self) -> None:
+        self._enrolments.inc()
+
+    def published(self) -> None:
+        self._publications.inc()
+
+    def served(self, count_bytes: int) -> None:
+        self._served.inc(count_bytes)
+
+    def committed(self, jobs: int, seconds: float) -> None:
+        self._transaction_jobs.observe(jobs)
+        self._transaction_s.observe(seconds)
+
+    def ticked(self, seconds: float) -> None:
+        self._tick_s.observe(seconds)
+
+    def timestamp_expires(self, unix_s: float) -> None:
+        self._timestamp_expires.set(unix_s)
+
+    def count(self, roster: Roster) -> None:
+        """Set the gauges from what is known now."""
+        states = Tally(STATES[row.state] for row in list(roster.devices.values()) if not row.is_revoked)
+        for state in STATES:
+            self._devices.labels(state).set(states[state])
+        rollouts = Tally(str(rollout.state) for rollout in list(roster.rollouts.values()))
+        for rollout_state in RolloutState:
+            self._rollouts.labels(str(rollout_state)).set(rollouts[str(rollout_state)])

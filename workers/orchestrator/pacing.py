@@ -1,0 +1,27 @@
+"""How often devices should call: short while a rollout moves, longer otherwise, and longer the more devices there are."""
+
+from dataclasses import dataclass
+
+from workers.orchestrator.roster import Roster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pacing:
+    """The server decides the interval; devices add jitter."""
+
+    busy_s: float = 0.5
+    idle_s: float = 2.0
+    calls_per_s: float = 500.0
+    """Most calls that a whole population should make together."""
+
+    def next_sync_s(self, roster: Roster, population: str) -> float:
+        wanted_s = self.busy_s if roster.is_busy(population) else self.idle_s
+        return max(wanted_s, len(roster.devices) / self.calls_per_s)
+
+    @property
+    def present_within_s(self) -> float:
+        """A device that called within this time is there."""
+        return max(30.0, 3 * self.idle_s)
+
+    def is_present(self, last_seen_s: float, now: float) -> bool:
+        return last_seen_s > 0 and now - last_seen_s <= self.present_within_s

@@ -1,0 +1,32 @@
+"""Reasons for which a call is refused that belong to no single service."""
+
+from pipeline.errors import FleetError
+
+
+class CallerRefusedError(FleetError):
+    """The caller is who it says, and may not do this."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found, self.expected = found, expected
+
+    def __str__(self) -> str:
+        return f"caller: {self.found}; expected {self.expected}"
+
+
+class TokenRefusedError(FleetError):
+    """An enrolment token is unknown, used, or too old. Which of them is not said to a stranger."""
+
+    def __str__(self) -> str:
+        return "enrolment token: unknown, used or expired; expected a fresh one; `kdpipe token new` writes an enrolment file"
+
+
+class OverloadedError(FleetError):
+    """Too much at once; ask again later."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found, self.expected = found, expected
+
+    def __str__(self) -> str:
+        return f"the orchestrator is busy: {self.found}; expected {self.expected}; ask again in a moment"

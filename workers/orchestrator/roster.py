@@ -1,0 +1,141 @@
+"""What the database says, in memory: every device and the rollouts that matter now.
+
+Changed by the writer thread alone, after its commit, by replacing whole immutable values; other threads read without a lock and see the
+state before a transaction or after it. `seen` is the exception: a device's last call is noted at once by whoever
+answers it, and reaches the database with its next change or the next heartbeat.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, select
+
+from pipeline.rollout.events import Event, EventKind, check_chain
+from pipeline.rollout.evidence import DeviceFacts, Progress
+from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, fold
+from workers.orchestrator import tables
+
+TERMINAL_KEPT = 8
+"""Ended rollouts of each population that stay in memory; older ones are read from the database when asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRow:
+    """One device, its newest report and its present assignment; the columns of `tables.devices`."""
+
+    device_id: str
+    population: str
+    hardware: str
+    agent_version: str = ""
+    enrolled_s: float = 0.0
+    is_revoked: bool = False
+    last_seen_s: float = 0.0
+    running_digest: str = ""
+    clock_wrong: bool = False
+    incarnation: int = 0
+    sequence: int = 0
+    device_generation: int = 0
+    """Highest assignment generation that the device says it has accepted."""
+    state: int = 0
+    """Number of the device's state on the wire, as last reported."""
+    failure_code: str = ""
+    progress: str = Progress.SILENT
+    """With the present assignment; reports about others do not move it."""
+    progress_s: float = 0.0
+    generation: int = 0
+    target: str = ""
+    digest: str = ""
+    envelope: bytes = b""
+    expires_s: float = 0.0
+
+    def facts(self, last_seen_s: float) -> DeviceFacts:
+        """What rollout decisions may know of it."""
+        return DeviceFacts(
+            hardware=self.hardware,
+            is_revoked=self.is_revoked,
+            last_seen_s=last_seen_s,
+            target=self.target,
+            digest=self.digest,
+            progress=Progress(self.progress),
+            progress_s=self.progress_s,
+            failure_code=self.failure_code,
+            running_digest=self.running_digest,
+        )
+
+    def columns(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class Roster:
+    """The image. `load` once, then only the writer's transactions change it."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, DeviceRow] = {}
+        self.rollouts: dict[str, Rollout] = {}
+        self.seen: dict[str, float] = {}
+
+    def load(self, connection: Connection) -> None:
+        """Read everything. Raises RolloutLogBrokenError where a rollout's log was tampered with."""
+        rows = connection.execute(select(tables.devices)).mappings()
+        self.devices = {row["device_id"]: DeviceRow(**row) for row in rows}
+        self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
+        self.rollouts = {rollout_id: read_rollout(connection, rollout_id) for rollout_id in _kept(connection)}
+
+    def population(self, name: str) -> list[DeviceRow]:
+        return [row for row in list(self.devices.values()) if row.population == name]
+
+    def live(self, population: str | None = None) -> list[Rollout]:
+        """Rollouts that time or a report can move; a halted one is among them, an operator may resume it."""
+        moving = LIVE | {RolloutState.HALTED}
+        return [r for r in list(self.rollouts.values()) if r.state in moving and population in (None, r.plan.population)]
+
+    def is_busy(self, population: str) -> bool:
+        return any(r.plan.population == population and r.state in LIVE for r in self.rollouts.values())
+
+    def incumbent(self, population: str) -> Rollout | None:
+        """The rollout that brought what the population runs: the last one that completed."""
+        done = [r for r in list(self.rollouts.values()) if r.plan.population == population and r.state is RolloutState.COMPLETED]
+        return max(done, key=lambda rollout: rollout.last_event_s, default=None)
+
+    def forget_old(self) -> None:
+        """Drop ended rollouts beyond the newest few of each population; the incumbent stays."""
+        by_population: dict[str, list[Rollout]] = {}
+        for rollout in self.rollouts.values():
+            if rollout.is_terminal:
+                by_population.setdefault(rollout.plan.population, []).append(rollout)
+        for population, ended in by_population.items():
+            ended.sort(key=lambda rollout: rollout.last_event_s, reverse=True)
+            incumbent = self.incumbent(population)
+            for rollout in ended[TERMINAL_KEPT:]:
+                if rollout is not incumbent:
+                    del self.rollouts[rollout.plan.rollout_id]
+
+
+def read_rollout(connection: Connection, rollout_id: str) -> Rollout:
+    """Fold one rollout from its stored log. Raises RolloutLogBrokenError."""
+    table = tables.rollout_events
+    rows = connection.execute(select(table).where(table.c.rollout_id == rollout_id).order_by(table.c.sequence)).mappings()
+    events = [
+        Event(sequence=row["sequence"], at_s=row["at_s"], kind=EventKind(row["kind"]), facts=json.loads(row["facts"]), hash=row["hash"])
+        for row in rows
+    ]
+    check_chain(rollout_id, events)
+    return fold(events)
+
+
+def _kept(connection: Connection) -> Iterable[str]:
+    table = tables.rollouts
+    rows = connection.execute(select(table).order_by(table.c.ended_s.desc())).mappings().all()
+    terminal: dict[str, int] = {}
+    completed: set[str] = set()
+    for row in rows:
+        if row["ended_s"] is None:
+            yield row["rollout_id"]
+            continue
+        terminal[row["population"]] = terminal.get(row["population"], 0) + 1
+        is_incumbent = row["state"] == RolloutState.COMPLETED and row["population"] not in completed
+        if is_incumbent:
+            completed.add(row["population"])
+        if is_incumbent or terminal[row["population"]] <= TERMINAL_KEPT:
+            yield row["rollout_id"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
-TEMPERATURE_MIN, TEMPERATURE_MAX = 0.05, 20.0
+TEMPERATURE_MIN, TEMPERATURE_MAX = 0.25, 10.0
 
 
 def log_softmax(logits_NK: Floats) -> NDArray[np.float64]:

@@ -13,13 +13,8 @@ temperature, fitted on `fit` with the file that ships, travels beside it, in the
 A crash leaves a temporary folder `.tmp-*` and no `graph.onnx`, or both files complete: the graph is renamed into place last.
 """
 
-import contextlib
-import io
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,32 +25,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_softmax, one_hot
-from pipeline.errors import StudentError
 from pipeline.files import sync_folder, write_atomic
 from pipeline.inputs import InputKind, encode
 from pipeline.students.graph import Graph
 from pipeline.students.models import Student
+from pipeline.students.onnx_file import GRAPH, WEIGHTS, quiet, split, to_onnx
 from pipeline.students.samples import Samples
 
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
-OPSET = 20
-GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
 CALIBRATION_ROWS = 256
 QUANTISED_OPS = ["Conv", "Gather", "Gemm", "MatMul"]
-
-
-class ExportError(StudentError):
-    """A module that does not become a graph."""
-
-    def __init__(self, name: str, found: str) -> None:
-        super().__init__(name, found)
-        self.name, self.found = name, found
-
-    def __str__(self) -> str:
-        return (
-            f"student {self.name}: its module does not export to ONNX ({self.found}); expected operations that ONNX has and "
-            "shapes that do not depend on values; try `torch.onnx.export(module, (example,), dynamo=True)` on it"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +76,11 @@ def export_student(*, name: str, student: Student, fit: Samples, choose: Samples
     with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-export-") as scratch:
         folder = Path(scratch)
         plain = folder / "plain.onnx"
-        onnx.save_model(_to_onnx(name, student), str(plain))
+        onnx.save_model(to_onnx(name, student), str(plain))
         module_logits = _module_logits(student, choose)
         kept, reason = _quantise(plain, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
         model = onnx.load(str(kept))
-        graph, weights = _split(model, folder / "split")
+        graph, weights = split(model, folder / "split")
         parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
         temperature = _temperature(Graph(graph, kind=student.kind), fit)
         (out / GRAPH).unlink(missing_ok=True)
@@ -126,44 +105,6 @@ def export_student(*, name: str, student: Student, fit: Samples, choose: Samples
 _QUANTISATIONS: dict[str, Quantisation] = {"int8.onnx": "int8", "dynamic.onnx": "int8-dynamic", "plain.onnx": "fp32"}
 
 
-def _to_onnx(name: str, student: Student) -> Any:
-    module = student.module.eval()
-    example = torch.zeros((2, student.width), dtype=torch.uint8 if student.kind == "text" else torch.float32)
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    except Exception as error:  # its passes raise whatever they like over a user's module
-        raise ExportError(name, f"{type(error).__name__}: {error}".split("\n")[0][:300]) from error
-    assert program is not None
-    return _anonymous(program.model_proto)
-
-
-def _anonymous(model: Any) -> Any:
-    """Without paths, stack traces and tool names: neither belongs on a device, nor are they the same on two machines."""
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.ClearField("metadata_props")
-        value.ClearField("doc_string")
-    for field in ("metadata_props", "doc_string", "value_info"):
-        model.graph.ClearField(field)
-    for field in ("metadata_props", "doc_string", "producer_name", "producer_version", "functions"):
-        if field != "functions" or not model.functions:
-            model.ClearField(field)
-    model.graph.name = "student"
-    return model
-
-
 def _quantise(
     plain: Path, *, student: Student, fit: Samples, choose: Samples, module_logits: NDArray[np.float32], budget: float
 ) -> tuple[Path, str]:
@@ -172,7 +113,7 @@ def _quantise(
     for file, make in (("int8.onnx", _static), ("dynamic.onnx", _dynamic)):
         path = plain.with_name(file)
         try:
-            with _quiet():
+            with quiet():
                 make(plain, path, student, fit)
             loss = _loss_of(Graph(path, kind=student.kind).logits(choose.inputs), module_logits, choose)
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
@@ -227,33 +168,6 @@ class _Calibration:
         return {"input": next(self._rest)}
 
 
-def _split(model: Any, folder: Path) -> tuple[Path, Path]:
-    """Write the graph and, beside it, one blob of all trained values."""
-    _anonymous(model)
-    folder.mkdir()
-    graph, weights = folder / GRAPH, folder / WEIGHTS
-    offset, blob = 0, io.BytesIO()
-    for tensor in sorted(model.graph.initializer, key=lambda tensor: str(tensor.name)):
-        if tensor.data_type == onnx.TensorProto.INT64:
-            continue
-        data = onnx.numpy_helper.to_array(tensor).tobytes()
-        if not data:
-            continue
-        padding = -offset % 16
-        blob.write(b"\0" * padding + data)
-        offset += padding
-        for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-            tensor.ClearField(field)
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        del tensor.external_data[:]
-        for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(len(data)))):
-            tensor.external_data.add(key=key, value=value)
-        offset += len(data)
-    weights.write_bytes(blob.getvalue())
-    graph.write_bytes(model.SerializeToString(deterministic=True))
-    return graph, weights
-
-
 def _module_logits(student: Student, samples: Samples) -> NDArray[np.float32]:
     student.module.eval()
     with torch.no_grad():
@@ -285,19 +199,3 @@ def _temperature(graph: Graph, fit: Samples) -> float:
     if fit.labelled:
         return fit_temperature(logits_NK, one_hot(fit.hard_N, logits_NK.shape[1]))
     return 1.0 if fit.teacher_NK is None else fit_temperature(logits_NK, np.exp(fit.teacher_NK))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns about itself. Only its own loggers are turned down: other threads of this process keep theirs."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

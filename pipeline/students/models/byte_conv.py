@@ -1,6 +1,9 @@
 """A small convolutional net over UTF-8 bytes: no tokenizer, no vocabulary, no BatchNorm.
 
-    bytes -> embedding -> windowed linear + ReLU (x2) -> max and mean over the text -> linear
+    bytes -> embedding -> windowed linear + ReLU (one or two) -> max and mean over the text -> linear
+
+One layer is a bank of detectors of short byte strings, pooled: the best of what was tried on e-mail. A second layer (`width2`) sees
+combinations of them.
 
 A convolution whose window is a whole number of strides is a matrix product over neighbouring blocks; written so, it trains faster
 on one core than `Conv1d` with its transposes, and quantises per channel like any other matrix. The step from stride to stride
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 
 
 class WindowedLinear(nn.Module):
-    """A 1-D convolution over [B, L, C] with window = `blocks` * `stride`, zero-padded at the end; then ReLU."""
+    """A 1-D convolution over [B, L, C] with a window of `blocks` * `stride`, zero-padded at the end; then ReLU."""
 
     def __init__(self, channels: int, width: int, *, stride: int, blocks: int) -> None:
         super().__init__()
@@ -40,30 +43,32 @@ class ByteConv(nn.Module):
         *,
         classes: int,
         max_bytes: int = 1024,
-        embedding: int = 12,
-        width: int = 40,
-        stride: int = 4,
-        blocks: int = 2,
-        width2: int = 48,
+        embedding: int = 8,
+        width: int = 64,
+        stride: int = 2,
+        blocks: int = 3,
+        width2: int = 0,
         stride2: int = 2,
-        blocks2: int = 3,
+        blocks2: int = 2,
         jitter_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.step = stride * stride2
+        self.step = stride * stride2 if width2 else stride
         if max_bytes % self.step:
-            raise ValueError(f"max_bytes = {max_bytes} must be a multiple of stride * stride2 = {self.step}")
+            raise ValueError(f"max_bytes = {max_bytes} must be a multiple of the stride, {self.step}")
         self.max_bytes = max_bytes
         self.jitter_bytes = self.step if jitter_bytes is None else jitter_bytes
         self.embedding = nn.Embedding(256, embedding, padding_idx=0)
         self.first = WindowedLinear(embedding, width, stride=stride, blocks=blocks)
-        self.second = WindowedLinear(width, width2, stride=stride2, blocks=blocks2)
-        self.head = nn.Linear(2 * width2, classes)
+        self.second = WindowedLinear(width, width2, stride=stride2, blocks=blocks2) if width2 else None
+        self.head = nn.Linear(2 * (width2 or width), classes)
         with torch.no_grad():
             self.embedding.weight.mul_(0.5)
 
     def forward(self, bytes_BL: Tensor) -> Tensor:
-        x_BNW = self.second(self.first(self.embedding(bytes_BL.int())))
+        x_BNW = self.first(self.embedding(bytes_BL.int()))
+        if self.second is not None:
+            x_BNW = self.second(x_BNW)
         rows = bytes_BL.shape[0]
         there_BN1 = (bytes_BL.reshape(rows, -1, self.step).int().amax(dim=2, keepdim=True) > 0).to(x_BNW.dtype)
         x_BNW = x_BNW * there_BN1

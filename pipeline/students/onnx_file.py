@@ -1,0 +1,118 @@
+"""The two files of a student, graph and weights, without anything that tells where they were made.
+
+`graph.onnx` is fixed for an architecture: two trainings differ in `weights.bin` alone, which holds every trained value, scales of
+int8 included, each at a multiple of 16 bytes. Shapes and axes, which are not trained, stay in the graph, where the runtime needs them to
+plan. Left to others: what goes into the weights (`export`).
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from pipeline.errors import StudentError
+from pipeline.students.models import Student
+
+OPSET = 20
+GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
+
+
+class ExportError(StudentError):
+    """A module that does not become a graph."""
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(name, found)
+        self.name, self.found = name, found
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: its module does not export to ONNX ({self.found}); expected operations that ONNX has and "
+            "shapes that do not depend on values; try `torch.onnx.export(module, (example,), dynamo=True)` on it"
+        )
+
+
+def to_onnx(name: str, student: Student) -> Any:
+    module = student.module.eval()
+    example = torch.zeros((2, student.width), dtype=torch.uint8 if student.kind == "text" else torch.float32)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:  # its passes raise whatever they like over a user's module
+        raise ExportError(name, f"{type(error).__name__}: {error}".split("\n")[0][:300]) from error
+    assert program is not None
+    return anonymous(program.model_proto)
+
+
+def anonymous(model: Any) -> Any:
+    """Without paths, stack traces and tool names: neither belongs on a device, nor are they the same on two machines."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    for field in ("metadata_props", "doc_string", "value_info"):
+        model.graph.ClearField(field)
+    for field in ("metadata_props", "doc_string", "producer_name", "producer_version", "functions"):
+        if field != "functions" or not model.functions:
+            model.ClearField(field)
+    model.graph.name = "student"
+    return model
+
+
+def split(model: Any, folder: Path) -> tuple[Path, Path]:
+    """Write the graph and, beside it, one blob of all trained values."""
+    anonymous(model)
+    folder.mkdir()
+    graph, weights = folder / GRAPH, folder / WEIGHTS
+    offset, blob = 0, io.BytesIO()
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: str(tensor.name)):
+        if tensor.data_type == onnx.TensorProto.INT64:
+            continue
+        data = onnx.numpy_helper.to_array(tensor).tobytes()
+        if not data:
+            continue
+        padding = -offset % 16
+        blob.write(b"\0" * padding + data)
+        offset += padding
+        for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            tensor.ClearField(field)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(len(data)))):
+            tensor.external_data.add(key=key, value=value)
+        offset += len(data)
+    weights.write_bytes(blob.getvalue())
+    graph.write_bytes(model.SerializeToString(deterministic=True))
+    return graph, weights
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter warns about itself. Only its own loggers are turned down: other threads of this process keep theirs."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

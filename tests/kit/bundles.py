@@ -83,7 +83,13 @@ def text_manifest(*, release: int = 1, student: str = "small", temperature: floa
 
 
 def text_bundle(
-    folder: Path, *, release: int = 1, seed: int = 1, student: str = "small", golden: Sequence[Golden] | None = None, temperature: float = 1.0
+    folder: Path,
+    *,
+    release: int = 1,
+    seed: int = 1,
+    student: str = "small",
+    golden: Sequence[Golden] | None = None,
+    temperature: float = 1.0,
 ) -> BundleFile:
     """A bundle whose golden answers are right unless `golden` says otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +142,9 @@ class Trust:
     def root(self) -> bytes:
         return (self.repository / "metadata" / "1.root.json").read_bytes()
 
-    def publish(self, bundle: BundleFile, *, student: str = "small", release: int = 1, now: datetime = NOW, **changes: object) -> ReleaseTarget:
+    def publish(
+        self, bundle: BundleFile, *, student: str = "small", release: int = 1, now: datetime = NOW, **changes: object
+    ) -> ReleaseTarget:
         """Sign and publish a copy of a bundle."""
         target = target_of(bundle, student=student, release=release, **changes)
         metadata = self.signer().add(target, now=now)

@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 
 # Two workers: the tests wait on sockets and disks as much as they compute. Tests of one file stay together, and so do all that start Ray.
 PYTEST := $(BIN)/python -m pytest
-PARALLEL ?= -n 2 --dist loadgroup
+PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup run test test-slow lint format docs clean check-python check-npm
 

@@ -4,13 +4,10 @@ A crash before the marker leaves files that the next try writes again, byte for 
 refused: labels that are already paid for speak of these files.
 """
 
-import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
-
-import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
 from pipeline.files import read_bounded, write_atomic
@@ -53,14 +50,6 @@ def prepare_once(folder: Path, *, inputs: Mapping[str, Any], make: Callable[[], 
     make()
     write_atomic(marker, json.dumps(wanted, indent=1, sort_keys=True).encode(), mode=0o644)
     return True
-
-
-def write_table(path: Path, table: Any) -> None:
-    """A table as Parquet, whole or not at all. Row groups of 1,024, so that a reader of a few rows decodes little."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=1024)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
 
 
 def _read_marker(marker: Path) -> Any:

@@ -21,7 +21,8 @@ from sklearn.svm import SVC
 from pipeline.errors import ConfigError, UnknownKeyError
 from pipeline.files import write_atomic
 from pipeline.recipes.feeds import release_feed
-from pipeline.recipes.prepared import Fetch, prepare_once, write_table
+from pipeline.recipes.prepared import Fetch, prepare_once
+from pipeline.recipes.tables import write_table
 from pipeline.teachers.sklearn import MODEL_FILE, save_sklearn
 
 RECIPE_VERSION = 1

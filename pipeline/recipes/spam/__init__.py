@@ -15,10 +15,11 @@ import sklearn
 from pipeline.errors import UnknownKeyError
 from pipeline.files import write_atomic
 from pipeline.recipes.feeds import release_feed
-from pipeline.recipes.prepared import Fetch, prepare_once, write_table
+from pipeline.recipes.prepared import Fetch, prepare_once
 from pipeline.recipes.spam.corpus import PACKAGE, RECIPE_VERSION, SHA256, VERSION, load_corpus
 from pipeline.recipes.spam.split import Sizes, Split, split, tables
 from pipeline.recipes.spam.teacher import Fitted, fit_teacher, minimal_bytes
+from pipeline.recipes.tables import write_table
 from pipeline.teachers.sklearn import MODEL_FILE, save_sklearn
 
 __all__ = ["PACKAGE", "SHA256", "VERSION", "Fitted", "Sizes", "Split", "fit_on", "fit_teacher", "load_corpus", "prepare", "split", "tables"]

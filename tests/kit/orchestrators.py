@@ -89,7 +89,7 @@ class RunningOrchestrator:
             device.sync()
         return made
 
-    def release(self, number: int = 1, **changes: object) -> ReleaseTarget:
+    def release(self, number: int = 1, **changes: Any) -> ReleaseTarget:
         """Sign a tiny release and publish it through the operator's port."""
         bundle = text_bundle(self.folder / "made", release=number, seed=number)
         target = target_of(bundle, release=number, **changes)
@@ -139,7 +139,7 @@ class RunningOrchestrator:
         self.orchestrator = Orchestrator(self._settings, clock=self.clock)
         try:
             ports = await self.orchestrator.start()
-        except BaseException as error:  # handed to the test's thread
+        except Exception as error:  # noqa: BLE001 handed to the test's thread
             started.set_exception(error)
             return
         self._loop = asyncio.get_running_loop()

@@ -82,6 +82,8 @@ class Trained:
     parameters: int
     warm: bool
     teacher: str
+    first_step_unix_s: float
+    last_step_unix_s: float
     warnings: tuple[str, ...]
     weights_sha256: str
     version: int = VERSION

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from pipeline.config import GateSection
 from pipeline.distill import metrics
 from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
-from pipeline.students.evaluation import Candidate, Evaluation, evaluate_answers, evaluation_from_json
+from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, evaluation_from_json, measure
 from pipeline.students.samples import Samples
+
+__all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure", "report_from_json"]
 
 VERSION = 1
 TIE = 1e-12

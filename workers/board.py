@@ -1,0 +1,138 @@
+"""The board: what each trainer is doing, for the driver to show and the teachers to pace themselves by.
+
+Trainers write fire-and-forget, at most a few times a second; the driver reads it whole. `BoardState` is the plain value behind the
+actor. Nothing durable lives here: a lost board costs a display, never a step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pipeline.errors import KdpipeError
+
+
+class TrainingState(StrEnum):
+    STARTING = "STARTING"
+    TRAINING = "TRAINING"
+    WAITING = "WAITING"
+    """Ready, and no labels to go on with."""
+    DONE = "DONE"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """One trainer at one moment."""
+
+    state: TrainingState
+    step: int = 0
+    steps: int = 0
+    live_rows: int = 0
+    """Rows of the generation's live pass that the student has consumed."""
+    rows: int = 0
+    """All rows consumed, replays included."""
+    epoch: int = 0
+    """0 is the live pass."""
+    skipped: int = 0
+    loss: float | None = None
+    first_step_unix_s: float | None = None
+    last_step_unix_s: float | None = None
+    corrupt: tuple[str, ...] = ()
+    """Shards it found bad and waits for, by the name that the log commits them under."""
+    says: str = ""
+
+    @property
+    def in_training(self) -> bool:
+        """It counts for pacing the teachers: it consumes the live pass, or waits to."""
+        return self.state in (TrainingState.TRAINING, TrainingState.WAITING)
+
+    @property
+    def starved(self) -> bool:
+        """It waits for labels."""
+        return self.state is TrainingState.WAITING and not self.corrupt
+
+    @property
+    def ready(self) -> bool:
+        """It is past its start: labels that come now are learnt from."""
+        return self.in_training or self.state is TrainingState.DONE
+
+
+class BoardState:
+    """Latest progress and error of each student, and whether all are asked to stop."""
+
+    def __init__(self) -> None:
+        self._progress: dict[str, TrainingProgress] = {}
+        self._errors: dict[str, KdpipeError] = {}
+        self._stopping = False
+
+    def report(self, student: str, progress: TrainingProgress) -> bool:
+        """Keep it. True: go on; False: stop at the next step."""
+        self._progress[student] = progress
+        return not self._stopping
+
+    def fail(self, student: str, error: KdpipeError) -> None:
+        self._errors[student] = error
+
+    def error(self, student: str) -> KdpipeError | None:
+        return self._errors.get(student)
+
+    def snapshot(self) -> dict[str, TrainingProgress]:
+        return dict(self._progress)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+
+class Board:
+    """A handle to the board, for any process of the cluster. Same methods as `BoardState`; `report` does not wait."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._answer: Any = None
+        self._go_on = True
+
+    def report(self, student: str, progress: TrainingProgress) -> bool:
+        """Send it off. What comes back is the answer to an earlier report, so a stop takes one report to be seen."""
+        import ray
+
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            try:
+                self._go_on = bool(ray.get(self._answer))
+            except ray.exceptions.RayActorError:
+                self._go_on = True  # the board was lost: nobody asked to stop
+            self._answer = None
+        reference = self._actor.report.remote(student, progress)
+        self._answer = self._answer or reference
+        return self._go_on
+
+    def fail(self, student: str, error: KdpipeError) -> None:
+        self._get(self._actor.fail.remote(student, error))
+
+    def error(self, student: str) -> KdpipeError | None:
+        found: KdpipeError | None = self._get(self._actor.error.remote(student))
+        return found
+
+    def snapshot(self) -> dict[str, TrainingProgress]:
+        found: Mapping[str, TrainingProgress] = self._get(self._actor.snapshot.remote())
+        return dict(found)
+
+    def stop(self) -> None:
+        """Ask every trainer to write a checkpoint and end."""
+        self._get(self._actor.stop.remote())
+
+    def _get(self, reference: Any) -> Any:
+        import ray
+
+        return ray.get(reference)
+
+    def __reduce__(self) -> tuple[type["Board"], tuple[Any]]:
+        return Board, (self._actor,)
+
+
+def start_board() -> Board:
+    """A new board on the connected Ray cluster; it asks for no CPU."""
+    import ray
+
+    return Board(ray.remote(num_cpus=0, max_restarts=-1)(BoardState).remote())

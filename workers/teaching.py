@@ -1,0 +1,247 @@
+"""A trainer's body, without Ray: from the newest checkpoint, the incumbent's weights or afresh, to the final weights.
+
+Labels are awaited by polling the log; the board is told; a checkpoint is written every so many steps. Checkpoints are our own files
+(`pipeline.students.checkpoint`), atomic and exact, under `storage/NAME-GENERATION/`: whatever was killed, the same call goes on from
+the newest. The final weights are written to `spec.out`, their sidecar last. Left to others: where it runs (`workers.training`).
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pipeline.config import StudentSection
+from pipeline.inputs import InputKind
+from pipeline.labels.reader import LabelReader, LogEmptyError
+from pipeline.labels.shard import ShardCorruptError
+from pipeline.labels.store import open_store
+from pipeline.students.checkpoint import (
+    CheckpointInvalidError,
+    Trained,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_trained,
+    save_weights,
+)
+from pipeline.students.loop import Moved, Reader, Trainer, load_model
+from pipeline.students.models import StudentSpec, build_student
+from workers.board import TrainingProgress, TrainingState
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.03
+REPORT_EVERY_S = 0.3
+_RESOURCES = {"cpus", "gpus", "workers", "checkpoint_every_steps"}
+"""Keys that change how a student is trained, not what it becomes: a checkpoint outlives a change of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """One student's training in one generation."""
+
+    name: str
+    student: StudentSection
+    classes: tuple[str, ...]
+    kind: InputKind
+    store_url: str
+    generation: int
+    seed: int
+    base: Path
+    storage: Path
+    """Folder for checkpoints, shared between the machines of the cluster."""
+    warm_start: Path | None
+    """Weights to start from, if any: the incumbent's."""
+    out: Path
+    """Where the final weights go; the sidecar beside them says how they came about."""
+
+    @property
+    def folder(self) -> Path:
+        return self.storage / f"{self.name}-{self.generation:06d}"
+
+    def digest(self) -> str:
+        """Names everything that decides what the weights will be, but for the labels."""
+        section = self.student.model_dump(mode="json", exclude=_RESOURCES)
+        warm = hashlib.sha256(self.warm_start.read_bytes()).hexdigest() if self.warm_start else None
+        text = json.dumps([section, self.classes, self.kind, self.generation, self.seed, warm], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class Reports(Protocol):
+    """The part of the board that a trainer writes to."""
+
+    def report(self, student: str, progress: TrainingProgress) -> bool: ...
+
+
+def teach(
+    spec: TrainingSpec,
+    *,
+    board: Reports,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    rank: int = 0,
+    world: int = 1,
+    reduce: Callable[[Tensor], None] | None = None,
+    reader: Reader | None = None,
+) -> Trained | None:
+    """A worker's body: from the newest checkpoint, the incumbent's weights or afresh, to the final weights. None if told to stop.
+
+    Raises what `Trainer` and the reader raise. A shard that went bad is no error: it waits for the repair and says so on the board.
+    """
+    session = _Session(spec, board=board, clock=clock, wall_clock=wall_clock, rank=rank, world=world, reduce=reduce, reader=reader)
+    go_on = session.report(TrainingState.WAITING)
+    while go_on or world > 1:
+        try:
+            moved = session.advance()
+        except (ShardCorruptError, LogEmptyError) as error:
+            corrupt = (error.shard,) if isinstance(error, ShardCorruptError) else ()
+            go_on = session.report(TrainingState.WAITING, corrupt=corrupt, says=str(error))
+            sleep(POLL_S)
+            continue
+        if moved is Moved.DONE:
+            return session.finish()
+        if moved is Moved.WAITING:
+            go_on = session.report(TrainingState.WAITING)
+            sleep(POLL_S)
+        else:
+            go_on = session.report(TrainingState.TRAINING)
+    session.checkpoint()
+    session.report(TrainingState.STOPPED)
+    return None
+
+
+class _Session:
+    """One worker's trainer with its times, checkpoints and reports."""
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        *,
+        board: Reports,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        rank: int,
+        world: int,
+        reduce: Callable[[Tensor], None] | None,
+        reader: Reader | None,
+    ) -> None:
+        self._spec, self._board, self._clock, self._wall_clock, self._rank = spec, board, clock, wall_clock, rank
+        self._digest = spec.digest()
+        self._folder = spec.folder / f"checkpoints-{self._digest}"
+        student_spec = StudentSpec(
+            name=spec.name, section=spec.student, classes=spec.classes, kind=spec.kind, base=spec.base, seed=spec.seed
+        )
+        self._student = build_student(student_spec)
+        for warning in self._student.warnings:
+            logger.warning("a student that depends on how it is trained", extra={"student": spec.name, "warning": warning})
+        state = self._newest()
+        self._times: dict[str, Any] = state.pop("times") if state else {"seconds": 0.0, "first": None, "last": None}
+        if state is None and spec.warm_start is not None:
+            load_model(spec.name, self._student, load_weights(spec.warm_start))
+        self._trainer = Trainer(
+            name=spec.name,
+            student=self._student,
+            section=spec.student,
+            classes=spec.classes,
+            reader=reader or _log_reader(spec, rank=rank, world=world),
+            seed=spec.seed,
+            state=state,
+            rank=rank,
+            world=world,
+            reduce=reduce,
+        )
+        self._reported_s = float("-inf")
+        self._reported: tuple[TrainingState, tuple[str, ...]] | None = None
+        self._go_on = True
+
+    def advance(self) -> Moved:
+        began_s = self._clock()
+        moved = self._trainer.advance()
+        if moved in (Moved.STEPPED, Moved.SKIPPED):
+            now_unix_s = self._wall_clock()
+            self._times["seconds"] += self._clock() - began_s
+            self._times["first"] = self._times["first"] or now_unix_s
+            self._times["last"] = now_unix_s
+            if self._trainer.step % self._spec.student.checkpoint_every_steps == 0:
+                self.checkpoint()
+        return moved
+
+    def checkpoint(self) -> None:
+        """Make the state durable; by rank 0, the same on all ranks."""
+        if self._rank == 0:
+            save_checkpoint(self._folder, {**self._trainer.state(), "times": dict(self._times)})
+
+    def report(self, state: TrainingState, *, corrupt: tuple[str, ...] = (), says: str = "") -> bool:
+        """Tell the board, now and then, and at once when something changed. False: stop."""
+        now_s = self._clock()
+        changed = (state, corrupt) != self._reported
+        first = self._trainer.step <= 1
+        if not (changed or first) and now_s - self._reported_s < REPORT_EVERY_S:
+            return self._go_on
+        self._reported, self._reported_s = (state, corrupt), now_s
+        trainer = self._trainer
+        self._go_on = self._board.report(
+            self._spec.name,
+            TrainingProgress(
+                state=state,
+                step=trainer.step,
+                steps=self._spec.student.steps,
+                live_rows=trainer.live_rows,
+                rows=trainer.rows,
+                epoch=trainer.epoch,
+                skipped=trainer.skipped,
+                loss=None if trainer.loss != trainer.loss else trainer.loss,
+                first_step_unix_s=self._times["first"],
+                last_step_unix_s=self._times["last"],
+                corrupt=corrupt,
+                says=says,
+            ),
+        )
+        return self._go_on
+
+    def finish(self) -> Trained:
+        """Write the weights, then the sidecar, then say so."""
+        spec, trainer = self._spec, self._trainer
+        trained = Trained(
+            name=spec.name,
+            spec=self._digest,
+            steps=trainer.step,
+            seconds=self._times["seconds"],
+            live_rows=trainer.live_rows,
+            rows=trainer.rows,
+            epochs=trainer.epoch + 1,
+            skipped_steps=trainer.skipped,
+            history=trainer.history,
+            parameters=self._student.parameters,
+            warm=spec.warm_start is not None,
+            teacher=trainer.teacher,
+            first_step_unix_s=self._times["first"],
+            last_step_unix_s=self._times["last"],
+            warnings=self._student.warnings,
+            weights_sha256="",
+        )
+        if self._rank == 0:
+            self.checkpoint()
+            spec.out.parent.mkdir(parents=True, exist_ok=True)
+            trained = replace(trained, weights_sha256=save_weights(spec.out, self._student.module.state_dict()))
+            save_trained(spec.out, trained)
+        self.report(TrainingState.DONE)
+        return trained
+
+    def _newest(self) -> dict[str, Any] | None:
+        try:
+            return load_checkpoint(self._folder)
+        except CheckpointInvalidError as error:
+            logger.warning("no checkpoint reads; training starts afresh", extra={"student": self._spec.name, "error": str(error)})
+            return None
+
+
+def _log_reader(spec: TrainingSpec, *, rank: int, world: int) -> LabelReader:
+    store = open_store(spec.store_url)
+    return LabelReader(store, generation=spec.generation, batch=spec.student.batch, seed=spec.seed, rank=rank, world=world)

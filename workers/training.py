@@ -1,0 +1,166 @@
+"""Training a student on the cluster: Ray Train keeps the workers alive, `workers.teaching` is what they do.
+
+`train_student` blocks until its student is trained; the driver runs one per thread. Killed at any moment, the same call goes on from
+the newest checkpoint; where the final weights are there and fit, it returns at once. Workers ask for a fraction of a CPU: with
+whole ones, two trainers on a small machine run one after the other in silence. Left to others: labels and their repair
+(`workers.labelling`), export and gate (`workers.driver`).
+"""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import KdpipeError, StudentError
+from pipeline.students.checkpoint import Trained, load_trained
+from workers.board import Board, TrainingProgress, TrainingState
+from workers.teaching import TrainingSpec, teach
+
+__all__ = ["TrainingFailedError", "TrainingOutcome", "TrainingSpec", "train_student"]
+
+logger = logging.getLogger(__name__)
+
+UNSCHEDULED_S = 30.0
+WORKER_RESTARTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOutcome:
+    """`trained` is None where the board was told to stop first; the same call later goes on."""
+
+    name: str
+    state: TrainingState
+    trained: Trained | None
+    weights: Path
+
+
+class TrainingFailedError(StudentError):
+    """Ray Train gave up on a student's workers, and what ended them is none of our errors."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: its trainer failed {WORKER_RESTARTS + 1} times, last: {self.reason}; expected it to train; "
+            "correct the student, then run again: training goes on from its newest checkpoint"
+        )
+
+
+def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
+    """Train to the end on the connected Ray cluster, or go on where an earlier call was killed. Blocks.
+
+    Raises what training raises (NotFiniteError, MixedTeachersError ...), or TrainingFailedError.
+    """
+    spec = replace(spec, base=spec.base.resolve(), storage=spec.storage.resolve(), out=spec.out.resolve())
+    done = _finished(spec)
+    if done is not None:
+        board.report(
+            spec.name,
+            TrainingProgress(state=TrainingState.DONE, step=done.steps, steps=done.steps, rows=done.rows, live_rows=done.live_rows),
+        )
+        return TrainingOutcome(name=spec.name, state=TrainingState.DONE, trained=done, weights=spec.out)
+    board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=spec.student.steps))
+    over = threading.Event()
+    watcher = threading.Thread(target=_say_if_unscheduled, args=(spec, board, over), daemon=True, name=f"watch {spec.name}")
+    watcher.start()
+    try:
+        _fit(spec, board)
+    finally:
+        over.set()
+    error = board.error(spec.name)
+    if error is not None:
+        raise error
+    done = _finished(spec)
+    return TrainingOutcome(name=spec.name, state=TrainingState.DONE if done else TrainingState.STOPPED, trained=done, weights=spec.out)
+
+
+def _fit(spec: TrainingSpec, board: Board) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
+
+    section = spec.student
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"spec": spec, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=section.workers,
+            use_gpu=section.gpus > 0,
+            resources_per_worker={"CPU": section.cpus} | ({"GPU": section.gpus} if section.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=spec.folder.name, storage_path=str(spec.storage), failure_config=FailureConfig(max_failures=WORKER_RESTARTS)
+        ),
+    )
+    try:
+        trainer.fit()
+    except RayTrainingFailedError as error:
+        reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
+        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=section.steps, says=str(reasons[0])[:200]))
+        raise TrainingFailedError(spec.name, f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]) from error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """A Ray Train worker. Errors of ours are the same the next time, so they go to the board instead of being tried again."""
+    from ray.train import get_context
+
+    spec, board = config["spec"], config["board"]
+    context = get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, int(spec.student.cpus)))
+    try:
+        teach(
+            spec,
+            board=board if rank == 0 else _Silent(),
+            rank=rank,
+            world=world,
+            reduce=_all_reduce if world > 1 else None,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            sleep=time.sleep,
+        )
+    except KdpipeError as error:
+        board.fail(spec.name, error)
+        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=spec.student.steps, says=str(error)[:200]))
+        if world > 1:
+            raise  # the other ranks wait in a collective; Ray ends them
+
+
+class _Silent:
+    """Ranks above 0 report nothing."""
+
+    def report(self, student: str, progress: TrainingProgress) -> bool:
+        return True
+
+
+def _all_reduce(flat: Tensor) -> None:
+    torch.distributed.all_reduce(flat)
+
+
+def _finished(spec: TrainingSpec) -> Trained | None:
+    trained = load_trained(spec.out)
+    return trained if trained is not None and trained.spec == spec.digest() else None
+
+
+def _say_if_unscheduled(spec: TrainingSpec, board: Board, over: threading.Event) -> None:
+    """After a while without a worker, put on the board what was asked for and what the cluster has."""
+    import ray
+
+    while not over.wait(UNSCHEDULED_S):
+        progress = board.snapshot().get(spec.name)
+        if progress is None or progress.state is not TrainingState.STARTING:
+            return
+        there, free = ray.cluster_resources(), ray.available_resources()
+        asked = f"{spec.student.workers} x CPU {spec.student.cpus:g}" + (f", GPU {spec.student.gpus:g}" if spec.student.gpus else "")
+        has = f"the cluster has CPU {there.get('CPU', 0):g}, free {free.get('CPU', 0):g}"
+        says = f"not started in {UNSCHEDULED_S:.0f} s: asked for {asked}; {has}"
+        logger.warning("a trainer waits to be scheduled", extra={"student": spec.name, "says": says})
+        board.report(spec.name, replace(progress, says=says))

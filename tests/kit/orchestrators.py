@@ -12,7 +12,7 @@ from typing import Any, Self
 from pipeline.releases.keys import ONLINE
 from pipeline.releases.target import ReleaseTarget
 from tests.kit.bundles import Trust, target_of, text_bundle
-from tests.kit.devices import Endpoints, SimulatedDevice, enrolled
+from tests.kit.wire_devices import Endpoints, SimulatedDevice, enrolled
 from workers.orchestrator.client import Operator
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import operator_credentials, utc

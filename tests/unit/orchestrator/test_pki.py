@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from tests.kit.devices import signing_request
+from tests.kit.wire_devices import signing_request
 from workers.orchestrator.pki import (
     DEVICE_VALID,
     RENEW_GRACE,

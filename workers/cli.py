@@ -12,7 +12,9 @@ from pipeline.errors import ConfigError, KdpipeError
 from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop
 from workers.edge.cli import app as edge_app
 
-CLUSTER_PACKAGES = frozenset({"datasketch", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn", "sqlalchemy", "torch"})
+CLUSTER_PACKAGES = frozenset(
+    {"datasketch", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn", "sqlalchemy", "torch"}
+)
 
 app = typer.Typer(
     name="kdpipe",
@@ -60,7 +62,7 @@ def main() -> None:
 
 def _tell(error: KdpipeError) -> int:
     sys.stdout.flush()
-    print(f"kdpipe: {error}", file=sys.stderr)
+    typer.echo(f"kdpipe: {error}", err=True)
     return error.exit_code
 
 

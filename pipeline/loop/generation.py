@@ -8,7 +8,7 @@ the one step to take now, so a driver that was killed anywhere finds its place b
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.config import RunFile
@@ -80,6 +80,19 @@ def opening(*, last_generation: int, new_rows: int, wanted: Mapping[str, str], t
         return None
     students = wanted if new_rows else {name: wanted[name] for name in afresh}
     return Opening(generation=last_generation + 1, new_rows=new_rows, students=students, afresh=afresh)
+
+
+def amended(left: Opening, *, wanted: Mapping[str, str], trained: frozenset[str]) -> Opening:
+    """An opened generation after the run file changed.
+
+    A student that has not finished training follows the run file: changed, it starts afresh; taken out, it leaves. One that has
+    (`trained`) goes on as what it is, and the next generation sees to the change.
+    """
+    students = {
+        name: digest if name in trained else wanted[name] for name, digest in left.students.items() if name in trained or name in wanted
+    }
+    changed = {name for name, digest in students.items() if digest != left.students[name]}
+    return replace(left, students=students, afresh=tuple(sorted(changed | (set(left.afresh) & set(students)))))
 
 
 def next_step(*, labels_ended: bool, students: Mapping[str, StudentFacts]) -> Step:

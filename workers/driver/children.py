@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -50,7 +50,8 @@ class Child:
     def alive(self) -> bool:
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started_unix_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            same = abs(process.create_time() - self.started_unix_s) < 1.0
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
@@ -64,16 +65,30 @@ class Children:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, part: str, command: Sequence[str], *, timeout_s: float = 60.0) -> Child:
-        """Start `part`, or adopt the one that a run with `--keep` left alive with the same command. Returns when it is ready."""
-        known = self._children.get(part)
-        if known is not None and known.alive():
-            if known.kept and known.command == tuple(command):
-                return known
-            end([known])
+        """Start one part, see `start_all`."""
+        return self.start_all({part: command}, timeout_s=timeout_s)[part]
+
+    def start_all(self, commands: Mapping[str, Sequence[str]], *, timeout_s: float = 60.0) -> dict[str, Child]:
+        """Start parts side by side, or adopt those that a run with `--keep` left alive with the same command. Returns when all are ready.
+
+        Raises ChildFailedError for the first that is not.
+        """
+        for part, command in commands.items():
+            known = self._children.get(part)
+            if known is None or not known.alive() or not known.ready:
+                self._launch(part, command)
+            elif not (known.kept and known.command == tuple(command)) and part not in self._processes:
+                end([known])
+                self._launch(part, command)
+        for part, command in commands.items():
+            if part in self._processes and not self._children[part].ready:
+                self._await_ready(part, command, timeout_s)
+        return {part: self._children[part] for part in commands}
+
+    def _launch(self, part: str, command: Sequence[str]) -> None:
         self._folder.logs.mkdir(parents=True, exist_ok=True)
-        log_path = self._folder.logs / f"{part}.log"
-        with log_path.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 our own modules, never a shell
+        with self._log(part).open("ab") as log:
+            process = subprocess.Popen(
                 [*command, *([] if self._keep else ["--exit-with-parent"])],
                 stdin=subprocess.DEVNULL if self._keep else subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -82,12 +97,15 @@ class Children:
             )
         self._processes[part] = process
         self._record(part, process, command, ready={})
+
+    def _await_ready(self, part: str, command: Sequence[str], timeout_s: float) -> None:
+        process = self._processes[part]
         assert process.stdout is not None
         ready = _ready_line(process.stdout, timeout_s)
         if ready is None:
             process.kill()
-            raise ChildFailedError(part, f"not ready (exit code {process.wait()}): {_last_line(log_path)}", str(log_path))
-        return self._record(part, process, command, ready=ready)
+            raise ChildFailedError(part, f"not ready (exit code {process.wait()}): {_last_line(self._log(part))}", str(self._log(part)))
+        self._record(part, process, command, ready=ready)
 
     def check(self) -> None:
         """Raises ChildFailedError for the first child of this run that ended by itself."""
@@ -95,8 +113,7 @@ class Children:
             process = self._processes.get(part)
             ended = process.poll() is not None if process else not child.alive()
             if ended:
-                log = self._folder.logs / f"{part}.log"
-                raise ChildFailedError(part, f"ended by itself: {_last_line(log)}", str(log))
+                raise ChildFailedError(part, f"ended by itself: {_last_line(self._log(part))}", str(self._log(part)))
 
     def end_all(self) -> None:
         """End every child, recorded ones of a killed driver too."""
@@ -111,6 +128,9 @@ class Children:
         self._children.clear()
         self._processes.clear()
         self._write()
+
+    def _log(self, part: str) -> Path:
+        return self._folder.logs / f"{part}.log"
 
     def _record(self, part: str, process: subprocess.Popen[bytes], command: Sequence[str], *, ready: dict[str, Any]) -> Child:
         child = Child(

@@ -41,7 +41,7 @@ class Cluster:
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         if not address:
             self._choose_token()
-        import ray  # noqa: PLC0415 one second, and only a run that labels or trains needs it
+        import ray
 
         try:
             if address:
@@ -61,7 +61,7 @@ class Cluster:
     def close(self) -> None:
         """Leave the cluster; a local one ends with it."""
         if self._joined:
-            import ray  # noqa: PLC0415
+            import ray
 
             ray.shutdown()
             self._joined = False

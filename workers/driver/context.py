@@ -8,7 +8,9 @@ from pipeline.config import RunFile
 from pipeline.errors import KdpipeError
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
+from workers.driver.control import Controls
 from workers.driver.folder import RunFolder
+from workers.driver.metrics import RunMetrics
 from workers.driver.reporter import Reporter
 
 
@@ -35,6 +37,8 @@ class RunContext:
     reporter: Reporter
     children: Children
     cluster: Cluster
+    controls: Controls
+    metrics: RunMetrics
     stop: threading.Event
     command: str
     """What the user typed, for messages that say how to go on."""
@@ -43,6 +47,3 @@ class RunContext:
         """Raises StoppedError once the user asked to stop."""
         if self.stop.is_set():
             raise StoppedError(self.command)
-
-    def student_folder(self, generation: int, student: str) -> Path:
-        return self.folder.generation(generation) / "students" / student

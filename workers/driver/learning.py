@@ -4,20 +4,176 @@ Each trainer is a thread around Ray Train, the labelling is one more; this modul
 student that fails does not stop the others. A killed driver loses nothing: the log and the checkpoints say where each was.
 """
 
-import json
+import functools
+import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import KdpipeError
-from pipeline.loop.generation import Opening
-from workers.board import TrainingProgress, start_board
+from workers.board import Board, TrainingProgress, start_board
 from workers.driver.context import RunContext
-from workers.driver.folder import write_json
 from workers.driver.reporter import Gauge
-from workers.labelling import Demand, Labelling, LabellingProgress
+from workers.labelling import Demand, Labelling, LabellingOutcome, LabellingProgress
 from workers.training import TrainingSpec, train_student
 
+logger = logging.getLogger(__name__)
+
 POLL_S = 0.1
+STOP_GRACE_S = 5.0
+
+
+class StageCrashedError(KdpipeError):
+    """A stage ended in an error that is not ours to name."""
+
+    def __init__(self, stage: str, found: str) -> None:
+        super().__init__(stage, found)
+        self.stage, self.found = stage, found
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.found}; expected no such error; `kdpipe logs DIR driver` has its trace; run again to go on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What came of labelling and training one generation."""
+
+    labelling: LabellingOutcome | None
+    """None where every student failed before a label was asked for."""
+    failed: Mapping[str, KdpipeError]
+    """Students whose training ended in an error."""
+    progress: Mapping[str, TrainingProgress]
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures of this process: a run that was killed and went on counts from where it went on."""
+        labelled = self.labelling
+        if labelled is None:
+            return {"teacher_rows": 0, "teacher_s": 0.0, "rows_per_s": None, "overlap": None}
+        took_s = (labelled.last_commit_unix_s or 0.0) - (labelled.first_commit_unix_s or 0.0)
+        return {
+            "teacher_rows": labelled.teacher_calls,
+            "teacher_s": labelled.teacher_s,
+            "rows_per_s": labelled.generation_rows / took_s if took_s > 0 else None,
+            "repaired": list(labelled.repaired),
+            "overlap": self._overlap(labelled),
+        }
+
+    def _overlap(self, labelled: LabellingOutcome) -> dict[str, float] | None:
+        """How long labels were made while students already stepped."""
+        firsts = [p.first_step_unix_s for p in self.progress.values() if p.first_step_unix_s]
+        lasts = [p.last_step_unix_s for p in self.progress.values() if p.last_step_unix_s]
+        if not firsts or not lasts or not labelled.first_commit_unix_s or not labelled.last_commit_unix_s:
+            return None
+        both_s = min(labelled.last_commit_unix_s, max(lasts)) - max(labelled.first_commit_unix_s, min(firsts))
+        return {
+            "labelling_s": round(labelled.last_commit_unix_s - labelled.first_commit_unix_s, 3),
+            "training_s": round(max(lasts) - min(firsts), 3),
+            "both_s": round(max(0.0, both_s), 3),
+            "first_step_after_commit_s": round(min(firsts) - labelled.first_commit_unix_s, 3),
+        }
+
+
+def label_and_train(context: RunContext, labelling: Labelling, specs: Mapping[str, TrainingSpec]) -> Learning:
+    """Run both to their end. Raises what labelling raises, and StoppedError.
+
+    On any exception the caller closes the cluster, which ends every actor; the threads end with it.
+    """
+    context.cluster.ensure()
+    board = start_board()
+    trainers = {name: _Task(functools.partial(train_student, spec, board=board), f"train {name}") for name, spec in specs.items()}
+    latest: dict[str, LabellingProgress] = {}
+
+    def snapshot() -> dict[str, TrainingProgress]:
+        return board.snapshot()
+
+    def label() -> LabellingOutcome | None:
+        while not any(p.ready for p in snapshot().values()) and any(task.alive for task in trainers.values()):
+            if context.stop.wait(POLL_S):
+                return None
+        if trainers and all(task.error for task in trainers.values()):
+            return None  # nobody is left to learn: do not spend the teacher's time
+        outcome = run_labelling(context, labelling, demand=lambda: demand_of(snapshot()), tell=lambda now: latest.update(now=now))
+        while any(task.alive for task in trainers.values()) and not context.stop.wait(POLL_S):
+            if demand_of(snapshot()).corrupt - set(outcome.repaired):  # a reader met a bad shard after the last label was made
+                outcome = run_labelling(context, labelling, demand=lambda: demand_of(snapshot()), tell=lambda now: latest.update(now=now))
+        return outcome
+
+    labeller = _Task(label, "label")
+    tasks = [labeller, *trainers.values()]
+    while any(task.alive for task in tasks):
+        if context.stop.is_set():
+            _let_stop(board, tasks)
+            context.check_stop()
+        if labeller.error:
+            raise labeller.error
+        context.reporter.show(gauges(latest.get("now"), snapshot()))
+        context.stop.wait(POLL_S)
+    context.check_stop()
+    if labeller.error:
+        raise labeller.error
+    failed = {name: task.error for name, task in trainers.items() if task.error}
+    return Learning(labelling=labeller.result, failed=failed, progress=snapshot())
+
+
+def _let_stop(board: Board, tasks: Sequence["_Task"]) -> None:
+    """Give trainers a moment to write a checkpoint; what they do not write, they train again."""
+    board.stop()
+    deadline_s = time.monotonic() + STOP_GRACE_S
+    while any(task.alive for task in tasks) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+
+
+def run_labelling(
+    context: RunContext, labelling: Labelling, *, demand: Callable[[], Demand], tell: Callable[[LabellingProgress], None]
+) -> LabellingOutcome:
+    """Label to the end of the generation, or repair what `demand` names."""
+    return labelling.run(demand=demand, progress=tell, stop=context.stop)
+
+
+def demand_of(students: Mapping[str, TrainingProgress]) -> Demand:
+    """What the trainers need of the labelling: only those in training count."""
+    training = {name: p for name, p in students.items() if p.in_training}
+    corrupt = frozenset(shard for p in students.values() for shard in p.corrupt)
+    starved = any(p.starved for p in training.values())
+    return Demand(cursors={name: p.live_rows for name, p in training.items()}, starved=starved, corrupt=corrupt)
+
+
+def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingProgress]) -> list[Gauge]:
+    """The bars of this stage: labels of total, and each student's step, loss and lag behind the log."""
+    rows: list[Gauge] = []
+    committed = 0
+    if labelling:
+        committed = labelling.generation_rows
+        rate = f"{labelling.rows_per_s:,.0f}/s" + (f" · {labelling.says}" if labelling.says else "")
+        rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=rate))
+    for name, progress in sorted(students.items()):
+        lag = max(0, committed - progress.live_rows)
+        loss = f"loss {progress.loss:.3f} · " if progress.loss is not None else ""
+        rows.append(Gauge(name=name, done=progress.step, total=progress.steps, says=f"{loss}lag {lag:,} rows · {progress.state.lower()}"))
+    return rows
+
+
+class _Task:
+    """A thread whose result or error is kept. Daemonic: a task that hangs never keeps the driver from ending."""
+
+    def __init__(self, act: Callable[[], Any], name: str) -> None:
+        self.result: Any = None
+        self.error: KdpipeError | None = None
+        self._act = act
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._act()
+        except KdpipeError as error:
+            self.error = error
+        except Exception as error:
+            logger.exception("a stage crashed", extra={"stage": self._thread.name})
+            self.error = StageCrashedError(self._thread.name, f"{type(error).__name__}: {error}")

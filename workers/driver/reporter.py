@@ -36,8 +36,8 @@ class Gauge:
 class Reporter:
     """Tells a person and `status.json` how a run goes on. Use as a context manager."""
 
-    def __init__(self, folder: RunFolder, *, stream: TextIO | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder, *, stream: TextIO | None = None, writes_status: bool = True) -> None:
+        self._folder, self._writes_status = folder, writes_status
         self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -109,7 +109,7 @@ class Reporter:
 
     def _write_status(self, *, force: bool) -> None:
         now_s = time.monotonic()
-        if not force and now_s - self._status_at_s < STATUS_EVERY_S:
+        if not self._writes_status or (not force and now_s - self._status_at_s < STATUS_EVERY_S):
             return
         self._status_at_s = now_s
         write_json(self._folder.status_file, self._status | {"elapsed_s": round(self.elapsed_s, 1), "written_unix_s": time.time()})

@@ -1,5 +1,6 @@
 """What a person asked for: which run file, which folder, which mode."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,40 +18,41 @@ MAX_RUN_FILE_BYTES = 2**20
 class RunRequest:
     """A checked request. `base` is where the run file's relative paths begin: its own folder, or the run's for a recipe."""
 
+    name: str
+    """Run file or recipe, as typed."""
     run: RunFile
-    text: str
     base: Path
     folder: RunFolder
+    named_dir: bool = False
+    """The folder was named with --dir."""
     overrides: tuple[str, ...] = ()
     dry_run: bool = False
     continuous: bool = False
     keep: bool = False
 
+    @property
+    def command(self) -> str:
+        """What a person types to go on."""
+        words = ["kdpipe", "run", self.name]
+        words += [word for override in self.overrides for word in ("--set", override)]
+        words += ["--dir", str(self.folder.root)] if self.named_dir else []
+        words += ["--continuous"] if self.continuous else []
+        words += ["--keep"] if self.keep else []
+        return shlex.join(words)
+
     @classmethod
-    def of(
-        cls,
-        name: str,
-        directory: Path | None,
-        overrides: tuple[str, ...] = (),
-        *,
-        dry_run: bool = False,
-        continuous: bool = False,
-        keep: bool = False,
-    ) -> Self:
-        """Read and check the run file or recipe called `name`. Raises ConfigError."""
+    def of(cls, name: str, directory: Path | None, overrides: tuple[str, ...] = (), **modes: bool) -> Self:
+        """Read and check the run file or recipe called `name`; `modes` are dry_run, continuous, keep. Raises ConfigError."""
         path = Path(name)
-        if name in RECIPES and not path.is_file():
-            text, where = recipe_text(name), f"recipe {name}"
-            root = (directory or Path("runs") / name).resolve()
-            base = root
+        is_recipe = name in RECIPES and not path.is_file()
+        run = load(recipe_text(name) if is_recipe else _read(path), where=name, overrides=overrides)
+        if is_recipe:
+            root = base = (directory or Path("runs") / name).resolve()
         else:
-            text, where = _read(path), path.name
             base = path.parent.resolve()
-        run = load(text, where=where, overrides=overrides)
-        root = (directory or base / "runs" / run.name).resolve() if name not in RECIPES or path.is_file() else root
-        return cls(
-            run=run, text=text, base=base, folder=RunFolder(root), overrides=overrides, dry_run=dry_run, continuous=continuous, keep=keep
-        )
+            root = directory.resolve() if directory else base / "runs" / run.name
+        named = directory is not None
+        return cls(name=name, run=run, base=base, folder=RunFolder(root), named_dir=named, overrides=overrides, **modes)
 
 
 def _read(path: Path) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loop.generation import Step, StudentFacts, next_step, opening
+from pipeline.loop.generation import Opening, Step, StudentFacts, amended, next_step, opening
 
 ORDER = list(Step)
 DIGESTS = st.dictionaries(st.sampled_from(["small", "base", "tiny"]), st.sampled_from(["a", "b"]), min_size=1)
@@ -68,3 +68,20 @@ def test_a_refused_student_ships_nothing_and_the_generation_closes() -> None:
 def test_a_failed_student_does_not_hold_the_others() -> None:
     students = {"bad": StudentFacts(failed=True, populations=1), "good": StudentFacts(trained=True)}
     assert next_step(labels_ended=True, students=students) is Step.JUDGE
+
+
+@given(left=DIGESTS, wanted=DIGESTS, trained=st.frozensets(st.sampled_from(["small", "base", "tiny"])))
+def test_a_changed_run_file_never_touches_a_student_that_has_trained(
+    left: dict[str, str], wanted: dict[str, str], trained: frozenset[str]
+) -> None:
+    before = Opening(generation=4, new_rows=7, students=left, afresh=())
+    after = amended(before, wanted=wanted, trained=trained)
+    for name, digest in left.items():
+        if name in trained:
+            assert after.students[name] == digest
+        elif name in wanted:
+            assert after.students[name] == wanted[name]
+            assert (name in after.afresh) == (wanted[name] != digest)
+        else:
+            assert name not in after.students
+    assert set(after.students) <= set(left)

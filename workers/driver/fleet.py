@@ -1,0 +1,225 @@
+"""The fleet of a run: the orchestrator, the devices that this machine plays, and rollouts to them.
+
+The orchestrator and each device are processes of their own, with their own folders; this driver is their operator and speaks to
+the orchestrator only over gRPC with an operator's certificate. All of it can be done twice: a rollout has a name that follows from
+the generation, a device that is enrolled keeps its identity, a release that is published stays so.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import FleetError
+from pipeline.files import make_private_folder, read_bounded
+from pipeline.loop.generation import Opening
+from pipeline.releases.keys import ONLINE, RELEASE
+from pipeline.releases.repository import MAX_METADATA_BYTES, root_bytes
+from pipeline.rollout.rollout import RolloutState
+from workers.driver.context import RunContext
+from workers.driver.folder import read_json, write_json
+from workers.driver.records import incumbent_of, populations_of, student_files
+from workers.driver.releasing import ensure_repository
+from workers.driver.reporter import Gauge
+from workers.edge.enrol import NotEnrolledError, load_identity
+from workers.edge.folder import DeviceFolder
+from workers.orchestrator.client import Operator, RolloutView, enrolment_files
+from workers.orchestrator.pki import ensure_pki
+
+POLL_S = 0.2
+SETTLE_S = 120.0
+"""How long devices that were started again may take to run what they should."""
+
+
+class DevicesBehindError(FleetError):
+    """Devices do not run the release that their population should."""
+
+    def __init__(self, population: str, confirmed: int, devices: int) -> None:
+        super().__init__(population, confirmed, devices)
+        self.population, self.confirmed, self.devices = population, confirmed, devices
+
+    def __str__(self) -> str:
+        return (
+            f"population {self.population}: {self.confirmed} of {self.devices} devices run its release after {SETTLE_S:.0f} s; "
+            "expected all; `kdpipe logs DIR device-1` says what a device did"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """How many devices of a population run the release that they should."""
+
+    target: str
+    digest: str
+    confirmed: int
+    devices: int
+
+
+class Fleet:
+    """Operator of one run's fleet. Starts its processes when they are first needed."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._operator: Operator | None = None
+        self._since_unix_s = 0.0
+        """When this run's devices were started: what one said before is no proof that it runs."""
+
+    def roll_out(self, opening: Opening, student: str, population: str) -> None:
+        """Bring a signed release to a population, canary first; returns when the rollout has ended, writes how."""
+        operator = self.ensure()
+        files = student_files(self._context.folder, opening.generation, student)
+        release = read_json(files.release)
+        section = self._context.run.fleet
+        rollout = f"{population}-{opening.generation:06d}"
+        operator.publish(read_bounded(self._context.folder.keys / RELEASE / "releases.json", MAX_METADATA_BYTES), files.bundle)
+        operator.create_rollout(
+            rollout,
+            population=population,
+            target=release["target"],
+            waves=section.waves,
+            soak_s=section.soak_s,
+            deadline_s=section.deadline_s,
+        )
+        operator.approve(rollout)
+        view = self._watch(operator, rollout)
+        self._context.reporter.say(f"{population}: {view.state.value}, {view.confirmed} of {view.devices} confirmed. {view.reason}")
+        write_json(files.rollout(population), _record(view))
+
+    def settle(self) -> dict[str, Confirmed]:
+        """Start what should run and wait until every device runs its population's release. Raises DevicesBehindError."""
+        wanted = self._wanted()
+        if not wanted:
+            return {}
+        operator = self.ensure()
+        deadline_s = time.monotonic() + SETTLE_S
+        while True:
+            found = {population: self._count(operator, population, release) for population, release in wanted.items()}
+            behind = [(name, count) for name, count in found.items() if count.confirmed < count.devices]
+            if not behind:
+                return found
+            self._context.reporter.show([Gauge(name=name, done=count.confirmed, total=count.devices) for name, count in found.items()])
+            if time.monotonic() > deadline_s:
+                name, count = behind[0]
+                raise DevicesBehindError(name, count.confirmed, count.devices)
+            self._wait()
+
+    def device_folders(self, population: str) -> list[Path]:
+        """Folders of the devices that this machine plays."""
+        return [self._context.folder.device(name) for name in self._names(population)]
+
+    def ensure(self) -> Operator:
+        """The orchestrator and the devices, started, enrolled and in touch."""
+        if self._operator is None:
+            context, section = self._context, self._context.run.fleet
+            ensure_repository(context)
+            ensure_pki(make_private_folder(context.folder.fleet) / "pki", host=section.host, now=datetime.now(UTC))
+            context.children.start("orchestrator", self._orchestrator_command())
+            self._operator = Operator.open(context.folder.fleet, host=section.host)
+            self._operator.wait_ready()
+            self._since_unix_s = time.time()
+            self._start_devices(self._operator)
+        return self._operator
+
+    def close(self) -> None:
+        if self._operator:
+            self._operator.close()
+            self._operator = None
+
+    def _start_devices(self, operator: Operator) -> None:
+        commands = {}
+        for population in self._context.run.fleet.populations:
+            names = self._names(population)
+            self._enrol([name for name in names if not _enrolled(self._context.folder.device(name))], operator, population)
+            commands.update({name: self._device_command(name) for name in names})
+        self._context.children.start_all(commands)
+
+    def _enrol(self, names: list[str], operator: Operator, population: str) -> None:
+        if names:
+            folder = make_private_folder(self._enrolments)
+            root = root_bytes(self._context.folder.releases)
+            host = self._context.run.fleet.host
+            enrolment_files(
+                operator, folder, fleet_dir=self._context.folder.fleet, host=host, population=population, names=names, root=root
+            )
+
+    def _watch(self, operator: Operator, rollout: str) -> RolloutView:
+        while True:
+            view = operator.get_rollout(rollout)
+            says = f"wave {view.wave} of {view.waves}, {view.phase.value} · {view.reason}"
+            self._context.reporter.show([Gauge(name=view.population, done=view.confirmed, total=view.devices, says=says)])
+            self._context.metrics.series.rollout(
+                view.population, offered=0, confirmed=view.confirmed, failed=view.failed, lost=view.lost, devices=view.devices
+            )
+            if view.has_ended:
+                return view
+            self._wait()
+
+    def _wait(self) -> None:
+        self._context.children.check()
+        self._context.stop.wait(POLL_S)
+        self._context.check_stop()
+
+    def _wanted(self) -> dict[str, Mapping[str, Any]]:
+        """Population -> the release it should run."""
+        wanted = {}
+        for name in self._context.run.students:
+            incumbent = incumbent_of(self._context.folder, name)
+            if incumbent:
+                wanted.update({p: read_json(incumbent.files.release) for p in populations_of(self._context.run, name)})
+        return wanted
+
+    def _count(self, operator: Operator, population: str, release: Mapping[str, Any]) -> Confirmed:
+        devices = [d for d in operator.get_fleet().devices if d.population == population and not d.is_revoked]
+        running = [d for d in devices if d.running_digest == release["digest"] and d.last_seen_unix_s >= self._since_unix_s]
+        return Confirmed(target=release["target"], digest=release["digest"], confirmed=len(running), devices=len(devices))
+
+    def _names(self, population: str) -> list[str]:
+        """Devices of a population on this machine: device-1, device-2, ... through all populations."""
+        first = 1
+        for name, section in self._context.run.fleet.populations.items():
+            if name == population:
+                return [f"device-{number}" for number in range(first, first + section.devices)]
+            first += section.devices
+        raise KeyError(population)
+
+    @property
+    def _enrolments(self) -> Path:
+        return self._context.folder.fleet / "enrolments"
+
+    def _device_command(self, name: str) -> list[str]:
+        folder = self._context.folder.device(name)
+        enrolment = self._enrolments / f"{name}.json"
+        return [sys.executable, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment), "--metrics-port", "0"]
+
+    def _orchestrator_command(self) -> list[str]:
+        folder, section = self._context.folder, self._context.run.fleet
+        command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(folder.fleet), "--repository", str(folder.releases)]
+        command += ["--keys", str(folder.keys / ONLINE), "--host", section.host]
+        for name in ("fleet", "enrolment", "operator", "metrics"):
+            command += [f"--{name}-port", str(getattr(section, f"{name}_port"))]
+        return command
+
+
+def _enrolled(device: Path) -> bool:
+    try:
+        load_identity(DeviceFolder(device).identity)
+    except NotEnrolledError:
+        return False
+    return True
+
+
+def _record(view: RolloutView) -> dict[str, Any]:
+    return {
+        "state": view.state.value,
+        "completed": view.state is RolloutState.COMPLETED,
+        "devices": view.devices,
+        "confirmed": view.confirmed,
+        "failed": view.failed,
+        "lost": view.lost,
+        "reason": view.reason,
+        "target": view.target,
+        "digest": view.digest,
+    }

@@ -1,0 +1,130 @@
+"""From trained weights to a verdict: export to the file that ships, and let the gate judge that file.
+
+The teacher answers for the validation samples here, in this process, once. What the device needs later (temperature, golden samples,
+memory) is measured on the exported file and kept in verdict.json.
+"""
+
+import hashlib
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.distill.metrics import log_softmax
+from pipeline.loop.generation import Opening
+from pipeline.releases.lineage import LineageEntry
+from pipeline.sources import open_source
+from pipeline.students.checkpoint import load_weights
+from pipeline.students.evaluation import Candidate
+from pipeline.students.export import Exported, export_student
+from pipeline.students.gate import judge
+from pipeline.students.graph import Graph
+from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.samples import Samples, Validation, read_validation
+from pipeline.teachers import Teacher, load_teacher
+from workers.driver.answers import validation_answered
+from workers.driver.context import RunContext
+from workers.driver.folder import read_json, write_json
+from workers.driver.records import Incumbent, incumbent_of, student_files
+from workers.driver.releasing import lineage_of, parent_digest
+from workers.footprint import memory_of
+
+GOLDEN_SAMPLES = 16
+
+
+def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str, Any]:
+    """Export and judge one student; writes verdict.json last and returns it."""
+    files = student_files(context.folder, opening.generation, name)
+    teacher = teacher_of(context)
+    validation = validation_of(context, teacher)
+    student = build_student(student_spec(context, name))
+    student.module.load_state_dict(load_weights(files.weights))
+    exported = export_student(name=name, student=student, fit=validation.fit, choose=validation.choose, out=files.export)
+    memory_bytes = memory_of(exported.graph, kind=exported.kind)
+    report = judge(
+        student=name,
+        candidate=candidate_of(exported),
+        incumbent=_incumbent_candidate(incumbent_of(context.folder, name)),
+        gate=validation.gate,
+        section=context.run.gate,
+        classes=context.run.classes,
+        positive=context.run.positive,
+        clock=time.perf_counter,
+        memory_bytes=memory_bytes,
+    )
+    lineage = lineage_of(context.folder)
+    lineage.append(
+        LineageEntry(
+            what="judged",
+            student=name,
+            generation=opening.generation,
+            parent=parent_digest(context.folder, name),
+            teacher=teacher.fingerprint,
+            digest=_digest(exported),
+            passed=report.ships,
+            at_unix_s=int(time.time()),
+        )
+    )
+    verdict = {
+        "ships": report.ships,
+        "why": report.summary,
+        "says": report.table() + f"\n  the gate's samples have now decided {lineage.gate_uses(name)} time(s) about {name}",
+        "report": report.to_json(),
+        "teacher": teacher.fingerprint,
+        "memory_bytes": memory_bytes,
+        "golden": golden_samples(exported, validation.choose),
+        "export": {
+            "kind": exported.kind,
+            "input_name": exported.input_name,
+            "width": exported.width,
+            "temperature": exported.temperature,
+            "quantisation": exported.quantisation,
+            "reason": exported.reason,
+            "parameters": exported.parameters,
+            "parity": asdict(exported.parity),
+        },
+    }
+    write_json(files.verdict, verdict)
+    return verdict
+
+
+def teacher_of(context: RunContext) -> Teacher:
+    return load_teacher(context.run.teacher, classes=context.run.classes, base=context.base)
+
+
+def validation_of(context: RunContext, teacher: Teacher) -> Validation:
+    """The three validation parts with the teacher's answers."""
+    validation = read_validation(open_source(context.run.validation, base=context.base), classes=context.run.classes)
+    return validation_answered(validation, teacher, context.folder.root / "answers")
+
+
+def student_spec(context: RunContext, name: str) -> StudentSpec:
+    run = context.run
+    return StudentSpec(name=name, section=run.students[name], classes=run.classes, kind=run.stream.kind, base=context.base, seed=run.seed)
+
+
+def candidate_of(exported: Exported) -> Candidate:
+    return Candidate(graph=exported.graph, kind=exported.kind, temperature=exported.temperature)
+
+
+def _incumbent_candidate(incumbent: Incumbent | None) -> Candidate | None:
+    if incumbent is None:
+        return None
+    export = read_json(incumbent.files.verdict)["export"]
+    return Candidate(graph=incumbent.files.export / "graph.onnx", kind=export["kind"], temperature=export["temperature"])
+
+
+def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]:
+    """Inputs with the answers of this very file, which a device must give too before it trusts it."""
+    inputs = samples.inputs[:GOLDEN_SAMPLES]
+    graph = Graph(exported.graph, kind=exported.kind)
+    probabilities = np.exp(log_softmax(graph.logits(inputs) / exported.temperature))
+    return [
+        {"input": value if isinstance(value, str) else list(value), "probabilities": [round(float(p), 6) for p in row]}
+        for value, row in zip(inputs, probabilities, strict=True)
+    ]
+
+
+def _digest(exported: Exported) -> str:
+    return hashlib.sha256(exported.graph.read_bytes() + exported.weights.read_bytes()).hexdigest()

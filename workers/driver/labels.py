@@ -1,0 +1,37 @@
+"""The labelling of a run's generations: one place that says with what."""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.config import RunFile
+from pipeline.sources import SourceSpec
+from workers.driver.folder import RunFolder
+from workers.labelling import Labelling
+
+
+class Place(Protocol):
+    """A run file with its folders: a request, or the context of a run that goes on."""
+
+    @property
+    def run(self) -> RunFile: ...
+    @property
+    def base(self) -> Path: ...
+    @property
+    def folder(self) -> RunFolder: ...
+
+
+def labelling_of(place: Place, generation: int) -> Labelling:
+    """Labelling of one generation, not yet started."""
+    run = place.run
+    return Labelling(
+        store_url=str(place.folder.labels),
+        source=SourceSpec(section=run.stream, base=place.base),
+        teacher=run.teacher,
+        classes=run.classes,
+        base=place.base,
+        section=run.labelling,
+        seed=run.seed,
+        generation=generation,
+        holder=f"driver pid {os.getpid()}",
+    )

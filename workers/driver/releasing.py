@@ -1,0 +1,95 @@
+"""From a version that passed to a signed release: the bundle, its place in the release role's metadata, its line in the lineage.
+
+Nothing here is random, so a driver killed between any two lines makes the same bytes and the same number again.
+"""
+
+import time
+from datetime import UTC, datetime
+
+from pipeline.loop.generation import Opening
+from pipeline.releases.bundle import build_bundle
+from pipeline.releases.lineage import Lineage, LineageEntry
+from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
+from pipeline.releases.repository import create_repository
+from pipeline.releases.signer import ReleaseSigner
+from pipeline.releases.target import ReleaseTarget, target_path
+from workers.driver.context import RunContext
+from workers.driver.folder import RunFolder, read_json, write_json
+from workers.driver.records import incumbent_of, student_files
+
+
+def ensure_repository(context: RunContext) -> None:
+    """The TUF repository and its keys; says on the first run what the operator must move away."""
+    created = create_repository(context.folder.keys, context.folder.releases, now=datetime.now(UTC))
+    if created.fresh:
+        context.reporter.say(created.notice())
+
+
+def lineage_of(folder: RunFolder) -> Lineage:
+    return Lineage(folder.root / "lineage.jsonl")
+
+
+def parent_digest(folder: RunFolder, student: str) -> str | None:
+    """Digest of the incumbent's bundle."""
+    incumbent = incumbent_of(folder, student)
+    release = read_json(incumbent.files.release) if incumbent else None
+    return release["digest"] if release else None
+
+
+def sign_student(context: RunContext, opening: Opening, name: str) -> str:
+    """Bundle and sign one student; returns what to tell a person. Writes release.json last."""
+    ensure_repository(context)
+    files = student_files(context.folder, opening.generation, name)
+    verdict = read_json(files.verdict)
+    signer = ReleaseSigner.open(context.folder.keys)
+    number = _number(signer, name, opening.generation)
+    manifest = BundleManifest(
+        student=name,
+        release=number,
+        classes=context.run.classes,
+        input=InputSpec(kind=context.run.stream.kind, name=verdict["export"]["input_name"], width=verdict["export"]["width"]),
+        temperature=verdict["export"]["temperature"],
+        positive=context.run.positive,
+        teacher=verdict["teacher"],
+        memory_bytes=verdict["memory_bytes"],
+    )
+    golden = [
+        Golden(input=g["input"] if isinstance(g["input"], str) else tuple(g["input"]), probabilities=tuple(g["probabilities"]))
+        for g in verdict["golden"]
+    ]
+    bundle = build_bundle(
+        files.bundle, manifest=manifest, graph=files.export / "graph.onnx", weights=files.export / "weights.bin", golden=golden
+    )
+    target = ReleaseTarget(
+        path=target_path(name, number),
+        digest=bundle.sha256,
+        length=bundle.length,
+        student=name,
+        release=number,
+        generation=opening.generation,
+        security_floor=0,
+        memory_bytes=verdict["memory_bytes"],
+    )
+    signer.add(target, now=datetime.now(UTC))
+    lineage_of(context.folder).append(
+        LineageEntry(
+            what="released",
+            student=name,
+            generation=opening.generation,
+            parent=parent_digest(context.folder, name),
+            teacher=verdict["teacher"],
+            digest=bundle.sha256,
+            passed=True,
+            at_unix_s=int(time.time()),
+            release=number,
+            target=target.path,
+        )
+    )
+    write_json(files.release, {"target": target.path, "digest": bundle.sha256, "length": bundle.length, "release": number})
+    return f"{name}: signed {target.path}, {bundle.length:,} bytes, sha256 {bundle.sha256[:12]}"
+
+
+def _number(signer: ReleaseSigner, student: str, generation: int) -> int:
+    """The release's number: the one that a killed driver signed for this generation, or the next."""
+    signed = [t.release for t in signer.targets.values() if t.student == student and t.generation == generation]
+    return signed[0] if signed else signer.next_release(student)

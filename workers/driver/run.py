@@ -1,0 +1,190 @@
+"""`kdpipe run`, top to bottom: prepare, then one generation after the other, then the fleet and the summary.
+
+Everything that must survive is in the run's folder, so a killed driver goes on by looking. This process holds the folder, starts
+the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
+"""
+
+import contextlib
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from pipeline.config import RunFile
+from pipeline.loop.generation import Fate, Opening, amended, opening, spec_digest
+from pipeline.recipes import prepare_run
+from workers.driver.children import Children
+from workers.driver.cluster import Cluster
+from workers.driver.context import RunContext, StoppedError
+from workers.driver.control import Controls
+from workers.driver.evaluation import begin_controls
+from workers.driver.fleet import Fleet
+from workers.driver.folder import Holder, write_json
+from workers.driver.labels import labelling_of
+from workers.driver.metrics import RunMetrics
+from workers.driver.planning import plan_text
+from workers.driver.records import open_generation, outcomes, student_files, trained_digests, write_opening
+from workers.driver.rendering import render
+from workers.driver.reporter import Gauge, Reporter
+from workers.driver.request import RunRequest
+from workers.driver.summary import summarise
+from workers.driver.turn import Turn
+from workers.fetch import cache_folder, fetch
+
+POLL_S = 0.2
+WATCH_EVERY_S = 1.0
+
+
+def drive(request: RunRequest) -> None:
+    """Do what was asked, to the end or until told to stop. Raises KdpipeError; everything it started has ended by then."""
+    if request.dry_run:
+        with Reporter(request.folder, writes_status=False) as reporter:
+            reporter.say(plan_text(request))
+        return
+    with Holder(request.folder), _stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
+        cluster = Cluster(request.run.ray, keys=request.folder.keys)
+        context = RunContext(
+            run=request.run,
+            base=request.base,
+            folder=request.folder,
+            reporter=reporter,
+            children=Children(request.folder, keep=request.keep),
+            cluster=cluster,
+            controls=Controls(cluster),
+            metrics=RunMetrics(request.run),
+            stop=stop,
+            command=request.command,
+        )
+        kept = False
+        try:
+            context.metrics.start(request.folder)
+            _go(context, request)
+            kept = request.keep
+        except KeyboardInterrupt as error:
+            raise StoppedError(request.command) from error
+        finally:
+            context.cluster.close()
+            context.metrics.close()
+            if not kept:
+                context.children.end_all()
+
+
+def _go(context: RunContext, request: RunRequest) -> None:
+    _remember(request)
+    if request.run.prepare:
+        context.reporter.stage("prepare")
+        prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
+    context.check_stop()
+    context.reporter.say(plan_text(request))
+    fleet = Fleet(context)
+    while True:
+        opened = _open(context)
+        if opened:
+            Turn(context, opened, fleet).run()
+        _finish(context, fleet)
+        if not request.continuous:
+            return
+        _wait_for_samples(context)
+
+
+def _finish(context: RunContext, fleet: Fleet) -> None:
+    """Devices run what they should, answer as the artefact does, and the summary says what it all came to."""
+    closed = outcomes(context.folder)
+    if not closed:
+        return
+    context.reporter.stage("evaluate")
+    confirmed = fleet.settle()
+    latest = max(closed)
+    begin_controls(context, latest, {n: s["steps_total"] for n, s in closed[latest]["students"].items() if s["fate"] != Fate.FAILED})
+    while waiting := context.controls.waiting():
+        context.reporter.show([Gauge(name="controls", done=0, total=waiting, says="still training")])
+        context.stop.wait(POLL_S)
+        context.check_stop()
+    summary = summarise(context, confirmed, fleet)
+    write_json(context.folder.summary_file, summary)
+    context.reporter.say(render(summary))
+
+
+def _open(context: RunContext) -> Opening | None:
+    """The generation to work on: one that was left open, or a new one where there is something to do."""
+    left = open_generation(context.folder)
+    if left:
+        trained = frozenset(name for name in left.students if student_files(context.folder, left.generation, name).trained.exists())
+        going_on = amended(left, wanted=wanted_digests(context.run), trained=trained)
+        _forget_training(context, left, going_on)
+        write_opening(context.folder, going_on)
+        labelling_of(context, going_on.generation).plan()
+        context.reporter.say(f"generation {going_on.generation} goes on")
+        return going_on
+    last = max(outcomes(context.folder), default=0)
+    found = opening(
+        last_generation=last,
+        new_rows=labelling_of(context, last + 1).plan().rows_left,
+        wanted=wanted_digests(context.run),
+        trained=trained_digests(context.folder),
+    )
+    if found is None:
+        context.reporter.say("nothing is new: the teacher is asked nothing, no student trains")
+    else:
+        write_opening(context.folder, found)
+    return found
+
+
+def _forget_training(context: RunContext, before: Opening, after: Opening) -> None:
+    """Checkpoints of a student whose spec changed while it trained are of no use to what it is now."""
+    for name, digest in before.students.items():
+        if after.students.get(name) != digest:
+            shutil.rmtree(context.folder.training / f"{name}-{before.generation:06d}", ignore_errors=True)
+
+
+def wanted_digests(run: RunFile) -> dict[str, str]:
+    return {name: spec_digest(run, name) for name in run.students}
+
+
+def _wait_for_samples(context: RunContext) -> None:
+    """Return when the source has rows that nobody has planned."""
+    labelling = labelling_of(context, max(outcomes(context.folder), default=0) + 1)
+    context.reporter.stage("watching for new samples")
+    while labelling.preview().rows_left == 0:
+        context.children.check()
+        context.stop.wait(WATCH_EVERY_S)
+        context.check_stop()
+
+
+def _remember(request: RunRequest) -> None:
+    write_json(request.folder.origin_file, {"base": str(request.base), "name": request.name, "run": request.run.model_dump(mode="json")})
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """The flag that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _log_file(request: RunRequest) -> Iterator[None]:
+    """Log records of this process go to logs/driver.log, never to the terminal."""
+    request.folder.logs.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(request.folder.logs / "driver.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,78 @@
+"""The end of a generation in figures: the whole of `run.json`.
+
+Everything here is read from what the stages left on disk or asked of the devices now; nothing is computed from memory of the run, so a
+run that was killed and went on says the same. How it looks to a person is `rendering`'s.
+"""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.distill.metrics import log_softmax
+from pipeline.labels.store import open_store
+from pipeline.labels.verify import summarise as summarise_labels
+from pipeline.sources import open_source
+from pipeline.students.graph import Graph
+from pipeline.students.samples import read_samples
+from workers.driver.context import RunContext
+from workers.driver.evaluation import test_figures
+from workers.driver.fleet import Confirmed, Fleet
+from workers.driver.folder import read_json
+from workers.driver.records import incumbent_of, outcomes, student_files
+from workers.edge.local_client import LocalDevice
+
+VERSION = 1
+ASKED = 32
+"""Samples sent to a device."""
+SAME_WITHIN = 1e-3
+
+
+def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet) -> dict[str, Any]:
+    """Needs a closed generation and a settled fleet."""
+    closed = outcomes(context.folder)
+    latest = max(closed)
+    labels = summarise_labels(open_store(str(context.folder.labels)))
+    trained = [name for name in closed[latest]["students"] if student_files(context.folder, latest, name).verdict.exists()]
+    return {
+        "version": VERSION,
+        "name": context.run.name,
+        "written_unix_s": round(time.time(), 3),
+        "generation": latest,
+        "outcome": closed[latest],
+        "labels": {
+            "rows_planned": labels.rows_planned,
+            "rows_committed": labels.rows_committed,
+            "rows_quarantined": labels.rows_quarantined,
+            "bytes": labels.bytes,
+            "teacher_s": labels.teacher_s,
+        },
+        "learning": read_json(context.folder.generation(latest) / "labelling.json"),
+        "test": {name: test_figures(context, student_files(context.folder, latest, name)) for name in trained},
+        "devices": {population: asdict(count) for population, count in confirmed.items()},
+        "answers": {population: _compare_answers(context, population, fleet) for population in confirmed},
+        "stages_s": {name: round(seconds, 2) for name, seconds in context.reporter.stage_seconds.items()},
+        "wall_s": round(context.reporter.elapsed_s, 2),
+    }
+
+
+def _compare_answers(context: RunContext, population: str, fleet: Fleet) -> dict[str, Any] | None:
+    """Ask a device about samples through its local API, and the artefact here: how far apart are they?"""
+    folders = fleet.device_folders(population)
+    incumbent = incumbent_of(context.folder, context.run.fleet.populations[population].student)
+    if not folders or incumbent is None:
+        return None
+    section = context.run.test or context.run.validation
+    inputs = read_samples(open_source(section, base=context.base), classes=context.run.classes).inputs[:ASKED]
+    with LocalDevice(folders[0]) as device:
+        said = np.array(device.predict(inputs)["probabilities"])
+    expected = _artefact_probabilities(incumbent.files.export, read_json(incumbent.files.verdict)["export"], inputs)
+    worst = float(np.abs(said - expected).max())
+    return {"device": folders[0].name, "asked": len(inputs), "largest_difference": worst, "same": worst <= SAME_WITHIN}
+
+
+def _artefact_probabilities(export: Path, facts: dict[str, Any], inputs: Any) -> Any:
+    graph = Graph(export / "graph.onnx", kind=facts["kind"])
+    return np.exp(log_softmax(graph.logits(inputs) / facts["temperature"]))

@@ -1,0 +1,141 @@
+"""One generation acted out: look at the disk, take the one next step, until there is none left.
+
+`pipeline.loop.generation` decides; here each step has one function, and each leaves a file when it is done. A student that fails
+to train is left behind, said, and trained in a later generation; it never holds the others.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+
+from pipeline.errors import KdpipeError
+from pipeline.loop.generation import Fate, Opening, Step, StudentFacts, next_step
+from workers.driver.context import RunContext
+from workers.driver.evaluation import begin_controls
+from workers.driver.fleet import Fleet
+from workers.driver.folder import read_json, write_json
+from workers.driver.judging import judge_student
+from workers.driver.labels import labelling_of
+from workers.driver.learning import label_and_train
+from workers.driver.records import Incumbent, facts_of, incumbent_of, populations_of, student_files
+from workers.driver.releasing import sign_student
+from workers.training import TrainingSpec
+
+
+class Turn:
+    """One generation, from wherever it was left to its outcome."""
+
+    def __init__(self, context: RunContext, opening: Opening, fleet: Fleet) -> None:
+        self._context, self._opening, self._fleet = context, opening, fleet
+        self._failed: dict[str, KdpipeError] = {}
+
+    def run(self) -> None:
+        """Take every step that is left. Raises the first student's error once everything else is done."""
+        acts: Mapping[Step, Callable[[], None]] = {
+            Step.LABEL_AND_TRAIN: self._label_and_train,
+            Step.JUDGE: self._judge,
+            Step.SIGN: self._sign,
+            Step.ROLL_OUT: self._roll_out,
+        }
+        self._context.metrics.series.generation(self._opening.generation)
+        while (step := self._next()) is not Step.CLOSE:
+            self._context.check_stop()
+            self._context.reporter.stage(f"generation {self._opening.generation}: {step}")
+            acts[step]()
+        self._close()
+        for error in self._failed.values():
+            raise error
+
+    def _next(self) -> Step:
+        ended = labelling_of(self._context, self._opening.generation).preview().ended
+        return next_step(labels_ended=ended, students=self._facts())
+
+    def _facts(self) -> dict[str, StudentFacts]:
+        return facts_of(self._context.folder, self._context.run, self._opening, failed=set(self._failed))
+
+    def _label_and_train(self) -> None:
+        specs = {name: self._spec(name) for name, facts in self._facts().items() if not facts.trained and name not in self._failed}
+        labelling = labelling_of(self._context, self._opening.generation)
+        learning = label_and_train(self._context, labelling, specs)
+        self._failed |= dict(learning.failed)
+        for name, error in learning.failed.items():
+            self._context.reporter.say(f"student {name} failed, the others go on: {error}")
+        if learning.labelling:
+            write_json(self._context.folder.generation(self._opening.generation) / "labelling.json", learning.to_json())
+
+    def _judge(self) -> None:
+        trained = [name for name, facts in self._facts().items() if facts.trained]
+        begin_controls(self._context, self._opening.generation, {name: self._steps_total(name) for name in trained})
+        for name in self._due(lambda facts: facts.trained and facts.ships is None):
+            report = judge_student(self._context, self._opening, name)
+            self._context.metrics.series.verdict(name, ships=report["ships"])
+            self._context.reporter.say(report["says"])
+            self._context.check_stop()
+
+    def _sign(self) -> None:
+        for name in self._due(lambda facts: bool(facts.ships) and not facts.signed):
+            self._context.reporter.say(sign_student(self._context, self._opening, name))
+
+    def _roll_out(self) -> None:
+        for name in self._due(lambda facts: facts.signed and facts.rollouts_ended < facts.populations):
+            for population in populations_of(self._context.run, name):
+                self._fleet.roll_out(self._opening, name, population)
+
+    def _due(self, is_due: Callable[[StudentFacts], bool]) -> list[str]:
+        return [name for name, facts in self._facts().items() if is_due(facts)]
+
+    def _spec(self, name: str) -> TrainingSpec:
+        context, run = self._context, self._context.run
+        incumbent = self._start(name)
+        return TrainingSpec(
+            name=name,
+            student=run.students[name],
+            classes=run.classes,
+            kind=run.stream.kind,
+            store_url=str(context.folder.labels),
+            generation=self._opening.generation,
+            seed=run.seed,
+            base=context.base,
+            storage=context.folder.training,
+            warm_start=incumbent.files.weights if incumbent else None,
+            out=student_files(context.folder, self._opening.generation, name).weights,
+        )
+
+    def _start(self, name: str) -> Incumbent | None:
+        """The version that a student's training starts from."""
+        return None if name in self._opening.afresh else incumbent_of(self._context.folder, name)
+
+    def _steps_total(self, name: str) -> int:
+        """Steps that a student has had, with those of the versions it started from."""
+        start = self._start(name)
+        return self._context.run.students[name].steps + (start.steps_total if start else 0)
+
+    def _close(self) -> None:
+        students = {name: self._outcome(name, facts) for name, facts in self._facts().items()}
+        outcome = {"generation": self._opening.generation, "new_rows": self._opening.new_rows, "students": students}
+        write_json(self._context.folder.generation(self._opening.generation) / "outcome.json", outcome)
+        for name in students:
+            # Checkpoints end with the training they belong to; what lasts is weights.pt.
+            shutil.rmtree(self._spec(name).folder, ignore_errors=True)
+            self._context.reporter.say(f"generation {self._opening.generation}, {name}: {students[name]['fate']}. {students[name]['says']}")
+
+    def _outcome(self, name: str, facts: StudentFacts) -> dict[str, object]:
+        files = student_files(self._context.folder, self._opening.generation, name)
+        rollouts = {p: read_json(files.rollout(p)) for p in populations_of(self._context.run, name) if files.rollout(p).exists()}
+        verdict = read_json(files.verdict) or {}
+        if not facts.trained:
+            fate, says = Fate.FAILED, str(self._failed.get(name, ""))
+        elif not facts.ships:
+            fate, says = Fate.REFUSED, "Nothing ships; the incumbent stays. " + verdict.get("why", "")
+        elif not rollouts:
+            fate, says = Fate.NOT_DEPLOYED, ""
+        elif all(rollout["completed"] for rollout in rollouts.values()):
+            fate, says = Fate.SHIPPED, "; ".join(f"{p}: {r['confirmed']} of {r['devices']} confirmed" for p, r in rollouts.items())
+        else:
+            fate, says = Fate.HALTED, "; ".join(f"{p}: {r['state']}, {r['reason']}" for p, r in rollouts.items())
+        return {
+            "fate": fate,
+            "says": says,
+            "spec": self._opening.students[name],
+            "rollouts": rollouts,
+            "steps_total": self._steps_total(name),
+        }

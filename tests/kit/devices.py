@@ -1,149 +1,163 @@
-"""A simulated device: enrols, syncs and downloads over real gRPC with real certificates, and reports what a test tells it to.
+"""One device in the test's own thread: real record, slots, trust, downloads and installer; the model is computed from the slot's file.
 
-It does what the protocol asks of an agent and nothing of an agent's insides: no model, no slots. Times are the test's.
+`Device.open` on the same folder again is a restart. Faults are method calls.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
-import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.releases.assignment import Assignment, assignment_keys, verify_assignment
-from workers.orchestrator.pki import utc
-from workers.rpc import fleet_pb2, fleet_pb2_grpc
+from pipeline.releases.target import ReleaseTarget
+from pipeline.rollout import device
+from pipeline.rollout.device import DeviceRecord, Machine, Wanted
+from pipeline.rollout.slots import Slot, Slots
+from tests.kit.bundles import NOW, Trust
+from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
+from workers.edge.folder import DeviceFolder, RecordFile
+from workers.edge.install import Installer, Pace
+from workers.edge.model_process import Logits, ModelDiedError, ModelRefusedError
+from workers.edge.serving import Serving
+from workers.edge.trust import Trust as DeviceTrust
 
-CALL_S = 10.0
-
-
-def signing_request(key: ec.EllipticCurvePrivateKey, *, name: str = "anything") -> bytes:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+CHUNK_BYTES = 512
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoints:
-    """Where the orchestrator is, and what a device trusts."""
+class TableModel:
+    """A text student computed from its slot's weights.bin, without a process. `Models` decides when it dies."""
 
-    host: str
-    fleet: int
-    enrolment: int
-    operator: int
-    ca_pem: bytes
-
-    def enrolment_stub(self) -> tuple[grpc.Channel, fleet_pb2_grpc.EnrollmentStub]:
-        channel = grpc.secure_channel(f"{self.host}:{self.enrolment}", grpc.ssl_channel_credentials(self.ca_pem))
-        return channel, fleet_pb2_grpc.EnrollmentStub(channel)
-
-    def mutual(self, port: int, *, key_pem: bytes, certificate_pem: bytes) -> grpc.Channel:
-        return grpc.secure_channel(f"{self.host}:{port}", grpc.ssl_channel_credentials(self.ca_pem, key_pem, certificate_pem))
-
-
-class SimulatedDevice:
-    """One device. `enrol` first; `close` at the end."""
-
-    def __init__(self, endpoints: Endpoints, *, hardware: str = "x86", incarnation: int = 1) -> None:
-        self.endpoints, self.hardware, self.incarnation = endpoints, hardware, incarnation
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.device_id, self.certificate_pem = "", b""
-        self.running_digest, self.generation, self.sequence = "", 0, 0
-        self.assignment, self.assigned_digest = b"", ""
-        self.next_sync_s = 0.0
-        self._channel: grpc.Channel | None = None
-
-    def enrol(self, token: str) -> str:
-        channel, stub = self.endpoints.enrolment_stub()
-        with channel:
-            request = fleet_pb2.EnrollRequest(
-                token=token, csr_der=signing_request(self.key), hardware_class=self.hardware, agent_version="1"
-            )
-            answer = stub.Enroll(request, timeout=CALL_S)
-        self.device_id, self.certificate_pem = answer.device_id, answer.certificate_pem
-        return self.device_id
-
-    def renew(self, *, key: ec.EllipticCurvePrivateKey | None = None, prove_with: ec.EllipticCurvePrivateKey | None = None) -> None:
-        key = key or self.key
-        csr = signing_request(key)
-        proof = (prove_with or self.key).sign(csr, ec.ECDSA(hashes.SHA256()))
-        channel, stub = self.endpoints.enrolment_stub()
-        with channel:
-            request = fleet_pb2.RenewRequest(certificate_pem=self.certificate_pem, csr_der=csr, proof=proof)
-            self.certificate_pem = stub.Renew(request, timeout=CALL_S).certificate_pem
-        self.key = key
-        self.close()
+    def __init__(self, slot: Slot, models: "Models") -> None:
+        self.slot, self._models = slot, models
+        self._table = np.fromfile(slot.folder / "weights.bin", dtype=np.float32).reshape(256, -1)
+        self._alive = True
 
     @property
-    def channel(self) -> grpc.Channel:
-        if self._channel is None:
-            self._channel = self.endpoints.mutual(self.endpoints.fleet, key_pem=private_pem(self.key), certificate_pem=self.certificate_pem)
-        return self._channel
+    def alive(self) -> bool:
+        return self._alive
 
-    def report(self, state: str, *, digest: str | None = None, generation: int | None = None, code: str = "") -> fleet_pb2.Report:
-        """The next report of a change to `state` ("CONFIRMED"), about the present assignment unless told otherwise."""
-        self.sequence += 1
-        return fleet_pb2.Report(
-            incarnation=self.incarnation,
-            sequence=self.sequence,
-            generation=self.generation if generation is None else generation,
-            digest=self.assigned_digest if digest is None else digest,
-            state=f"DEVICE_STATE_{state}",
-            failure_code=code,
-        )
+    def run(self, batch: NDArray[Any]) -> Logits:
+        if self._models.dies(self.slot.digest):
+            self._alive = False
+        if not self._alive:
+            raise ModelDiedError(self.slot.digest, "it was told to")
+        return Logits(logits_BK=self._table[batch].sum(axis=1).astype(np.float32), run_s=0.001)
 
-    def sync(self, *reports: fleet_pb2.Report) -> fleet_pb2.SyncResponse:
-        request = fleet_pb2.SyncRequest(
-            reports=reports, running_digest=self.running_digest, assignment_generation=self.generation, hardware_class=self.hardware
-        )
-        answer = fleet_pb2_grpc.FleetStub(self.channel).Sync(request, timeout=CALL_S)
-        self.assignment, self.next_sync_s = answer.assignment, answer.next_sync_s
-        return answer
-
-    def verify(self, targets_metadata: bytes, *, now_s: float) -> Assignment:
-        """The assignment, verified as a device must."""
-        return verify_assignment(self.assignment, assignment_keys(targets_metadata), device=self.device_id, now=utc(now_s))
-
-    def accept(self, targets_metadata: bytes, *, now_s: float) -> Assignment:
-        """Verify the assignment, and hold on to its generation."""
-        assignment = self.verify(targets_metadata, now_s=now_s)
-        assert assignment.generation >= self.generation, "a device refuses to go back"
-        self.generation, self.assigned_digest = assignment.generation, assignment.digest
-        return assignment
-
-    def confirm(self) -> fleet_pb2.SyncResponse:
-        """Run the assigned release and say so."""
-        self.running_digest = self.assigned_digest
-        return self.sync(self.report("TRIAL"), self.report("CONFIRMED"))
-
-    def metadata(self, name: str, *, max_bytes: int = 1_000_000) -> bytes:
-        request = fleet_pb2.GetMetadataRequest(name=name, max_bytes=max_bytes)
-        return fleet_pb2_grpc.FleetStub(self.channel).GetMetadata(request, timeout=CALL_S).content
-
-    def fetch(self, digest: str, *, offset: int = 0) -> Iterator[bytes]:
-        request = fleet_pb2.FetchRequest(digest=digest, offset=offset)
-        for part in fleet_pb2_grpc.ArtifactStub(self.channel).Fetch(request, timeout=CALL_S):
-            yield part.chunk
+    def memory_bytes(self) -> int:
+        return 1 << 20
 
     def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self._alive = False
+        self._models.running.discard(id(self))
+
+    def kill(self) -> None:
+        self._alive = False
 
 
-def sha256_of(parts: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+class Models:
+    """Starts models, and makes them fail."""
+
+    def __init__(self) -> None:
+        self.running: set[int] = set()
+        self.started: list[str] = []
+        self.deadly: dict[str, int] = {}
+        """Digest -> answers until it dies, on every start."""
+        self.refused: set[str] = set()
+
+    def start(self, slot: Slot, niceness: int) -> TableModel:
+        self.started.append(slot.digest)
+        if slot.digest in self.refused:
+            raise ModelRefusedError(slot.digest, "it was told to")
+        model = TableModel(slot, self)
+        self.running.add(id(model))
+        return model
+
+    def dies(self, digest: str) -> bool:
+        left = self.deadly.get(digest)
+        if left is None:
+            return False
+        self.deadly[digest] = left - 1
+        return left <= 0
 
 
-def enrolled(endpoints: Endpoints, tokens: Sequence[str], *, hardware: str = "x86") -> list[SimulatedDevice]:
-    """One enrolled device per token."""
-    devices = [SimulatedDevice(endpoints, hardware=hardware) for _ in tokens]
-    for device, token in zip(devices, tokens, strict=True):
-        device.enrol(token)
-    return devices
+class Device:
+    """A device of a repository, without a network."""
+
+    def __init__(self, folder: Path, fleet: Trust, *, now: datetime = NOW) -> None:
+        self.folder, self.fleet, self.now = DeviceFolder(folder), fleet, now
+        folder.mkdir(parents=True, exist_ok=True)
+        self.models = Models()
+        self.serving = Serving(self.models.start)
+        self.record = RecordFile(self.folder.state, incarnation=1)
+        self.slots = Slots(self.folder.slots)
+        self.stop = threading.Event()
+        self.machine = Machine(hardware="test", free_disk_bytes=1 << 40, free_memory_bytes=1 << 40)
+        self.announced: list[DeviceRecord] = []
+        self.on_announce: Callable[[], None] = lambda: None
+        self.cut_after_bytes: int | None = None
+        self.rewrite: Callable[[bytes], bytes] = lambda data: data
+        self.rewrite_metadata: Callable[[str, bytes], bytes | None] = lambda name, data: data
+        self.offline = False
+        self.trust = DeviceTrust(self.folder.tuf, root=fleet.root(), fetch=self._metadata)
+        self.installer = Installer(
+            record=self.record,
+            slots=self.slots,
+            downloads_folder=self.folder.downloads,
+            trust=self.trust,
+            fetch=self._fetch,
+            serving=self.serving,
+            start=self.models.start,
+            probe=lambda: self.machine,
+            trusted_now=lambda: self.now,
+            announce=self._announce,
+            stop=self.stop,
+            pace=Pace(shadow_s=0, trial_s=0),
+        )
+
+    def boot(self) -> None:
+        incumbent = self.record.current.incumbent
+        if incumbent is not None:
+            self.serving.serve(self.slots.open(incumbent.digest))
+        self.installer.sweep()
+
+    def assign(self, target: ReleaseTarget, generation: int) -> None:
+        wanted = Wanted(generation=generation, target=target.path, digest=target.digest)
+        self.record.save(device.assign(self.record.current, wanted))
+
+    def install(self, target: ReleaseTarget, generation: int) -> DeviceRecord:
+        self.assign(target, generation)
+        self.installer.advance()
+        return self.record.current
+
+    def later(self, time: timedelta) -> None:
+        self.now += time
+
+    def _announce(self) -> None:
+        self.announced.append(self.record.current)
+        self.on_announce()
+
+    def _metadata(self, name: str) -> bytes:
+        if self.offline:
+            raise FleetUnreachableError("GetMetadata", "offline")
+        path = self.fleet.repository / "metadata" / name
+        data = self.rewrite_metadata(name, path.read_bytes()) if path.exists() else None
+        if data is None:
+            raise FleetRefusedError("GetMetadata", "NOT_FOUND", name)
+        return data
+
+    def _fetch(self, digest: str, offset: int) -> Iterator[bytes]:
+        if self.offline:
+            raise FleetUnreachableError("Fetch", "offline")
+        path = self.fleet.repository / "bundles" / digest
+        if not path.exists():
+            raise FleetRefusedError("Fetch", "NOT_FOUND", digest)
+        data = self.rewrite(path.read_bytes())[offset:]
+        sent = 0
+        while sent < len(data):
+            if self.cut_after_bytes is not None and sent >= self.cut_after_bytes:
+                raise FleetUnreachableError("Fetch", "cut")
+            yield data[sent : sent + CHUNK_BYTES]
+            sent += CHUNK_BYTES

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.releases.bundle import MAX_JSON_BYTES, MEMBERS, build_bundle, digest_file, open_bundle
+from pipeline.releases.bundle import MAX_JSON_BYTES, build_bundle, digest_file, open_bundle
 from pipeline.releases.manifest import (
     BundleInvalidError,
     BundleVersionError,

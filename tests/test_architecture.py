@@ -135,13 +135,16 @@ print(json.dumps({
 
 
 def test_importing_what_a_device_needs_brings_nothing_heavy_and_does_nothing(tmp_path: Path):
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
     told = subprocess.run(
         [sys.executable, "-c", WATCH, *LIGHT],
         capture_output=True,
         text=True,
         timeout=100,
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        cwd=work,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(home)},
     )
     assert told.returncode == 0, told.stderr
     seen = json.loads(told.stdout)

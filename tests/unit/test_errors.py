@@ -85,7 +85,8 @@ def test_every_error_arrives_whole_from_another_process(errors: list[type[Kdpipe
 def test_every_error_has_a_documented_exit_code_and_says_one_line(errors: list[type[KdpipeError]]):
     for error in errors:
         assert error.exit_code in DOCUMENTED | {1}, error
-        assert error.exit_code != 1 or error is KdpipeError, f"{error}: derive from a family of pipeline.errors, which has a code"
+        nameless = error is KdpipeError or error.__name__.endswith("CrashedError")  # reports what nobody foresaw
+        assert error.exit_code != 1 or nameless, f"{error}: derive from a family of pipeline.errors, which has a code"
         assert error.__doc__, error
         assert error.__name__.endswith("Error")
         assert str(made(error)).strip(), error

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,10 @@ from pipeline.labels.shard import LabelledRows, encode_shard, put_shard
 from pipeline.labels.store import Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
-from pipeline.teachers import Teacher, load_teacher
 from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec, Trouble
+
+if TYPE_CHECKING:
+    from pipeline.teachers import Teacher
 
 REASON_MAX_CHARS = 300
 
@@ -43,7 +45,7 @@ class _Answer:
 class Labeller:
     """Labels units with one teacher, from one source, into one store."""
 
-    def __init__(self, *, store: Store, source: Source, teacher: Teacher, batch_rows: int, kind: Kind) -> None:
+    def __init__(self, *, store: Store, source: Source, teacher: "Teacher", batch_rows: int, kind: Kind) -> None:
         self.teacher = teacher
         self._store, self._source, self._batch_rows, self._kind = store, source, batch_rows, kind
         self._reading, self._asking = threading.Lock(), threading.Lock()
@@ -51,6 +53,8 @@ class Labeller:
     @classmethod
     def load(cls, spec: LabellerSpec) -> "Labeller":
         """Open what the spec names. Raises what loading the source or the teacher raises."""
+        from pipeline.teachers import load_teacher  # it brings along what teachers are made of: seconds, and much memory
+
         return cls(
             store=open_store(spec.store_url),
             source=spec.source.open(),

@@ -7,18 +7,16 @@ Two calls run at once in an actor, so that one unit is read or written while the
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 from pipeline.errors import KdpipeError, TeacherError
 from workers.labelling.crew import Broken, Died, Event, Finished, Ready
+from workers.labelling.labeller import Labeller
 from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec
 from workers.labelling.pool import UNITS_PER_TEACHER
-
-if TYPE_CHECKING:
-    from workers.labelling.labeller import Labeller
 
 SLOW_START_S = 30.0
 RETRY_READY_S = 0.5
@@ -39,8 +37,6 @@ class TeacherActor:
     """A shell; `Labeller` is tested without Ray."""
 
     def __init__(self, spec: LabellerSpec) -> None:
-        from workers.labelling.labeller import Labeller  # what loads teachers is large; the driver never needs it
-
         self._labeller: Labeller | None = None
         self._error: KdpipeError | None = None
         try:
@@ -56,7 +52,7 @@ class TeacherActor:
     def label(self, assignment: Assignment) -> Labelled | Failed:
         return self._loaded().label(assignment)
 
-    def _loaded(self) -> "Labeller":
+    def _loaded(self) -> Labeller:
         if self._labeller is None:
             assert self._error is not None
             raise self._error
@@ -118,9 +114,7 @@ class RayCrew:
         total, free = ray.cluster_resources(), ray.available_resources()
         there = ", ".join(f"{name} {total.get(name, 0):g} ({free.get(name, 0):g} free)" for name in self._asked)
         asked = ", ".join(f"{name} {amount:g}" for name, amount in self._asked.items())
-        return (
-            f"{len(slow)} teacher(s) not ready after {self._clock() - min(slow):.0f} s: each asked for {asked}; the cluster has {there}"
-        )
+        return f"{len(slow)} teacher(s) not ready after {self._clock() - min(slow):.0f} s: each asked for {asked}; the cluster has {there}"
 
     def close(self) -> None:
         for worker in list(self._actors):

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,8 +193,9 @@ class Orchestrator:
 
     def _bind(self, server: grpc.aio.Server, port: int, credentials: grpc.ServerCredentials, what: str) -> int:
         try:
+            socket.create_server((self._settings.host, port)).close()  # gRPC would print lines of its own about a taken port
             bound: int = server.add_secure_port(f"{self._settings.host}:{port}", credentials)
-        except RuntimeError as error:
+        except (OSError, OverflowError, RuntimeError) as error:
             raise PortTakenError(self._settings.host, port, what) from error
         if bound == 0:
             raise PortTakenError(self._settings.host, port, what)

@@ -6,9 +6,11 @@ Fixtures live beside the tests that use them; fakes live in `tests.kit`.
 import os
 from collections.abc import Sequence
 
-# Before anything imports them: Ray reports usage, prometheus_client doubles every series with `_created`, and two cores
+from workers.privacy import opt_out
+
+# Before anything imports them: onnxruntime and Ray report usage, prometheus_client doubles every series with `_created`, and two cores
 # shared by BLAS, OpenMP and torch threads are slower than one thread each.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+opt_out(os.environ)
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "true")
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

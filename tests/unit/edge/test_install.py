@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import write_atomic
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device
-from pipeline.rollout.device import State
+from pipeline.rollout.device import State, from_json
 from tests.kit.bundles import NOW, TEXTS, Trust, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch
@@ -301,3 +302,24 @@ def test_a_target_that_metadata_does_not_know_fails(world: World, tmp_path: Path
     made.record.save(device.assign(made.record.current, device.Wanted(generation=9, target="releases/small-000099.kdpb", digest="9" * 64)))
     made.installer.advance()
     assert made.record.current.code == "unknown_release"
+
+
+@pytest.mark.parametrize("writes", range(8))
+def test_a_full_disk_stops_the_install_and_nothing_else(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """Whichever record cannot be written, what the device believes is what is on its disk."""
+    made = world.device(tmp_path / "device")
+    left = [writes]
+
+    def full(path: Path, data: bytes) -> None:
+        if left[0] == 0:
+            raise OSError(28, "No space left on device", str(path))
+        left[0] -= 1
+        write_atomic(path, data)
+
+    monkeypatch.setattr("workers.edge.folder.write_atomic", full)
+    with pytest.raises(OSError, match="No space"):
+        made.install(world.targets[2], 2)
+    assert from_json((tmp_path / "device" / "state.json").read_bytes()) == made.record.current
+    assert world.check_answer(made) == world.targets[1].digest
+    monkeypatch.undo()
+    assert made.install(world.targets[2], 2).state is State.CONFIRMED

@@ -51,8 +51,8 @@ WRITERS: Mapping[str, Callable[[Path, Columns], None]] = {
     ".feather": write_feather,
 }
 
-HAM = "meeting kernel patch thread compile mailing question release source branch".split()
-SPAM = "free money offer click winner mortgage viagra credit guarantee unsubscribe".split()
+HAM = ["meeting", "kernel", "patch", "thread", "compile", "mailing", "question", "release", "source", "branch"]
+SPAM = ["free", "money", "offer", "click", "winner", "mortgage", "viagra", "credit", "guarantee", "unsubscribe"]
 
 
 def made_up_mails(count: int, *, seed: int = 1) -> list[tuple[str, str, str]]:
@@ -76,7 +76,7 @@ def write_mail_archive(path: Path, mails: Sequence[tuple[str, str, str]]) -> Pat
         _add(tar, "package/package.json", b"{}")
         for group, mail_id, raw in mails:
             _add(tar, f"package/data/{group}/{mail_id}.json", json.dumps({"id": mail_id, "group": group, "text": raw}).encode())
-            _add(tar, f"package/data/{group}/{mail_id}.txt", raw.encode("utf-8", "replace"))
+            _add(tar, f"package/data/{group}/{mail_id}.txt", str(raw).encode("utf-8", "replace"))
     return path
 
 

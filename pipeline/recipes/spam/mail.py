@@ -35,7 +35,7 @@ _BLANK_LINES = re.compile(r"\s*\n\s*\n\s*")
 
 def mail_text(raw: str) -> str:
     """Subject, domain of the sender and body, a line each for the first two; at most MAX_CHARS characters."""
-    message = message_from_bytes(raw[:MAX_MAIL_CHARS].encode("utf-8", "surrogateescape"), policy=policy.compat32)
+    message = message_from_bytes(raw[:MAX_MAIL_CHARS].encode("utf-8", "replace"), policy=policy.compat32)
     body = "\n".join(_bodies(message))
     return _tidy(f"{_header(message, 'Subject')}\n{_sender_domain(message)}\n{body}")
 

@@ -92,7 +92,7 @@ def test_a_pickle_is_never_loaded(base: Path) -> None:
 def test_a_damaged_file_is_named(keep: int, base: Path) -> None:
     path = base / "teacher" / "model.skops"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(TeacherLoadError, match="model.skops: does not load"):
+    with pytest.raises(TeacherLoadError, match=r"model\.skops: does not load"):
         load_teacher(SECTION, classes=("ham", "spam"), base=base)
 
 

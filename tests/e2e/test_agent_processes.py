@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.kit.bundles import TEXTS, text_bundle, text_probabilities, text_table, wrong_golden
+from pipeline.releases.bundle import BundleFile
+from pipeline.rollout.rollout import RolloutState
+from tests.kit.bundles import TEXTS, Trust, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
+from workers.orchestrator.client import Operator, RolloutView, enrolment_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,3 +152,57 @@ def test_killed_at_random_moments_it_still_answers_and_confirms(fleet: FakeFleet
             agent.kill()
     with pytest.raises(DeviceSilentError), LocalDevice(tmp_path / "device") as device:
         device.status()
+
+
+def test_with_the_real_orchestrator_a_rollout_reaches_its_devices_and_a_bad_one_stops(tmp_path: Path) -> None:
+    """Everything real: orchestrator process, enrolment, TUF, waves, agents."""
+    trust, now = Trust.make(tmp_path, now=datetime.now(UTC)), datetime.now(UTC)
+    command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(tmp_path / "orchestrator"), "--exit-with-parent"]
+    command += ["--repository", str(trust.repository), "--keys", str(trust.keys / "online"), "--busy-sync-s", "0.1", "--idle-sync-s", "0.2"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    agents: list[AgentProcess] = []
+    try:
+        assert server.stdout is not None
+        assert json.loads(server.stdout.readline())["ready"]
+        with Operator.open(tmp_path / "orchestrator") as operator:
+            files = enrolment_files(
+                operator,
+                tmp_path,
+                fleet_dir=tmp_path / "orchestrator",
+                host="127.0.0.1",
+                population="mail",
+                names=["a", "b"],
+                root=trust.root(),
+            )
+            agents += [AgentProcess(tmp_path / f"device-{file.stem}", file) for file in files]
+            assert roll_out(operator, trust, text_bundle(tmp_path, release=1), 1, now).confirmed == 2
+            assert roll_out(operator, trust, text_bundle(tmp_path, release=2, seed=2), 2, now).state is RolloutState.COMPLETED
+            running = {device.running_digest for device in operator.get_fleet().devices}
+            bad = text_bundle(tmp_path, release=3, seed=3, golden=wrong_golden(3))
+            ended = roll_out(operator, trust, bad, 3, now)
+            assert ended.confirmed == 0
+            assert {device.running_digest for device in operator.get_fleet().devices} == running
+            for agent in agents:
+                with LocalDevice(agent.folder) as device:
+                    assert device.predict(["hello"])["digest"] in running
+    finally:
+        for agent in agents:
+            agent.kill()
+        server.kill()
+        server.wait()
+        for stream in (server.stdin, server.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def roll_out(operator: Operator, trust: Trust, bundle: BundleFile, number: int, now: datetime) -> RolloutView:
+    target = target_of(bundle, release=number)
+    operator.publish(trust.signer().add(target, now=now), bundle.path)
+    name = f"rollout-{number}"
+    operator.create_rollout(name, population="mail", target=target.path, waves=[0.5, 1.0], soak_s=0.2, deadline_s=8.0)
+    operator.approve(name)
+    deadline = time.monotonic() + 40
+    while not (view := operator.get_rollout(name)).has_ended:
+        assert time.monotonic() < deadline, view
+        time.sleep(0.1)
+    return view

@@ -167,10 +167,10 @@ class FakeFleet:
     def _listen(self, *, mutual: bool) -> tuple[grpc.Server, int]:
         server = grpc.server(futures.ThreadPoolExecutor(8))
         if mutual:
-            rpc.add_FleetServicer_to_server(self, server)  # type: ignore[no-untyped-call]
-            rpc.add_ArtifactServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+            rpc.add_FleetServicer_to_server(self, server)
+            rpc.add_ArtifactServicer_to_server(self, server)
         else:
-            rpc.add_EnrollmentServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+            rpc.add_EnrollmentServicer_to_server(self, server)
         ca = self._ca.public_bytes(_PEM)
         credentials = grpc.ssl_server_credentials([(self._server_key, self._server_cert)], ca if mutual else None, mutual)
         port = server.add_secure_port("127.0.0.1:0", credentials)

@@ -67,7 +67,7 @@ class EnrolmentClient:
     def __init__(self, endpoint: str, ca_pem: str) -> None:
         credentials = grpc.ssl_channel_credentials(root_certificates=ca_pem.encode())
         self._channel = grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
-        self._stub = rpc.EnrollmentStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub = rpc.EnrollmentStub(self._channel)
 
     def enroll(self, *, token: str, csr_der: bytes, hardware_class: str) -> tuple[str, bytes]:
         request = pb.EnrollRequest(token=token, csr_der=csr_der, hardware_class=hardware_class, agent_version=AGENT_VERSION)
@@ -95,8 +95,8 @@ class FleetClient:
     def __init__(self, endpoint: str, *, ca_pem: str, key_pem: bytes, certificate_pem: bytes) -> None:
         credentials = grpc.ssl_channel_credentials(ca_pem.encode(), key_pem, certificate_pem)
         self._channel = grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
-        self._fleet = rpc.FleetStub(self._channel)  # type: ignore[no-untyped-call]
-        self._artifact = rpc.ArtifactStub(self._channel)  # type: ignore[no-untyped-call]
+        self._fleet = rpc.FleetStub(self._channel)
+        self._artifact = rpc.ArtifactStub(self._channel)
 
     def sync(self, request: pb.SyncRequest) -> pb.SyncResponse:
         """Raises FleetUnreachableError, FleetRefusedError."""

@@ -20,6 +20,7 @@ import workers
 from pipeline.errors import DeviceError
 from pipeline.rollout.slots import Slot
 from workers.edge.frames import Frame, Kind, receive_frame, send_frame
+from workers.privacy import opt_out
 
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 20.0
@@ -73,6 +74,7 @@ class ModelProcess:
         here = str(Path(next(iter(workers.__path__))).parent)
         path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        opt_out(environment)
         with theirs:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment, process_group=0

@@ -39,6 +39,14 @@ def test_text_is_answered_as_bare_onnxruntime_answers_it(slot: Slot) -> None:
     assert not model.alive
 
 
+def test_the_worker_tells_nobody_about_this_device(slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime keeps a device id in the home folder if it reports to its maker."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ModelProcess.start(slot).close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_floats_are_answered(tmp_path: Path) -> None:
     weights = np.arange(6, dtype=np.float32).reshape(3, 2)
     graph, blob = write_student(tmp_path / "parts", kind="floats", weights=weights, width=3)

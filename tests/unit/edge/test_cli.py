@@ -1,0 +1,94 @@
+"""`kdpipe edge`: what a person types, and what it imports."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
+
+from pipeline.errors import FolderBusyError
+from pipeline.rollout.slots import Slots
+from tests.kit.bundles import text_bundle, text_probabilities, text_table
+from tests.kit.devices import Models
+from workers.edge.cli import app
+from workers.edge.enrol import EnrolmentInvalidError
+from workers.edge.folder import FolderLock
+from workers.edge.local_api import LocalApi, LocalServer
+from workers.edge.local_client import DeviceSilentError
+from workers.edge.metrics import EdgeMetrics
+from workers.edge.serving import Serving
+
+ROOT = Path(__file__).parents[3]
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    bundle = text_bundle(tmp_path / "bundles")
+    serving = Serving(Models().start)
+    serving.serve(Slots(tmp_path / "slots").stage(bundle.path, bundle.sha256))
+    api = LocalApi(serving, status=lambda: {"state": "CONFIRMED", "blocked": ""}, metrics=EdgeMetrics(CollectorRegistry()))
+    server = LocalServer(tmp_path / "predict.sock", api)
+    server.start()
+    yield tmp_path
+    server.close()
+
+
+def expected(text: str) -> str:
+    row = text_probabilities(text, text_table(1))
+    return f"{('ham', 'spam')[row[1] > row[0]]}\t{max(row):.4f}"
+
+
+def test_predict_answers_one_line_for_each_text(folder: Path) -> None:
+    result = RUNNER.invoke(app, ["predict", str(folder), "hello", "buy now"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [expected("hello"), expected("buy now")]
+
+
+def test_predict_reads_lines_where_no_text_is_given(folder: Path) -> None:
+    result = RUNNER.invoke(app, ["predict", str(folder), "-"], input='hello\n"two\\nlines"\n[not json\n')
+    assert result.stdout.splitlines() == [expected("hello"), expected("two\nlines"), expected("[not json")]
+    whole = RUNNER.invoke(app, ["predict", str(folder), "hello", "--json"])
+    assert json.loads(whole.stdout)["student"] == "small"
+
+
+def test_status_shows_every_fact(folder: Path) -> None:
+    result = RUNNER.invoke(app, ["status", str(folder)])
+    assert [line.split() for line in result.stdout.splitlines()] == [["state", "CONFIRMED"], ["blocked", "-"]]
+    assert json.loads(RUNNER.invoke(app, ["status", str(folder), "--json"]).stdout)["state"] == "CONFIRMED"
+
+
+def test_errors_are_the_ones_that_become_exit_codes(tmp_path: Path) -> None:
+    assert isinstance(RUNNER.invoke(app, ["predict", str(tmp_path), "x"]).exception, DeviceSilentError)
+    enrol = ["enrol", str(tmp_path / "device"), "--enrolment", str(tmp_path / "none.json")]
+    assert isinstance(RUNNER.invoke(app, enrol).exception, EnrolmentInvalidError)
+
+
+def test_two_agents_cannot_hold_one_folder(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    with pytest.raises(FolderBusyError, match="an agent, pid"):
+        FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
+
+
+def test_an_error_is_one_line_and_its_exit_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "workers.edge", "run", "--dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 9
+    assert done.stderr.startswith("kdpipe edge: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["workers.edge.cli", "workers.edge.device_process", "workers.edge.model_worker"])
+def test_a_device_imports_neither_ray_nor_torch_nor_pyarrow(module: str) -> None:
+    program = f"import sys, {module}; print(sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    heavy = {"ray", "torch", "pyarrow", "pandas", "sqlalchemy", "sklearn", "onnx", "pydantic"}
+    if module == "workers.edge.model_worker":
+        heavy |= {"grpc", "tuf", "typer"}
+    assert [name for name in sorted(heavy) if f"'{name}'" in found] == []

@@ -196,14 +196,19 @@ def _start_wave(rollout: Rollout, evidence: Evidence) -> Step | None:
 
 def _join(rollout: Rollout, evidence: Evidence) -> Step | None:
     """Devices that enrolled after the wave began and stand within its reach."""
-    is_last = rollout.wave == len(rollout.plan.waves)
-    salt = rollout.plan.salt
-    reach = max((bucket(salt, device) for device in rollout.members), default=0)
-    new = [device for device in _eligible(rollout, evidence) if device not in rollout.members and (is_last or bucket(salt, device) < reach)]
+    salt, waves = rollout.plan.salt, rollout.plan.waves
+    eligible = _eligible(rollout, evidence)
+    new = ranked(salt, (device for device in eligible if device not in rollout.members))
+    if rollout.wave < len(
+        waves
+    ):  # a wave stays a share: it takes newcomers up to where it reaches, and no more of them than its size allows
+        reach = max((bucket(salt, device) for device in rollout.members), default=0)
+        room = wave_reach(waves, rollout.wave, len(eligible)) - len(rollout.members)
+        new = [device for device in new if bucket(salt, device) < reach][: max(room, 0)]
     if not new:
         return None
-    left = len(rollout.plan.waves) - rollout.wave + 1
-    return EventKind.JOINED, _joining(rollout, evidence, ranked(salt, new), first_wave=False, waves_left=left, known=tuple(rollout.tests))
+    left = len(waves) - rollout.wave + 1
+    return EventKind.JOINED, _joining(rollout, evidence, new, first_wave=False, waves_left=left, known=tuple(rollout.tests))
 
 
 def _joining(

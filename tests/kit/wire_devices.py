@@ -18,6 +18,7 @@ from workers.orchestrator.pki import utc
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 CALL_S = 10.0
+OPTIONS = (("grpc.enable_http_proxy", 0),)
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey, *, name: str = "anything") -> bytes:
@@ -40,11 +41,12 @@ class Endpoints:
     ca_pem: bytes
 
     def enrolment_stub(self) -> tuple[grpc.Channel, fleet_pb2_grpc.EnrollmentStub]:
-        channel = grpc.secure_channel(f"{self.host}:{self.enrolment}", grpc.ssl_channel_credentials(self.ca_pem))
+        channel = grpc.secure_channel(f"{self.host}:{self.enrolment}", grpc.ssl_channel_credentials(self.ca_pem), options=OPTIONS)
         return channel, fleet_pb2_grpc.EnrollmentStub(channel)
 
     def mutual(self, port: int, *, key_pem: bytes, certificate_pem: bytes) -> grpc.Channel:
-        return grpc.secure_channel(f"{self.host}:{port}", grpc.ssl_channel_credentials(self.ca_pem, key_pem, certificate_pem))
+        credentials = grpc.ssl_channel_credentials(self.ca_pem, key_pem, certificate_pem)
+        return grpc.secure_channel(f"{self.host}:{port}", credentials, options=OPTIONS)
 
 
 class SimulatedDevice:

@@ -103,6 +103,7 @@ class Operator:
         credentials = grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
         options = (
             ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+            ("grpc.enable_http_proxy", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         )

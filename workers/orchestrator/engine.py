@@ -130,6 +130,11 @@ class Engine:
             excused, events = excuse_absence(rollout, since_s=alive_until_s, now=now)
             session.put_rollout(excused, events)
 
+    def listen_anew(self, session: Session, *, since_s: float, now: float) -> None:
+        """The process itself was away (a laptop slept, a clock was stepped): that time counts against nobody either."""
+        self._started_s = now
+        self.wake(session, alive_until_s=since_s, now=now)
+
     def tick(self, session: Session, *, now: float) -> None:
         """Move every rollout as far as it goes now, and give newcomers what their population runs."""
         for rollout in session.all_rollouts().values():

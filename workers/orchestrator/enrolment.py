@@ -1,7 +1,8 @@
 """Enrolment and renewal: how a machine becomes a device of the fleet, and stays one.
 
-A token is for one device: it binds to the first key that uses it, so a device whose answer was lost asks again with the same key and
-is the same device, and anybody else is refused. Tokens are stored hashed. The certificate is issued after the commit.
+A token is for one device: it binds to the first key that uses it, so a device whose answer was lost asks again with the same key (and
+that token or a fresh one) and is the same device, and anybody else is refused. Tokens are stored hashed. The certificate is
+issued after the commit.
 """
 
 import hashlib
@@ -49,12 +50,14 @@ def enrol(session: Session, *, token: str, hardware: str, agent_version: str, de
         return row
     if now >= found["expires_s"]:
         raise TokenRefusedError
-    device_id = f"d-{secrets.token_hex(8)}"
+    row = _known(session, device_key_hash, population=found["population"])
+    device_id = row.device_id if row is not None else f"d-{secrets.token_hex(8)}"
     session.connection.execute(
         update(tables.tokens).where(tables.tokens.c.hash == hashed).values(device_id=device_id, key_hash=device_key_hash)
     )
-    row = DeviceRow(device_id=device_id, population=found["population"], hardware=hardware, agent_version=agent_version, enrolled_s=now)
-    session.add_device(row)
+    if row is None:
+        row = DeviceRow(device_id=device_id, population=found["population"], hardware=hardware, agent_version=agent_version, enrolled_s=now)
+        session.add_device(row)
     return row
 
 
@@ -112,6 +115,15 @@ class Enrolment(fleet_pb2_grpc.EnrollmentServicer):
 
     def _certificate(self, row: DeviceRow, signing: x509.CertificateSigningRequest) -> bytes:
         return issue_device(self._pki, signing, device_id=row.device_id, population=row.population, now=utc(self._clock()))
+
+
+def _known(session: Session, device_key_hash: str, *, population: str) -> DeviceRow | None:
+    """The unrevoked device that enrolled with this key before: it lost the answer, and came back with another token."""
+    tokens = tables.tokens.c
+    query = select(tokens.device_id).where(tokens.key_hash == device_key_hash, tokens.population == population).limit(1)
+    device_id = session.connection.scalar(query)
+    row = session.device(device_id) if device_id is not None else None
+    return row if row is not None and not row.is_revoked else None
 
 
 def _hash(token: str) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +45,8 @@ from workers.rpc import fleet_pb2_grpc
 
 HEARTBEAT_S = 5.0
 HOUSEKEEPING_S = 3600.0
+AWAY_S = 6 * HEARTBEAT_S
+"""A pass this long after the one before: the machine slept, the process was stopped, or the clock was stepped."""
 LIVE_TICK_S = 1.0
 """Longest time between two looks at a rollout that is under way: deadlines and silence are noticed this late at most."""
 ENGINE_SHARE = 4
@@ -73,21 +76,11 @@ class Settings:
     """Empty is SQLite in `folder`."""
 
 
-class SteadyClock:
-    """Unix time that a step of the wall clock does not move while the process lives."""
-
-    def __init__(self) -> None:
-        self._offset_s = time.time() - time.monotonic()
-
-    def __call__(self) -> float:
-        return self._offset_s + time.monotonic()
-
-
 class Orchestrator:
     """`start`, then `stop`. All of it on one event loop, but for the writer's thread."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] | None = None) -> None:
-        self._settings, self._clock = settings, clock or SteadyClock()
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings, self._clock = settings, clock
         self._news = asyncio.Event()
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -204,13 +197,13 @@ class Orchestrator:
     async def _turn(self) -> None:
         """The wave engine: a pass at each news, and when time alone could move a rollout."""
         assert self._writer is not None
-        beat_s = 0.0
+        beat_s, looked_s = 0.0, self._clock()
         while True:
             await self._wait(beat_s)
             self._news.clear()
             began_s = time.monotonic()
             try:
-                await self._writer.run(lambda session: self._engine.tick(session, now=self._clock()))
+                looked_s = await self._writer.run(partial(self._look, looked_s=looked_s))
                 if began_s - beat_s >= HEARTBEAT_S:
                     await self._writer.run(self._beat)
                     beat_s = began_s
@@ -222,6 +215,15 @@ class Orchestrator:
             self._metrics.ticked(took_s)
             self._metrics.count(self.roster)
             await asyncio.sleep(min(ENGINE_SHARE * took_s, LIVE_TICK_S))
+
+    def _look(self, session: Session, *, looked_s: float) -> float:
+        """One pass of the engine; returns when it was. A pass that comes far too late means that this process was away."""
+        now = self._clock()
+        if now - looked_s > AWAY_S:
+            log.warning("was away", extra={"seconds": round(now - looked_s)})
+            self._engine.listen_anew(session, since_s=looked_s, now=now)
+        self._engine.tick(session, now=now)
+        return now
 
     async def _wait(self, beat_s: float) -> None:
         try:

@@ -13,6 +13,7 @@ from sqlalchemy import event
 
 from pipeline.errors import FolderBusyError, ReleaseError
 from pipeline.releases.repository import TIMESTAMP_VALID
+from pipeline.rollout.rollout import RolloutState
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.metrics import MetricsPortError
 from workers.orchestrator.ports import Ports, PortsFileError, PortTakenError
@@ -134,6 +135,21 @@ def test_metrics_count_from_zero_and_name_no_device(orchestrator: RunningOrchest
     assert not any(device.device_id in series for series in seen)
     ours = [series for series in seen if not series.startswith("process_")]
     assert all(series.startswith("kdpipe_orchestrator_") for series in ours)
+
+
+def test_a_machine_that_slept_misses_no_deadline_and_loses_no_device(orchestrator: RunningOrchestrator) -> None:
+    (device,) = orchestrator.devices(1)
+    release = orchestrator.release()
+    orchestrator.roll_out(release)
+    orchestrator.offered(device, digest=release.digest)
+    device.running_digest = release.digest
+    device.sync(device.report("TRIAL"))
+    orchestrator.clock.ahead_s = 8 * 3600.0
+    orchestrator.wait_for(lambda: orchestrator.orchestrator.roster.rollouts["r1"].stopped_s > 7 * 3600)
+    assert orchestrator.operator.get_rollout("r1").state is RolloutState.RUNNING
+    device.sync(device.report("CONFIRMED"))
+    orchestrator.wait_for(lambda: orchestrator.operator.get_rollout("r1").has_ended)
+    assert orchestrator.operator.get_rollout("r1").state is RolloutState.COMPLETED
 
 
 def test_a_full_disk_refuses_reports_and_the_engine_goes_on_when_there_is_room_again(orchestrator: RunningOrchestrator) -> None:

@@ -149,7 +149,7 @@ def test_what_was_acknowledged_survives_a_restart(orchestrator: RunningOrchestra
     orchestrator.restart()
     answer = device.sync()
     assert (answer.acknowledged_incarnation, answer.acknowledged_sequence) == (1, 2)
-    assert orchestrator.operator.get_rollout("r1").confirmed == 1
+    orchestrator.wait_for(lambda: orchestrator.operator.get_rollout("r1").confirmed == 1)
 
 
 # --- whom it refuses ------------------------------------------------------------------------------------------------
@@ -163,6 +163,16 @@ def test_a_used_token_is_refused_to_another_key_and_gives_the_same_device_to_the
     with refused_with(grpc.StatusCode.PERMISSION_DENIED, "unknown, used or expired"):
         SimulatedDevice(orchestrator.endpoints).enrol(token)
     assert len(orchestrator.operator.get_fleet().devices) == 1
+
+
+def test_a_device_that_lost_its_answer_and_got_another_token_is_the_same_device(shared: RunningOrchestrator) -> None:
+    first, second, foreign = *shared.operator.create_tokens("mail", count=2), *shared.operator.create_tokens("ads")
+    device = SimulatedDevice(shared.endpoints)
+    device_id = device.enrol(first)
+    assert device.enrol(second) == device_id, "no ghost that a rollout would wait for"
+    with refused_with(grpc.StatusCode.PERMISSION_DENIED):
+        SimulatedDevice(shared.endpoints).enrol(second)
+    assert device.enrol(foreign) != device_id, "another population is another device"
 
 
 def test_an_expired_token_and_an_invented_one_are_refused_alike(orchestrator: RunningOrchestrator) -> None:

@@ -245,6 +245,17 @@ def test_a_device_that_enrols_between_waves_joins_the_next() -> None:
     assert fleet.settle().count(Stage.CONFIRMED) == 4
 
 
+def test_devices_that_trickle_in_do_not_swell_the_canary_wave() -> None:
+    fleet = Fleet(1, plan=plan())
+    fleet.act(Action.APPROVE)
+    fleet.tick()
+    for name in ("d-1", "d-2", "d-3", "d-4"):
+        fleet.enrol(name)
+        fleet.tick()
+    assert fleet.offered() == ["d-0"]
+    assert fleet.settle().count(Stage.CONFIRMED) == 5
+
+
 def test_a_late_hardware_class_has_a_test_of_its_own() -> None:
     fleet = approved()
     fleet.report(fleet.offered()[0], Progress.CONFIRMED)

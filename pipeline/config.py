@@ -148,6 +148,14 @@ class RaySection(Section):
     cpus: int | None = Field(None, ge=1)
 
 
+class MetricsSection(Section):
+    """Where the driver serves `/metrics`; the orchestrator's port is `fleet.metrics_port`, devices pick free ones."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535)
+    """0 picks a free one; DIR/metrics.json says which."""
+
+
 class RunFile(Section):
     """A whole run file. See docs/run-file.md."""
 
@@ -169,6 +177,7 @@ class RunFile(Section):
     gate: GateSection = GateSection()
     fleet: FleetSection
     ray: RaySection = RaySection()
+    metrics: MetricsSection = MetricsSection()
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:

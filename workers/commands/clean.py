@@ -9,22 +9,29 @@ import typer
 
 def clean(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the run.")],
+    labels: Annotated[bool, typer.Option("--labels", help="Only the labels; models, keys and devices stay.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove what a run made in DIR: labels, models, keys, devices. Refuses while a run or a process of it lives."""
     from pipeline.errors import FolderBusyError
+    from pipeline.recipes.prepared import MARKER
     from workers.driver.children import recorded
-    from workers.driver.folder import ENTRIES, Holder, RunFolder
+    from workers.driver.folder import LABEL_ENTRIES, RECIPE_ENTRIES, RUN_ENTRIES, Holder, RunFolder
 
     folder = RunFolder.existing(directory)
     if not yes:
-        typer.confirm(f"remove the labels, models, keys and devices in {folder.root}?", abort=True)
+        what = "labels" if labels else "labels, models, keys and devices"
+        typer.confirm(f"remove the {what} in {folder.root}?", abort=True)
     with Holder(folder):
         living = [child.part for child in recorded(folder).values() if child.alive()]
         if living:
             raise FolderBusyError(str(directory), ", ".join(living))
-        for path in (folder.root / name for name in ENTRIES):
+        by_recipe = RECIPE_ENTRIES if (folder.root / MARKER).is_file() else ()
+        for path in (folder.root / name for name in (LABEL_ENTRIES if labels else (*by_recipe, *RUN_ENTRIES))):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    if labels:
+        typer.echo(f"removed the labels in {folder.root}; the next `kdpipe run` asks the teacher about everything again")
+        return
     left = sorted(path.name for path in folder.root.iterdir())
     if left:
         typer.echo(f"cleaned {folder.root}; left what no run made: {', '.join(left)}")

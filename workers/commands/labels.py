@@ -40,9 +40,12 @@ def verify(directory: Folder, as_json: AsJson = False) -> None:
     from pipeline.errors import LabelStoreError
     from pipeline.labels.store import open_store
     from pipeline.labels.verify import verify as verify_labels
-    from workers.driver.folder import RunFolder
+    from workers.driver.folder import RunFolder, write_json
 
-    found = verify_labels(open_store(str(RunFolder.existing(directory).labels)))
+    folder = RunFolder.existing(directory)
+    found = verify_labels(open_store(str(folder.labels)))
+    if found.bad:
+        write_json(folder.bad_shards_file, [bad.shard for bad in found.bad])
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:

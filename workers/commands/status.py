@@ -1,6 +1,7 @@
 """`kdpipe status`: what a run is doing, has done, and which of its processes live."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ def status(
 
 
 def _facts(folder: Any) -> dict[str, Any]:
+    from pipeline.labels.store import open_store
     from pipeline.labels.verify import summarise
     from workers.driver.children import recorded
     from workers.driver.folder import holder_of, read_json
@@ -35,7 +37,7 @@ def _facts(folder: Any) -> dict[str, Any]:
         "error": last.get("error", ""),
         "elapsed_s": last.get("elapsed_s"),
         "gauges": last.get("gauges", []),
-        "labels": summarise(folder.labels),
+        "labels": asdict(summarise(open_store(str(folder.labels)))),
         "generations": [
             {"generation": number, **(read_json(folder.generation(number) / "outcome.json") or {"students": {}, "open": True})}
             for number in folder.generations()

@@ -57,9 +57,11 @@ class Controls:
 
     def waiting(self) -> int:
         """How many are still under way. Raises what a control raised."""
+        if not self._running:
+            return 0
         import ray
 
-        done, _ = ray.wait(list(self._running.values()), num_returns=len(self._running), timeout=0) if self._running else ([], [])
+        done, _ = ray.wait(list(self._running.values()), num_returns=len(self._running), timeout=0)
         ray.get(done)
         self._running = {out: reference for out, reference in self._running.items() if reference not in done}
         return len(self._running)

@@ -24,12 +24,17 @@ from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.files import make_private_folder, read_bounded, write_atomic
 
 MAX_JSON_BYTES = 16 * 2**20
-ENTRIES = (
-    *("children.json", "driver.lock", "run.json", "status.json", "logs", "labels", "training", "answers", "generations", "releases"),
-    *("keys", "fleet", "devices", "data", "feeds", "inbox", "teacher"),
+LABEL_ENTRIES = ("labels", "training", "bad-shards.json")
+"""What a run loses when its labels are thrown away; generations, releases and devices stay."""
+RECIPE_ENTRIES = ("data", "feeds", "inbox", "teacher")
+"""What a recipe makes, where it made its files in the run's own folder."""
+RUN_ENTRIES = (
+    *LABEL_ENTRIES,
+    *("children.json", "driver.lock", "run.json", "status.json", "metrics.json", "lineage.jsonl", "logs", "answers"),
+    *("generations", "releases", "keys", "fleet", "devices"),
     "origin.json",
 )
-"""All that a run or its recipe makes in DIR; the mark of a run is the last, so a clean that was cut short is still known as one."""
+"""All that a run makes; the mark of a run is the last, so a clean that was cut short is still known as one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ class RunFolder:
     @property
     def status_file(self) -> Path:
         return self.root / "status.json"
+
+    @property
+    def bad_shards_file(self) -> Path:
+        """Shards that `kdpipe labels verify` found bad, for the next run to label again."""
+        return self.root / "bad-shards.json"
 
     @property
     def children_file(self) -> Path:

@@ -108,7 +108,9 @@ def label_and_train(context: RunContext, labelling: Labelling, specs: Mapping[st
             context.check_stop()
         if labeller.error:
             raise labeller.error
-        context.reporter.show(gauges(latest.get("now"), snapshot()))
+        students = snapshot()
+        context.reporter.show(gauges(latest.get("now"), students))
+        context.metrics.tell(latest.get("now"), students)
         context.stop.wait(POLL_S)
     context.check_stop()
     if labeller.error:

@@ -14,7 +14,7 @@ def render(summary: Mapping[str, Any], *, width: int = 120) -> str:
         for block in (_labels(summary), _figures(summary), _fates(summary), _devices(summary)):
             if block:
                 console.print(block, markup=False, highlight=False)
-    return capture.get().rstrip()
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
 def _labels(summary: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ class Reporter:
         self._status: dict[str, Any] = {"stage": "starting", "started_unix_s": time.time()}
         self._started_s = time.monotonic()
         self._plain_at_s = self._status_at_s = float("-inf")
+        self._plain_line = ""
         self.stage_seconds: dict[str, float] = {}
         self._stage_began_s = self._started_s
 
@@ -81,8 +82,10 @@ class Reporter:
         if self._bars:
             self._show_bars(self._bars, gauges)
         elif time.monotonic() - self._plain_at_s >= PLAIN_EVERY_S:
-            self._plain_at_s = time.monotonic()
-            self.say("  " + " | ".join(str(gauge) for gauge in gauges))
+            line = "  " + " | ".join(str(gauge) for gauge in gauges)
+            if line != self._plain_line:
+                self._plain_at_s, self._plain_line = time.monotonic(), line
+                self.say(line)
 
     @property
     def elapsed_s(self) -> float:

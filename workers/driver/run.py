@@ -21,7 +21,7 @@ from workers.driver.context import RunContext, StoppedError
 from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import Fleet
-from workers.driver.folder import Holder, write_json
+from workers.driver.folder import Holder, read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.metrics import RunMetrics
 from workers.driver.planning import plan_text
@@ -32,6 +32,7 @@ from workers.driver.request import RunRequest
 from workers.driver.summary import summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
+from workers.labelling import Demand
 
 POLL_S = 0.2
 WATCH_EVERY_S = 1.0
@@ -79,6 +80,7 @@ def _go(context: RunContext, request: RunRequest) -> None:
     context.check_stop()
     context.reporter.say(plan_text(request))
     fleet = Fleet(context)
+    _repair(context)
     while True:
         opened = _open(context)
         if opened:
@@ -87,6 +89,23 @@ def _go(context: RunContext, request: RunRequest) -> None:
         if not request.continuous:
             return
         _wait_for_samples(context)
+
+
+def _repair(context: RunContext) -> None:
+    """Label again what `kdpipe labels verify` found bad. Ids and positions stay, so no student notices."""
+    bad = read_json(context.folder.bad_shards_file)
+    if bad:
+        context.reporter.stage(f"repair {len(bad)} bad shard(s)")
+        context.cluster.ensure()
+        last = max(context.folder.generations(), default=1)
+        outcome = labelling_of(context, last).run(
+            demand=lambda: Demand(corrupt=frozenset(bad)), progress=lambda now: None, stop=context.stop
+        )
+        context.check_stop()
+        context.reporter.say(
+            f"labelled again: {', '.join(outcome.repaired)}; {outcome.rows_forgotten} rows could not be and count for nothing"
+        )
+        context.folder.bad_shards_file.unlink()
 
 
 def _finish(context: RunContext, fleet: Fleet) -> None:

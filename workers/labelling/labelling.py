@@ -19,7 +19,7 @@ from pipeline.labels.log import LogReader, LogWriter
 from pipeline.labels.rowspace import planned, units_left
 from pipeline.labels.state import LogState
 from pipeline.labels.store import LocalStore, Store, open_store
-from pipeline.sources import Part, SourceSpec
+from pipeline.sources import Part, Source, SourceSpec
 from workers.labelling.committer import Committer
 from workers.labelling.crew import Crew
 from workers.labelling.faults import PartVanishedError, TeacherChangedError
@@ -66,6 +66,7 @@ class Labelling:
         self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock
         self._store = store or open_store(store_url)
         self._free_bytes = free_bytes or (self._store.free_bytes if isinstance(self._store, LocalStore) else lambda: None)
+        self._source: Source | None = None
         self._writer: LogWriter | None = None
 
     def preview(self) -> PlanSummary:
@@ -142,7 +143,8 @@ class Labelling:
         session.wind_down(self._clock())
 
     def _plan(self, state: LogState, *, record: bool) -> PlanSummary:
-        parts = self._spec.source.open().parts()
+        self._source = self._source or self._spec.source.open()
+        parts = self._source.parts()
         ended = self._generation <= max(state.ends, default=-1)
         new = planned(((part.identity, part.name, part.rows) for part in parts), known=state.plans, unit_rows=self._section.unit_rows)
         if not ended:

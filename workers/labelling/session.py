@@ -98,7 +98,7 @@ class Session:
         self._resize(demand, lead_used_up, now)
         self._says = self._pause_reason(lead_used_up, now)
         if not self._says:
-            self._assign(now)
+            self._assign(now, repairs_only=lead_used_up)
             self._says = self._crew.notice()
         self._commit(now, starved=demand.starved, lead_used_up=lead_used_up)
 
@@ -253,7 +253,7 @@ class Session:
             self._crew.stop(name)
 
     def _pause_reason(self, lead_used_up: bool, now: Instant) -> str:
-        """Why no unit may be leased at this moment; empty if one may."""
+        """Why nothing may be assigned at this moment; empty if something may. A repair may go where a new unit must wait."""
         free_bytes = self._free_bytes()
         if free_bytes is not None and free_bytes < self._section.free_disk_bytes:
             return f"paused: {free_bytes / 2**20:.0f} MiB of disk free, below the {self._section.free_disk_bytes / 2**20:.0f} MiB to keep"
@@ -263,19 +263,19 @@ class Session:
             return f"waiting for the students: labels are {self._lead_rows} rows ahead"
         return ""
 
-    def _assign(self, now: Instant) -> None:
+    def _assign(self, now: Instant, *, repairs_only: bool) -> None:
         for _ in range(UNITS_PER_TEACHER):  # each worker gets a first unit before any gets a second
             for name, worker in self._workers.items():
                 if worker.ready and not worker.draining and len(worker.leases) < UNITS_PER_TEACHER:
-                    assignment = self._next_for(name, now)
+                    assignment = self._next_for(name, now, repairs_only=repairs_only)
                     if assignment:
                         worker.leases.add(assignment.lease)
                         self._crew.submit(name, assignment)
 
-    def _next_for(self, name: str, now: Instant) -> Assignment | None:
+    def _next_for(self, name: str, now: Instant, *, repairs_only: bool) -> Assignment | None:
         state, term = self._committer.state, self._committer.term
         repair = self.repairs.lease(name, state, self._store, term=term)
-        if repair:
+        if repair or repairs_only:
             return repair
         lease = self._ledger.lease(name, now_s=now.mono_s)
         if lease is None:

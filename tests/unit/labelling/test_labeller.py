@@ -1,0 +1,124 @@
+"""One teacher at work: what it reads, asks, sets aside and writes."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.labels.rowspace import planned
+from pipeline.labels.shard import read_shard
+from pipeline.labels.store import StoreFullError
+from tests.kit.labelling import MemorySource, MemoryTeacher, expected_log_probs
+from tests.kit.stores import MemoryStore
+from workers.labelling.labeller import Labeller
+from workers.labelling.messages import Assignment, Failed, Labelled, Trouble
+
+
+def labeller_of(source: MemorySource, *, store: MemoryStore | None = None, teacher: Any = None) -> Labeller:
+    return Labeller(store=store or MemoryStore(), source=source, teacher=teacher or MemoryTeacher(), batch_rows=4, kind="text")
+
+
+def assignment_of(source: MemorySource, start: int, stop: int, **options: Any) -> Assignment:
+    ((name, texts),) = source.texts.items()
+    (plan,) = planned([(name, name, len(texts))], known=[], unit_rows=5)
+    return Assignment(lease=3, key="shards/x", plan=plan, start=start, stop=stop, **options)
+
+
+def test_a_unit_is_read_by_its_stride_and_written_in_row_order():
+    store, source = MemoryStore(), MemorySource({"a": [f"text {row}" for row in range(20)]})
+    done = labeller_of(source, store=store).label(assignment_of(source, 5, 10))
+    assert isinstance(done, Labelled)
+    assert done.shard
+    shard = read_shard(store, done.shard)
+    assert source.reads == [("a", [1, 5, 9, 13, 17])]
+    assert shard.table["row"].to_pylist() == [5, 6, 7, 8, 9]
+    assert shard.table["sample_id"].to_pylist() == ["a:1", "a:5", "a:9", "a:13", "a:17"]
+    np.testing.assert_allclose(shard.log_probs()[2], expected_log_probs("text 9"), atol=2e-3)
+    assert (done.teacher_rows, done.bad, done.refused) == (5, (), False)
+
+
+@pytest.mark.parametrize("bad", [{0}, {9}, {3, 4}, {0, 1, 2, 3}, set(range(9))])
+def test_rows_at_which_the_teacher_raises_are_found_and_only_those(bad):
+    source = MemorySource({"a": [f"poison {row}" if row in bad else f"text {row}" for row in range(10)]})
+    done = labeller_of(source).label(assignment_of(source, 0, 10))
+    assert isinstance(done, Labelled)
+    assert done.shard
+    assert done.shard.rows == 10 - len(bad)
+    assert len(done.bad) == len(bad)
+    assert not done.refused
+
+
+def test_a_teacher_that_fails_on_every_row_is_said_to_refuse_and_nothing_is_written():
+    store, source = MemoryStore(), MemorySource({"a": ["poison"] * 4 + ["unparseable"]})
+    done = labeller_of(source, store=store).label(assignment_of(source, 0, 5))
+    assert isinstance(done, Labelled)
+    assert (done.shard, done.refused, len(done.bad), done.teacher_rows) == (None, True, 5, 4)
+    assert store.objects == {}
+
+
+def test_rows_without_input_are_no_refusal():
+    source = MemorySource({"a": ["unparseable"] * 5})
+    done = labeller_of(source).label(assignment_of(source, 0, 5))
+    assert isinstance(done, Labelled)
+    assert (done.shard, done.refused, done.teacher_rows) == (None, False, 0)
+
+
+def test_a_repair_keeps_every_row_in_its_place():
+    store, source = MemoryStore(), MemorySource({"a": ["text", "poison", "unparseable", "nan", "gone before"]})
+    done = labeller_of(source, store=store).label(assignment_of(source, 0, 5, keep_every_row=True, without=(4,)))
+    assert isinstance(done, Labelled)
+    assert done.shard
+    shard = read_shard(store, done.shard)
+    assert shard.table["row"].to_pylist() == [0, 1, 2, 3]
+    assert shard.table["input"].to_pylist() == ["text", "poison", "", "nan"]
+    assert [bad.row for bad in done.bad] == [1, 2, 3]
+    assert np.isfinite(shard.log_probs()).all()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "trouble"),
+    [
+        (lambda store, source: setattr(source, "read_error", OSError("stale")), Trouble.READ),
+        (lambda store, source: source.texts.clear(), Trouble.GONE),
+        (lambda store, source: store.fail("put shards/", OSError("EIO")), Trouble.WRITE),
+        (lambda store, source: store.fail("put shards/", StoreFullError("x")), Trouble.FULL),
+    ],
+)
+def test_what_is_no_rows_fault_is_a_value_that_says_what_it_is(break_it, trouble):
+    store, source = MemoryStore(), MemorySource({"a": ["text"] * 5})
+    assignment = assignment_of(source, 0, 5)
+    break_it(store, source)
+    done = labeller_of(source, store=store).label(assignment)
+    assert isinstance(done, Failed)
+    assert (done.lease, done.trouble) == (3, trouble)
+
+
+def test_the_next_unit_is_read_while_the_teacher_is_busy_with_this_one():
+    source = MemorySource({"a": ["text"] * 10})
+    asked, answer, read_ahead = threading.Event(), threading.Event(), threading.Event()
+
+    class SlowTeacher(MemoryTeacher):
+        def log_probs(self, inputs: pa.Array):
+            asked.set()
+            assert answer.wait(10)
+            return super().log_probs(inputs)
+
+    class WatchedSource(MemorySource):
+        def read(self, identity, rows):
+            if asked.is_set():
+                read_ahead.set()
+            return super().read(identity, rows)
+
+    watched = WatchedSource(source.texts)
+    labeller = labeller_of(watched, teacher=SlowTeacher())
+    first = threading.Thread(target=labeller.label, args=(assignment_of(watched, 0, 5),))
+    first.start()
+    assert asked.wait(10)
+    second = threading.Thread(target=labeller.label, args=(assignment_of(watched, 5, 10),))
+    second.start()
+    assert read_ahead.wait(10), "the second unit was not read before the first was answered"
+    answer.set()
+    first.join()
+    second.join()

@@ -1,0 +1,134 @@
+"""Leases: each row is settled or given up exactly once, whoever fails."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.labels.ledger import Ledger
+from pipeline.labels.sealing import OpenWindow, is_due
+
+LEASE_S = 10.0
+
+
+def ledger_of(units: int = 4, rows: int = 8) -> Ledger:
+    return Ledger([(unit * rows, unit * rows + rows) for unit in range(units)], seed=1, lease_s=LEASE_S)
+
+
+def test_units_are_leased_once_in_an_order_drawn_from_the_seed():
+    def order(seed: int) -> list[int]:
+        ledger = Ledger([(unit, unit + 1) for unit in range(50)], seed=seed, lease_s=LEASE_S)
+        leases = [ledger.lease("w", now_s=0) for _ in range(51)]
+        assert leases.pop() is None
+        return [lease.unit.start for lease in leases if lease]
+
+    assert sorted(order(1)) == list(range(50))
+    assert order(1) == order(1) != order(2)
+    assert order(1) != sorted(order(1))
+
+
+def test_a_settled_lease_is_settled_once_and_a_fenced_one_never():
+    ledger = ledger_of(1)
+    first = ledger.lease("a", now_s=0)
+    assert first
+    assert ledger.lose("a", "died") == []
+    again = ledger.lease("b", now_s=0)
+    assert again
+    assert ledger.settle(first.number) is None, "the result of a lost attempt is refused"
+    assert ledger.settle(again.number) == again
+    assert ledger.settle(again.number) is None
+    assert ledger.empty
+
+
+def test_a_lease_that_runs_out_is_found_and_fenced_by_losing_its_worker():
+    ledger = ledger_of(2)
+    slow, fast = ledger.lease("slow", now_s=0), ledger.lease("fast", now_s=5)
+    assert slow
+    assert fast
+    assert ledger.expired(now_s=9.9) == []
+    assert ledger.expired(now_s=10) == [slow]
+    ledger.lose("slow", "hung")
+    assert ledger.settle(slow.number) is None
+    assert ledger.settle(fast.number) == fast
+    assert ledger.units_waiting == 1
+
+
+def test_a_unit_that_failed_is_tried_with_nothing_else_in_flight():
+    ledger = ledger_of(1)
+    first = ledger.lease("a", now_s=0)
+    assert first
+    ledger.fail(first.number, "no")
+    ledger._waiting.extend(ledger_of(2)._waiting)
+    suspect = ledger.lease("a", now_s=0)
+    assert suspect
+    assert suspect.unit.failures == 1
+    assert ledger.lease("a", now_s=0) is None, "its worker gets nothing beside it"
+    assert ledger.lease("b", now_s=0) is not None
+    ledger.fail(suspect.number, "no")
+    ledger._waiting.rotate(2)
+    assert ledger.lease("b", now_s=0) is None, "a worker that has something does not get it"
+    assert ledger.lease("c", now_s=0) is not None
+
+
+def test_work_that_is_put_back_is_next_and_blameless():
+    ledger = ledger_of(3)
+    first = ledger.lease("a", now_s=0)
+    assert first
+    ledger.put_back(first.number)
+    again = ledger.lease("a", now_s=0)
+    assert again
+    assert again.unit == first.unit
+
+
+@given(poison=st.sets(st.integers(0, 39), max_size=5), seed=st.integers(0, 9), deaths=st.lists(st.integers(0, 200), max_size=4))
+def test_rows_that_kill_their_worker_are_isolated_and_all_others_are_labelled(poison, seed, deaths):
+    """Two workers with two units each; a unit with a poisoned row kills its worker; some die of other causes, but not twice in a row."""
+    ledger = Ledger([(start, start + 8) for start in range(0, 40, 8)], seed=seed, lease_s=LEASE_S)
+    settled: list[int] = []
+    given_up: list[int] = []
+    turn = 0
+    while not ledger.empty:
+        worker = f"w{turn % 2}"
+        for _ in range(2):
+            ledger.lease(worker, now_s=0)
+        held = [lease for lease in ledger.leases if lease.worker == worker]
+        if held:
+            unit = held[0].unit
+            died_by_chance = turn in deaths and not unit.failures
+            if died_by_chance or poison & set(range(unit.start, unit.stop)):
+                given_up += [row for bad in ledger.lose(worker, "died") for row in range(bad.start, bad.stop)]
+            else:
+                assert ledger.settle(held[0].number)
+                settled += range(unit.start, unit.stop)
+        turn += 1
+        assert turn < 2000
+    assert sorted(settled + given_up) == list(range(40)), "each row exactly once"
+    assert set(given_up) == poison
+
+
+def test_a_unit_that_cannot_be_read_is_given_up_as_a_whole_after_another_try():
+    ledger = ledger_of(1)
+    for expected in (None, (0, 8)):
+        lease = ledger.lease("a", now_s=0)
+        assert lease
+        given_up = ledger.fail(lease.number, "EIO", divisible=False)
+        assert (given_up and (given_up.start, given_up.stop)) == expected
+    assert ledger.empty
+
+
+def due(shards: int, *, rows: int = 10, age_s: float = 0.0, before: int = 9, **what: bool) -> bool:
+    facts = {"starved": False, "lead_used_up": False, "ending": False} | what
+    return is_due(OpenWindow(shards=shards, rows=rows, age_s=age_s), windows_before=before, window_rows=1000, **facts)
+
+
+def test_windows_grow_by_doubling_up_to_their_size():
+    assert [next(shards for shards in range(1, 99) if due(shards, before=before)) for before in range(5)] == [1, 2, 4, 8, 16]
+    assert due(3, rows=1000, before=9)
+    assert not due(3, rows=999, before=9)
+
+
+def test_a_window_is_closed_early_for_a_starved_student_a_used_up_lead_and_the_end():
+    assert not due(1)
+    assert not due(1, starved=True, age_s=0.29)
+    assert due(1, starved=True, age_s=0.3)
+    assert due(1, lead_used_up=True)
+    assert due(1, ending=True)
+    assert not due(0, starved=True, age_s=9, lead_used_up=True, ending=True), "never an empty window"

@@ -1,0 +1,127 @@
+"""Shards and codecs: what a student gets is what the teacher said, or an error."""
+
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.labels.codec import CLAMP_NATS, CODECS, log_normalised
+from pipeline.labels.evidence import entropy_nats, faults, margin
+from pipeline.labels.shard import LabelledRows, ShardCorruptError, ShardUnknownError, encode_shard, put_shard, read_shard
+from tests.kit.stores import MemoryStore
+
+
+def log_probs(rows: int, classes: int, *, seed: int = 0, spread: float = 3.0):
+    return log_normalised(np.random.default_rng(seed).normal(0, spread, (rows, classes)).astype(np.float32))
+
+
+def labelled(rows: int = 20, classes: int = 3, *, floats: bool = False) -> LabelledRows:
+    return LabelledRows(
+        rows_N=np.arange(100, 100 + rows),
+        sample_ids=[f"s{row}" for row in range(rows)],
+        inputs=pa.array([[float(row)] * 4 for row in range(rows)], pa.list_(pa.float32()))
+        if floats
+        else pa.array([f"t{row}" for row in range(rows)]),
+        log_probs_NK=log_probs(rows, classes),
+        labels=[None if row % 2 else "a" for row in range(rows)],
+    )
+
+
+@pytest.fixture
+def stored():
+    store = MemoryStore()
+    data = encode_shard(labelled(), teacher="t1", classes=("a", "b", "c"))
+    return store, put_shard(store, "shards/x", data, rows=20)
+
+
+@given(classes=st.integers(2, 300), seed=st.integers(0, 99), spread=st.floats(0.1, 40))
+def test_dense_log_probabilities_come_back_normalised_and_close(classes, seed, spread):
+    codec = CODECS["dense_fp16"]
+    given_NK = log_probs(7, classes, seed=seed, spread=spread)
+    back_NK = codec.decode(codec.encode(given_NK), classes)
+    assert back_NK.dtype == np.float32
+    np.testing.assert_allclose(np.exp(back_NK).sum(axis=1), 1, atol=1e-5)
+    kept = given_NK > -20
+    assert np.abs(np.exp(back_NK) - np.exp(given_NK)).max() < 2e-3
+    assert np.abs(back_NK - given_NK)[kept].max() < 0.02
+
+
+def test_a_class_with_probability_zero_is_normal_and_clamped():
+    codec = CODECS["dense_fp16"]
+    back = codec.decode(codec.encode(np.array([[0, -np.inf, -1000]], dtype=np.float32)), 3)
+    assert back[0].tolist() == [0, CLAMP_NATS, CLAMP_NATS]
+
+
+def test_a_sliced_column_decodes_its_own_rows():
+    codec, given_NK = CODECS["dense_fp16"], log_probs(10, 4)
+    np.testing.assert_allclose(codec.decode(codec.encode(given_NK)[3:6], 4), given_NK[3:6], atol=1e-2)
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_a_shard_reads_back_with_its_evidence(floats):
+    store, written = MemoryStore(), labelled(floats=floats)
+    shard = read_shard(store, put_shard(store, "s", encode_shard(written, teacher="t1", classes=("a", "b", "c")), rows=20))
+    assert (shard.teacher, shard.classes, shard.codec) == ("t1", ("a", "b", "c"), "dense_fp16")
+    assert shard.table["row"].to_pylist() == list(range(100, 120))
+    assert shard.table["input"].to_pylist() == written.inputs.to_pylist()
+    assert shard.table["label"].to_pylist() == written.labels
+    assert shard.table["disagreement"].null_count == 20
+    np.testing.assert_allclose(shard.table["entropy"].to_numpy(), entropy_nats(written.log_probs_NK))
+    np.testing.assert_allclose(shard.table["margin"].to_numpy(), margin(written.log_probs_NK))
+    np.testing.assert_allclose(shard.log_probs(np.array([3, 1])), written.log_probs_NK[[3, 1]], atol=5e-3)
+
+
+def test_evidence_of_certain_and_of_undecided_answers():
+    certain_and_even = np.array([[0, -np.inf], [np.log(0.5), np.log(0.5)]], dtype=np.float32)
+    np.testing.assert_allclose(entropy_nats(certain_and_even), [0, np.log(2)], atol=1e-6)
+    np.testing.assert_allclose(margin(certain_and_even), [1, 0], atol=1e-6)
+
+
+def test_nan_and_nothing_at_all_are_bad_samples_and_minus_infinity_is_not():
+    nan, inf = np.nan, np.inf
+    found = faults(np.array([[0, -inf], [nan, 0], [-inf, -inf], [-0.7, -0.7]], dtype=np.float32))
+    assert found == {1: "the teacher answered NaN", 2: "the teacher gave every class probability 0"}
+
+
+def test_every_flipped_bit_is_noticed(stored):
+    store, ref = stored
+    for at in range(0, ref.bytes, 37):
+        store.flip_bit("shards/x", at=at, bit=at % 8)
+        with pytest.raises(ShardCorruptError, match=r"shard shards/x: crc32 is [0-9a-f]{8}; expected crc32"):
+            read_shard(store, ref)
+        store.flip_bit("shards/x", at=at, bit=at % 8)
+    read_shard(store, ref)
+
+
+def test_a_shard_that_is_short_or_gone_is_corrupt(stored):
+    store, ref = stored
+    store.objects["shards/x"] = store.objects["shards/x"][:-1]
+    with pytest.raises(ShardCorruptError, match=rf"{ref.bytes - 1} bytes; expected {ref.bytes} bytes"):
+        read_shard(store, ref)
+    store.delete("shards/x")
+    with pytest.raises(ShardCorruptError, match="the object is missing"):
+        read_shard(store, ref)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [({"version": 2}, "version 2"), ({"codec": "telepathy"}, "codec telepathy"), ({"codec_version": 9}, "9")]
+)
+def test_what_a_reader_does_not_know_it_refuses(stored, change, found):
+    store, _ = stored
+    table = pa.ipc.open_file(store.get("shards/x")).read_all()
+    described = json.loads(table.schema.metadata[b"kdpipe.shard"]) | change
+    rewritten = table.replace_schema_metadata({b"kdpipe.shard": json.dumps(described).encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, rewritten.schema) as file:
+        file.write_table(rewritten)
+    with pytest.raises(ShardUnknownError, match=found):
+        read_shard(store, put_shard(store, "z", bytes(sink.getvalue()), rows=20))
+
+
+def test_errors_survive_pickling():
+    for error in (ShardCorruptError("s", "a", "b"), ShardUnknownError("s", "a", "b")):
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -22,7 +22,7 @@ from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.folder import RecordFile
 from workers.edge.install import Installer, StoppedError
 from workers.edge.metrics import EdgeMetrics
-from workers.edge.model_process import ModelDiedError, ModelRefusedError
+from workers.edge.model_process import ModelDiedError
 from workers.edge.serving import Serving
 from workers.edge.trust import MetadataRefusedError, MetadataUnreachableError, Trust, TrustedTime
 from workers.rpc import fleet_pb2 as pb
@@ -33,6 +33,8 @@ REPORTS_PER_SYNC = 32
 MIN_SYNC_S, MAX_SYNC_S, FIRST_SYNC_S = 0.05, 86_400.0, 2.0
 MAX_BACKOFF_S = 300.0
 JITTER = 0.2
+BOOT_TRIES = 3
+"""Starts of an incumbent whose process dies, before it is given up: a machine may be short of memory while it starts."""
 
 
 class FleetCalls(Protocol):
@@ -94,12 +96,17 @@ class Agent:
 
     def boot(self) -> None:
         """Answer with a verified model as soon as there is one, without any network."""
+        failures = 0
         while (incumbent := self._record.current.incumbent) is not None:
             try:
                 self._serving.serve(self._slots.open(incumbent.digest))
                 break
-            except (ModelDiedError, ModelRefusedError, DeviceError) as error:
+            except DeviceError as error:
+                failures += 1
                 logger.warning("incumbent does not start", extra={"digest": incumbent.digest, "reason": str(error)})
+                if isinstance(error, ModelDiedError) and failures < BOOT_TRIES:
+                    continue
+                failures = 0
                 self._lose_incumbent("incumbent_does_not_start", str(error))
         self._installer.sweep()
         self._metrics.show(self._record.current, clock_wrong=self._clock_wrong)

@@ -13,11 +13,13 @@ from pipeline.releases.assignment import Assignment, sign_assignment
 from pipeline.releases.keys import load_key
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.device import State
+from pipeline.rollout.slots import Slot
 from tests.kit.bundles import NOW, Trust, text_bundle
 from tests.kit.devices import Device
-from workers.edge.agent import FIRST_SYNC_S, JITTER, MAX_BACKOFF_S, Agent
+from workers.edge.agent import BOOT_TRIES, FIRST_SYNC_S, JITTER, MAX_BACKOFF_S, Agent
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.metrics import EdgeMetrics
+from workers.edge.model_process import ModelDiedError
 from workers.edge.serving import DEATHS_ALLOWED, NoModelError
 from workers.rpc import fleet_pb2 as pb
 
@@ -248,3 +250,25 @@ def test_the_certificate_is_looked_at_each_turn(bench: Bench) -> None:
     bench.agent.turn()
     bench.agent.turn()
     assert bench.renewals == 2
+
+
+def test_an_incumbent_whose_process_dies_while_the_machine_starts_is_tried_again(
+    bench: Bench, targets: list[ReleaseTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for generation, target in enumerate(targets, 1):
+        bench.assign(target, generation)
+        bench.agent.turn()
+    serve, failures = bench.device.serving.serve, [2]
+
+    def short_of_memory(slot: Slot) -> None:
+        if failures[0] > 0:
+            failures[0] -= 1
+            raise ModelDiedError(slot.digest, "killed")
+        serve(slot)
+
+    monkeypatch.setattr(bench.device.serving, "serve", short_of_memory)
+    bench.agent.boot()
+    assert bench.device.serving.predict(["x"]).slot.digest == targets[1].digest
+    failures[0] = BOOT_TRIES
+    bench.agent.boot()
+    assert bench.device.serving.predict(["x"]).slot.digest == targets[0].digest

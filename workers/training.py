@@ -7,6 +7,7 @@ whole ones, two trainers on a small machine run one after the other in silence. 
 """
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -86,6 +87,8 @@ def _fit(spec: TrainingSpec, board: Board) -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
 
+    # One process a trainer that watches for spot nodes being taken away; our checkpoints need no warning.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     section = spec.student
     spec.folder.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(

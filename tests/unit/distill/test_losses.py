@@ -1,0 +1,86 @@
+"""Losses against implementations that nobody here wrote, and their invariants."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, rel_entr, softmax
+from sklearn.metrics import log_loss
+
+from pipeline.distill.losses import LOSSES, NO_LABEL, Lesson, LossUnknownError, ce, check_losses, kl, mean_loss
+from pipeline.errors import ConfigError
+
+
+def lesson_of(logits: np.ndarray, hard: list[int] | None = None) -> Lesson:
+    return Lesson(
+        log_probs_BK=torch.from_numpy(log_softmax(logits, axis=1).astype(np.float32)),
+        hard_B=torch.tensor(hard if hard is not None else [NO_LABEL] * len(logits)),
+    )
+
+
+def draw(seed: int, rows: int = 6, classes: int = 4, scale: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, scale, (rows, classes)).astype(np.float32)
+
+
+@given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 8))
+@settings(max_examples=30)
+def test_kl_is_scipys_relative_entropy_of_tempered_distributions(seed: int, temperature: float) -> None:
+    student, teacher = draw(seed), draw(seed + 1)
+    found = kl(torch.from_numpy(student), lesson_of(teacher), temperature=temperature).numpy()
+    p, q = softmax(teacher.astype(np.float64) / temperature, axis=1), softmax(student.astype(np.float64) / temperature, axis=1)
+    np.testing.assert_allclose(found, rel_entr(p, q).sum(axis=1) * temperature**2, rtol=2e-3, atol=2e-5)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_ce_is_sklearns_log_loss_where_there_is_a_label_and_nothing_where_there_is_none(seed: int) -> None:
+    student, hard = draw(seed), [0, 1, 2, 3, NO_LABEL, NO_LABEL]
+    found = ce(torch.from_numpy(student), lesson_of(draw(seed + 1), hard), temperature=7.0).numpy()
+    expected = log_loss(hard[:4], softmax(student[:4].astype(np.float64), axis=1), labels=range(4))
+    assert found[:4].mean() == pytest.approx(expected, rel=1e-4)
+    assert (found[4:] == 0).all()
+
+
+def test_kl_of_a_student_that_is_its_teacher_is_0_and_pulls_nowhere() -> None:
+    logits = torch.from_numpy(draw(1)).requires_grad_()
+    loss = kl(logits, lesson_of(draw(1)), temperature=2.0).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_confident_teachers_and_students_overflow_nothing(loss: str) -> None:
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
+    lesson = Lesson(log_probs_BK=torch.tensor([[-30.0, 0.0], [-30.0, 0.0]]), hard_B=torch.tensor([1, 1]))
+    found = LOSSES[loss](logits, lesson, temperature=0.5)
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_mean_over_uneven_slices_adds_up_to_the_mean_over_the_batch() -> None:
+    student, teacher, weight = (
+        torch.from_numpy(draw(3)),
+        lesson_of(draw(4), [0, 1, NO_LABEL, 3, 0, 2]),
+        torch.tensor([1.0, 0, 1, 0.5, 1, 1]),
+    )
+    options = {"losses": {"kl": 0.7, "ce": 0.3}, "temperature": 2.0, "batch_rows": 6}
+    whole = mean_loss(student, teacher, weight_B=weight, **options)
+    parts = [slice(0, 1), slice(1, 5), slice(5, 6), slice(6, 6)]
+    cut = sum(
+        mean_loss(student[s], Lesson(log_probs_BK=teacher.log_probs_BK[s], hard_B=teacher.hard_B[s]), weight_B=weight[s], **options)
+        for s in parts
+    )
+    assert whole.item() == pytest.approx(float(cut), rel=1e-5)
+
+
+def test_a_wrong_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(LossUnknownError, match=r"students\.small\.loss: no loss named 'kll'; expected known: ce, kl"):
+        check_losses({"kll": 1.0}, where="students.small.loss")
+    for nothing in ({}, {"kl": 0.0}, {"kl": -1.0}):
+        with pytest.raises(ConfigError):
+            check_losses(nothing, where="here")

@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterable
 
 from pipeline.errors import LabelStoreError
-from pipeline.labels.entries import Entry, LogUnreadableError, Open, Record
+from pipeline.labels.entries import LOG_VERSION, Entry, LogUnreadableError, Open, Record
 from pipeline.labels.state import LogState, fold
 from pipeline.labels.store import ObjectMissingError, Store
 
@@ -84,14 +84,15 @@ class LogReader:
 
     def refresh(self) -> LogState:
         """Read on to the tail. Raises LogUnreadableError, LogGapError."""
-        opening = self.state.next_seq == 0
+        # Read before the records: a hint that is read after them may be newer than they are.
+        known_seq = self._head() if self.state.next_seq == 0 else 0
         records: list[Record] = []
         while (record := self._record(self.state.next_seq + len(records))) is not None:
             records.append(record)
         if records:
             self.state = fold(self.state, *records)
-        if opening:
-            self._refuse_gap()
+        if self.state.next_seq < known_seq:
+            raise LogGapError(self.state.next_seq, known_seq)
         return self.state
 
     def _record(self, seq: int) -> Record | None:
@@ -101,15 +102,17 @@ class LogReader:
             return None
         return Record.decode(data, key=record_key(seq))
 
-    def _refuse_gap(self) -> None:
+    def _head(self) -> int:
+        """How many records there are at least, as the hint has it."""
         try:
             hint = json.loads(self._store.get(HEAD_KEY))
         except ObjectMissingError:
-            return
+            return 0
         except ValueError as error:
             raise LogUnreadableError(HEAD_KEY, "not JSON") from error
-        if hint["next_seq"] > self.state.next_seq:
-            raise LogGapError(self.state.next_seq, hint["next_seq"])
+        if not isinstance(hint, dict) or hint.get("version") != LOG_VERSION or not isinstance(hint.get("next_seq"), int):
+            raise LogUnreadableError(HEAD_KEY, f"{hint!r:.80} is no hint of version {LOG_VERSION}")
+        return int(hint["next_seq"])
 
 
 class LogWriter:
@@ -172,7 +175,7 @@ class LogWriter:
 
     def write_head(self) -> None:
         """Tell readers how long the log is at least."""
-        self._store.put(HEAD_KEY, json.dumps({"version": 1, "next_seq": self.state.next_seq}).encode())
+        self._store.put(HEAD_KEY, json.dumps({"version": LOG_VERSION, "next_seq": self.state.next_seq}).encode())
 
     def _put(self, record: Record) -> None:
         key, data = record_key(self.state.next_seq), record.encode()

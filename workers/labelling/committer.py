@@ -5,6 +5,7 @@ its object was seen with its size. What the log does not have yet is lost in a c
 Times are arguments: `now_s` from a clock that only goes forward, `now_unix_s` for people.
 """
 
+import re
 from collections.abc import Sequence
 
 from pipeline.labels.entries import Commit, End, Quarantine, QuarantinedRow, Repair, Seal, ShardRef, Tombstone
@@ -15,6 +16,7 @@ from pipeline.labels.store import Store
 
 GROUP_COMMIT_S = 0.2
 SHARDS = "shards/"
+_KEY = re.compile(r"shards/\d+-\d+-(?P<term>\d+)\.\w+\.arrow")
 
 
 def shard_key(start: int, stop: int, *, term: int, attempt: str) -> str:
@@ -22,9 +24,10 @@ def shard_key(start: int, stop: int, *, term: int, attempt: str) -> str:
     return f"{SHARDS}{start:012d}-{stop:012d}-{term}.{attempt}.arrow"
 
 
-def term_of(key: str) -> int:
-    """The term in which the attempt was leased."""
-    return int(key.rpartition("-")[2].partition(".")[0])
+def term_of(key: str) -> int | None:
+    """The term in which the attempt was leased; None if the object is none of ours."""
+    found = _KEY.fullmatch(key)
+    return int(found["term"]) if found else None
 
 
 class Committer:
@@ -114,7 +117,7 @@ class Committer:
     def sweep(self) -> int:
         """Delete attempts of older terms that no commit names. They never will be: this term fenced their committers."""
         named = {commit.shard.key for commit in self.state.commits} | {repair.key for repair in self.state.repairs.values()}
-        orphans = [key for key in self._store.list(SHARDS) if key not in named and term_of(key) < self.term]
+        orphans = [key for key in self._store.list(SHARDS) if key not in named and (term_of(key) or self.term) < self.term]
         for key in orphans:
             self._store.delete(key)
         return len(orphans)

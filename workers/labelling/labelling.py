@@ -100,6 +100,7 @@ class Labelling:
             return self._outcome(_state_only(self._state()), ended=True)
         now = self._clock()
         writer = self._open_writer()
+        writer.flush(now_unix_s=now.unix_s)  # what an earlier run of this object could not write
         committer = Committer(self._store, writer, generation=self._generation, window_rows=self._section.window_rows, now_s=now.mono_s)
         if not summary.rows_left and not demand().corrupt:
             committer.end(now_s=now.mono_s, now_unix_s=now.unix_s)

@@ -172,10 +172,12 @@ def test_the_end_of_a_generation_is_written_once():
 
 
 def test_only_attempts_of_older_terms_are_swept():
-    committer = committer_of(store := MemoryStore())
-    old, own = shard_key(0, 10, term=0, attempt="3"), shard_key(0, 10, term=1, attempt="3")
-    assert (term_of(old), term_of(own), term_of(shard_key(0, 10, term=12, attempt="repair1x1"))) == (0, 1, 12)
-    for key in (old, own):
+    committer_of(store := MemoryStore())
+    committer = committer_of(store, name="m")
+    old, own, foreign = shard_key(0, 10, term=1, attempt="3"), shard_key(0, 10, term=2, attempt="3"), "shards/notes.txt"
+    assert [term_of(key) for key in (old, own, foreign)] == [1, 2, None]
+    assert term_of(shard_key(0, 10**13, term=12, attempt="repair1x1")) == 12
+    for key in (old, own, foreign):
         store.put(key, b"")
     assert committer.sweep() == 1
-    assert list(store.list("shards/")) == [own]
+    assert list(store.list("shards/")) == [own, foreign]

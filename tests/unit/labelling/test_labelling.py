@@ -139,6 +139,21 @@ def test_a_store_that_takes_no_log_record_any_more_ends_the_run(store):
     assert_exactly_once(store, bench.source)
 
 
+def test_the_same_object_goes_on_after_it_failed_with_work_it_could_not_write(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    for _ in range(6):
+        store.fail("put_if_absent log/", OSError(5, "Input/output error"), skip=2)
+    with pytest.raises(StoreWriteError):
+        labelling.run(demand=Demand, progress=lambda _: None, stop=threading.Event())
+    store.revive()
+    outcome = labelling.run(demand=Demand, progress=lambda _: None, stop=threading.Event())
+    assert outcome.ended
+    assert len(bench.teacher.asked) == 61, "what was labelled and not yet written is not asked again"
+    assert_exactly_once(store, bench.source)
+
+
 def test_a_store_that_takes_no_shard_any_more_ends_the_run(store):
     bench = bench_of(store)
     for _ in range(10):

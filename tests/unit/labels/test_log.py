@@ -191,6 +191,34 @@ def test_a_missing_record_is_a_gap_not_the_tail(store):
         LogReader(store).refresh()
 
 
+def test_a_log_that_grows_while_it_is_opened_has_no_gap(store):
+    writer = writer_of(store)
+    real_get = store.get
+    grown: list[str] = []
+
+    def get(key: str) -> bytes:
+        if key == record_key(1) and not grown:
+            grown.append(key)
+            try:
+                return real_get(key)
+            finally:
+                write(writer, plan(0))
+                writer.write_head()
+        return real_get(key)
+
+    store.get = get
+    assert LogReader(store).refresh().next_seq == 1
+    assert LogReader(store).refresh().next_seq == 2
+
+
+@pytest.mark.parametrize("hint", [b"{", b"[]", b'{"version": 2, "next_seq": 1}', b'{"version": 1, "next_seq": "many"}'])
+def test_a_hint_that_is_not_understood_is_refused(store, hint):
+    writer_of(store)
+    store.put("log/head.json", hint)
+    with pytest.raises(LogUnreadableError, match=r"log/head\.json"):
+        LogReader(store).refresh()
+
+
 def test_other_classes_are_refused_before_anything_is_written(store):
     writer_of(store)
     before = dict(store.objects)

@@ -82,7 +82,8 @@ class DriverMetrics:
     """The driver's series. It is told totals and states as they are; repeating one changes nothing.
 
     Say what the log holds before the server starts: then a restarted driver's totals go on where they were, and Prometheus
-    sees neither a reset nor a jump. `students` and `populations` come from the run file, so that every series is there from the first scrape.
+    sees neither a reset nor a jump. `students` and `populations` come from the run file, so that every series is there from
+    the first scrape.
     """
 
     def __init__(self, registry: CollectorRegistry, *, version: str, students: Iterable[str], populations: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.rollout.events import EventKind, RolloutLogBrokenError, check_chain
+from pipeline.rollout.events import EventKind, RolloutLogBrokenError, check_chain, follow
 from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import RolloutState, Stage, WavePhase, fold
 from pipeline.rollout.steering import Action, RolloutActionError, excuse_absence, supersede
@@ -290,6 +290,41 @@ def test_a_pause_offers_nothing_new_and_stops_the_clock() -> None:
     assert fleet.settle().state is RolloutState.COMPLETED
 
 
+def test_paused_time_counts_against_no_deadline_and_the_rest_of_it_still_does() -> None:
+    fleet = approved()
+    fleet.wait(100.0)
+    fleet.act(Action.PAUSE)
+    fleet.wait(1000.0)
+    fleet.act(Action.RESUME)
+    fleet.wait(19.0)
+    fleet.call()
+    fleet.tick()
+    assert fleet.rollout.state is RolloutState.RUNNING
+    fleet.wait(1.1)
+    fleet.tick()
+    assert fleet.rollout.state is RolloutState.HALTED
+
+
+def test_a_failure_with_an_earlier_release_is_not_held_against_this_one() -> None:
+    fleet = Fleet(3, plan=plan(), previous=PREVIOUS)
+    for device in list(fleet.facts):
+        fleet.report(device, Progress.FAILED)
+    fleet.act(Action.APPROVE)
+    fleet.tick()
+    assert fleet.rollout.state is RolloutState.RUNNING
+    assert fleet.settle().state is RolloutState.COMPLETED
+
+
+def test_a_confirmed_device_that_installs_the_same_release_again_stays_confirmed() -> None:
+    fleet = approved()
+    canary = fleet.offered()[0]
+    fleet.report(canary, Progress.CONFIRMED)
+    fleet.tick()
+    fleet.report(canary, Progress.WORKING)
+    fleet.tick()
+    assert stages(fleet)[canary] is Stage.CONFIRMED
+
+
 def test_gates_run_while_paused() -> None:
     fleet = approved()
     fleet.act(Action.PAUSE)
@@ -426,13 +461,16 @@ def test_a_halted_rollout_makes_way_for_another() -> None:
     assert "superseded by r2" in fleet.rollout.reason
 
 
-@pytest.mark.parametrize("attack", ["edit", "drop", "swap", "time"])
+@pytest.mark.parametrize("attack", ["edit", "rehash", "drop", "swap", "time"])
 def test_a_tampered_log_is_refused(attack: str) -> None:
     fleet = approved()
     fleet.settle()
     log = list(fleet.log)
     if attack == "edit":
         log[3] = replace(log[3], facts={**log[3].facts, "devices": ["d-other"]})
+    elif attack == "rehash":
+        facts = {**log[3].facts, "devices": ["d-other"]}
+        log[3] = follow(sequence=4, previous=log[2].hash, at_s=log[3].at_s, kind=log[3].kind, facts=facts)
     elif attack == "drop":
         del log[2]
     elif attack == "swap":

@@ -11,6 +11,7 @@ import typer
 from pipeline.errors import ConfigError, KdpipeError
 from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop
 from workers.edge.cli import app as edge_app
+from workers.privacy import opt_out
 
 CLUSTER_PACKAGES = frozenset(
     {"datasketch", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn", "sqlalchemy", "torch"}
@@ -46,6 +47,7 @@ class MissingExtraError(ConfigError):
 
 def main() -> None:
     """Entry point: run the command, turn an error into one line and its exit code."""
+    opt_out(os.environ)
     try:
         app()
     except KdpipeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.config import RaySection
 from pipeline.errors import MachineError
 from pipeline.files import create_exclusive, make_private_folder
+from workers.privacy import OPT_OUT, opt_out
 
 
 class RayUnavailableError(MachineError):
@@ -37,7 +38,7 @@ class Cluster:
         if self._joined:
             return
         address = self._section.address or os.environ.get("RAY_ADDRESS")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        opt_out(os.environ)
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         if not address:
             self._choose_token()
@@ -45,7 +46,7 @@ class Cluster:
 
         try:
             if address:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(OPT_OUT)})
             else:
                 ray.init(
                     num_cpus=self._section.cpus or os.cpu_count() or 1,

@@ -1,0 +1,117 @@
+"""`kdpipe run` on the digits recipe, end to end: Ray, training, gate, TUF, gRPC, devices, all real, in one folder's life.
+
+The tests build on each other, as a user's days do.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.kit.prometheus import Prometheus
+from tests.kit.runs import BackgroundRun, committed, kdpipe, read, teacher_rows
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def folder(home: Path) -> Path:
+    return home / "runs" / "digits"
+
+
+@pytest.fixture(scope="module")
+def continuous(home: Path, folder: Path) -> Iterator[BackgroundRun]:
+    with BackgroundRun("digits", "--continuous", cwd=home, folder=folder) as run:
+        run.wait_for_stage("watching for new samples")
+        yield run
+
+
+def test_the_first_generation_reaches_every_device(continuous: BackgroundRun, folder: Path) -> None:
+    summary = read(folder / "run.json")
+    assert summary["devices"]["panels"]["confirmed"] == summary["devices"]["panels"]["devices"] == 3
+    assert "devices confirmed 3 of 3" in continuous.output
+    assert summary["answers"]["panels"]["same"]
+    assert summary["labels"]["rows_committed"] == summary["labels"]["rows_planned"] == summary["learning"]["teacher_rows"]
+    test = summary["test"]["small"]
+    assert 0.5 < test["student"]["accuracy"] <= 1
+    assert 0.5 < test["control"]["accuracy"] <= 1 < test["rows"]
+
+
+def test_a_prometheus_scrapes_driver_orchestrator_and_agents(continuous: BackgroundRun, folder: Path, tmp_path: Path) -> None:
+    parts = {child["part"]: child["ready"]["metrics_port"] for child in read(folder / "children.json")}
+    agents = [port for part, port in parts.items() if part.startswith("device-")]
+    jobs = {"driver": [read(folder / "metrics.json")["port"]], "orchestrator": [parts["orchestrator"]], "agents": agents}
+    with Prometheus(tmp_path, jobs) as prometheus:
+        prometheus.wait_for("count by (job) (up == 1)", [1, 1, 3])
+        prometheus.wait_for("kdpipe_student_step", [300])
+        prometheus.wait_for("kdpipe_labels_committed_total", [len(committed(folder))])
+        names = {name for name in prometheus.ask("label/__name__/values") if name.startswith("kdpipe_")}
+        assert {name.split("_")[1] for name in names} >= {"labels", "student", "orchestrator", "edge"}
+        assert "device" not in prometheus.ask("labels")
+        assert "device_id" not in prometheus.ask("labels")
+
+
+def test_the_second_feed_makes_a_generation_that_asks_only_about_what_is_new(continuous: BackgroundRun, home: Path, folder: Path) -> None:
+    before = len(committed(folder))
+    fed = kdpipe("feed", folder, "2", cwd=home)
+    assert fed.returncode == 0, fed.stderr
+    continuous.wait_until(lambda: (read(folder / "run.json") or {}).get("generation") == 2, "generation 2 closed")
+    after = committed(folder)
+    assert len(set(after)) == len(after) > before
+    assert teacher_rows(folder) == [before, len(after) - before]
+    assert "generation 2, small" in continuous.output
+
+
+def test_ctrl_c_ends_every_process_and_says_how_to_go_on(continuous: BackgroundRun, folder: Path) -> None:
+    children = [psutil.Process(child["pid"]) for child in read(folder / "children.json")]
+    assert continuous.interrupt() == 130
+    assert "`kdpipe run digits --continuous` goes on" in continuous.output
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_running_again_asks_the_teacher_nothing_and_trains_nobody(home: Path, folder: Path) -> None:
+    before, generations = committed(folder), sorted((folder / "generations").iterdir())
+    again = kdpipe("run", "digits", cwd=home)
+    assert again.returncode == 0, again.stderr
+    assert "nothing is new" in again.stdout
+    assert "devices confirmed 3 of 3" in again.stdout
+    assert committed(folder) == before
+    assert sorted((folder / "generations").iterdir()) == generations
+
+
+def test_a_bad_shard_is_found_and_labelled_again_at_the_same_place(home: Path, folder: Path) -> None:
+    before = committed(folder)
+    shard = max((folder / "labels" / "shards").glob("*.arrow"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.chmod(0o600)
+    shard.write_bytes(content)
+    found = kdpipe("labels", "verify", folder, cwd=home)
+    assert found.returncode == 4
+    assert shard.name in found.stdout
+    again = kdpipe("run", "digits", cwd=home)
+    assert again.returncode == 0, again.stderr
+    assert kdpipe("labels", "verify", folder, cwd=home).returncode == 0
+    assert committed(folder) == before
+
+
+def test_a_student_made_worse_ships_nothing_and_says_so(home: Path, folder: Path) -> None:
+    shipped = read(folder / "run.json")["devices"]["panels"]["digest"]
+    worse = kdpipe("run", "digits", "--set", "students.small.learning_rate=1e-6", cwd=home)
+    assert worse.returncode == 0, worse.stderr
+    assert "refused by the gate. Nothing ships; the incumbent stays." in worse.stdout
+    summary = read(folder / "run.json")
+    assert summary["devices"]["panels"]["digest"] == shipped
+    assert summary["learning"]["teacher_rows"] == 0
+    assert summary["outcome"]["students"]["small"]["fate"] == "refused by the gate"
+
+
+def test_clean_removes_all_of_it(home: Path, folder: Path) -> None:
+    assert kdpipe("clean", folder, "--yes", cwd=home).returncode == 0
+    assert not folder.exists()

@@ -29,9 +29,9 @@ class FootprintUnknownError(StudentError):
 
 def memory_of(graph: Path, *, kind: InputKind) -> int:
     """Peak resident bytes of a process that runs the graph. Raises FootprintUnknownError."""
-    command = [sys.executable, "-m", "workers.footprint", str(graph.resolve()), kind]
+    command = [sys.executable, "-P", "-m", "workers.footprint", str(graph.resolve()), kind]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True, text=True, cwd=Path(__file__).parents[1])
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True, text=True)
         return int(json.loads(done.stdout.splitlines()[-1])["memory_bytes"])
     except subprocess.TimeoutExpired as error:
         raise FootprintUnknownError(str(graph), f"no answer in {TIMEOUT_S} s") from error

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-KDPIPE = (sys.executable, "-m", "workers.cli")
+KDPIPE = (str(Path(sys.executable).with_name("kdpipe")),)
 PATIENCE_S = 300.0
 
 
 def kdpipe(*words: str | Path, cwd: Path, timeout_s: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
     """Run one command to its end."""
     command = [*KDPIPE, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False, env=_environment(cwd))
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False, env=_environment())
 
 
 class BackgroundRun:
@@ -28,7 +28,7 @@ class BackgroundRun:
         self._log = cwd / "run.out"
         with self._log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*KDPIPE, "run", *map(str, words)], cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=_environment(cwd)
+                [*KDPIPE, "run", *map(str, words)], cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=_environment()
             )
 
     def __enter__(self) -> "BackgroundRun":
@@ -91,5 +91,5 @@ def teacher_rows(folder: Path) -> Sequence[int]:
     return [read(path)["teacher_rows"] for path in paths]
 
 
-def _environment(cwd: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"}
+def _environment() -> dict[str, str]:
+    return {**os.environ, "COLUMNS": "120"}

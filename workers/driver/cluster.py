@@ -4,9 +4,11 @@ A local Ray shares the driver's fate (the kernel ends it when the driver dies), 
 that lies in the run's keys. Nothing is started for a run that has nothing to label or train.
 """
 
+import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import RaySection
@@ -24,6 +26,14 @@ class RayUnavailableError(MachineError):
 
     def __str__(self) -> str:
         return f"Ray at {self.address}: {self.reason}; expected a cluster that answers; `kdpipe doctor` says what this machine has"
+
+
+@contextlib.contextmanager
+def _translated(address: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        raise RayUnavailableError(address or "this machine", str(error)) from error
 
 
 class Cluster:
@@ -44,7 +54,8 @@ class Cluster:
             self._choose_token()
         import ray
 
-        try:
+        # Ray puts the driver's working folder in front of its workers' paths: there, a user's `workers/` would hide ours.
+        with contextlib.chdir(make_private_folder(self._keys)), _translated(address):
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(OPT_OUT)})
             else:
@@ -55,8 +66,6 @@ class Cluster:
                     logging_level=logging.WARNING,
                     _node_ip_address="127.0.0.1",
                 )
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            raise RayUnavailableError(address or "this machine", str(error)) from error
         self._joined = True
 
     def close(self) -> None:

@@ -2,10 +2,12 @@
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.config import RunFile
 from pipeline.errors import KdpipeError
+from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
 from workers.driver.control import Controls
@@ -42,6 +44,11 @@ class RunContext:
     stop: threading.Event
     command: str
     """What the user typed, for messages that say how to go on."""
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The run's teacher in this process, loaded when it is first asked for: it answers for the samples that judge."""
+        return load_teacher(self.run.teacher, classes=self.run.classes, base=self.base)
 
     def check_stop(self) -> None:
         """Raises StoppedError once the user asked to stop."""

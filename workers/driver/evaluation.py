@@ -20,7 +20,7 @@ from workers.driver.answers import answered
 from workers.driver.context import RunContext
 from workers.driver.control import ControlSpec, control_result
 from workers.driver.folder import read_json, write_json
-from workers.driver.judging import student_spec, teacher_of
+from workers.driver.judging import student_spec
 from workers.driver.records import StudentFiles, student_files
 
 LATENCY_CALLS = 100
@@ -49,7 +49,7 @@ def test_figures(context: RunContext, files: StudentFiles) -> dict[str, Any] | N
         return None
     known: dict[str, Any] | None = read_json(files.test)
     if known is None:
-        teacher = teacher_of(context)
+        teacher = context.teacher
         samples = read_samples(open_source(context.run.test, base=context.base), classes=context.run.classes)
         samples = answered(samples, teacher, context.folder.root / "answers")
         export = read_json(files.verdict)["export"]

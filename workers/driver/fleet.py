@@ -30,6 +30,8 @@ from workers.orchestrator.client import Operator, RolloutView, enrolment_files
 from workers.orchestrator.pki import ensure_pki
 
 POLL_S = 0.2
+PYTHON = (sys.executable, "-P")
+"""-P: the working folder is the user's, and a `workers/` in it must not stand in front of ours."""
 SETTLE_S = 120.0
 """How long devices that were started again may take to run what they should."""
 
@@ -45,6 +47,20 @@ class DevicesBehindError(FleetError):
         return (
             f"population {self.population}: {self.confirmed} of {self.devices} devices run its release after {SETTLE_S:.0f} s; "
             "expected all; `kdpipe logs DIR device-1` says what a device did"
+        )
+
+
+class RolloutEndedBadlyError(FleetError):
+    """A rollout halted, or was aborted: devices keep, or went back to, what they ran before."""
+
+    def __init__(self, population: str, state: str, reason: str) -> None:
+        super().__init__(population, state, reason)
+        self.population, self.state, self.reason = population, state, reason
+
+    def __str__(self) -> str:
+        return (
+            f"population {self.population}: its rollout is {self.state} ({self.reason}); expected it to complete; "
+            "`kdpipe logs DIR device-1` says what a device did"
         )
 
 
@@ -192,11 +208,11 @@ class Fleet:
     def _device_command(self, name: str) -> list[str]:
         folder = self._context.folder.device(name)
         enrolment = self._enrolments / f"{name}.json"
-        return [sys.executable, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment), "--metrics-port", "0"]
+        return [*PYTHON, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment), "--metrics-port", "0"]
 
     def _orchestrator_command(self) -> list[str]:
         folder, section = self._context.folder, self._context.run.fleet
-        command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(folder.fleet), "--repository", str(folder.releases)]
+        command = [*PYTHON, "-m", "workers.orchestrator", "--dir", str(folder.fleet), "--repository", str(folder.releases)]
         command += ["--keys", str(folder.keys / ONLINE), "--host", section.host]
         for name in ("fleet", "enrolment", "operator", "metrics"):
             command += [f"--{name}-port", str(getattr(section, f"{name}_port"))]

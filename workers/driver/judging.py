@@ -22,7 +22,6 @@ from pipeline.students.gate import judge
 from pipeline.students.graph import Graph
 from pipeline.students.models import StudentSpec, build_student
 from pipeline.students.samples import Samples, Validation, read_validation
-from pipeline.teachers import Teacher, load_teacher
 from workers.driver.answers import validation_answered
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
@@ -36,8 +35,8 @@ GOLDEN_SAMPLES = 16
 def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str, Any]:
     """Export and judge one student; writes verdict.json last and returns it."""
     files = student_files(context.folder, opening.generation, name)
-    teacher = teacher_of(context)
-    validation = validation_of(context, teacher)
+    teacher = context.teacher
+    validation = validation_of(context)
     student = build_student(student_spec(context, name))
     student.module.load_state_dict(load_weights(files.weights))
     exported = export_student(name=name, student=student, fit=validation.fit, choose=validation.choose, out=files.export)
@@ -89,14 +88,10 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     return verdict
 
 
-def teacher_of(context: RunContext) -> Teacher:
-    return load_teacher(context.run.teacher, classes=context.run.classes, base=context.base)
-
-
-def validation_of(context: RunContext, teacher: Teacher) -> Validation:
+def validation_of(context: RunContext) -> Validation:
     """The three validation parts with the teacher's answers."""
     validation = read_validation(open_source(context.run.validation, base=context.base), classes=context.run.classes)
-    return validation_answered(validation, teacher, context.folder.root / "answers")
+    return validation_answered(validation, context.teacher, context.folder.root / "answers")
 
 
 def student_spec(context: RunContext, name: str) -> StudentSpec:

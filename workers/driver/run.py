@@ -83,10 +83,11 @@ def _go(context: RunContext, request: RunRequest) -> None:
     _repair(context)
     while True:
         opened = _open(context)
-        if opened:
-            Turn(context, opened, fleet).run()
+        errors = Turn(context, opened, fleet).run() if opened else []
         _finish(context, fleet)
         if not request.continuous:
+            if errors:
+                raise errors[0]
             return
         _wait_for_samples(context)
 

@@ -11,12 +11,12 @@ from pipeline.errors import KdpipeError
 from pipeline.loop.generation import Fate, Opening, Step, StudentFacts, next_step
 from workers.driver.context import RunContext
 from workers.driver.evaluation import begin_controls
-from workers.driver.fleet import Fleet
+from workers.driver.fleet import Fleet, RolloutEndedBadlyError
 from workers.driver.folder import read_json, write_json
 from workers.driver.judging import judge_student
 from workers.driver.labels import labelling_of
 from workers.driver.learning import label_and_train
-from workers.driver.records import Incumbent, facts_of, incumbent_of, populations_of, student_files
+from workers.driver.records import Incumbent, facts_of, incumbent_of, outcomes, populations_of, student_files
 from workers.driver.releasing import sign_student
 from workers.training import TrainingSpec
 
@@ -28,8 +28,8 @@ class Turn:
         self._context, self._opening, self._fleet = context, opening, fleet
         self._failed: dict[str, KdpipeError] = {}
 
-    def run(self) -> None:
-        """Take every step that is left. Raises the first student's error once everything else is done."""
+    def run(self) -> list[KdpipeError]:
+        """Take every step that is left. Returns what went wrong with single students, once everything else is done."""
         acts: Mapping[Step, Callable[[], None]] = {
             Step.LABEL_AND_TRAIN: self._label_and_train,
             Step.JUDGE: self._judge,
@@ -42,8 +42,13 @@ class Turn:
             self._context.reporter.stage(f"generation {self._opening.generation}: {step}")
             acts[step]()
         self._close()
-        for error in self._failed.values():
-            raise error
+        halted = [
+            RolloutEndedBadlyError(population, rollout["state"], rollout["reason"])
+            for student in outcomes(self._context.folder)[self._opening.generation]["students"].values()
+            for population, rollout in student["rollouts"].items()
+            if not rollout["completed"]
+        ]
+        return [*self._failed.values(), *halted]
 
     def _next(self) -> Step:
         ended = labelling_of(self._context, self._opening.generation).preview().ended
@@ -55,6 +60,7 @@ class Turn:
     def _label_and_train(self) -> None:
         specs = {name: self._spec(name) for name, facts in self._facts().items() if not facts.trained and name not in self._failed}
         labelling = labelling_of(self._context, self._opening.generation)
+        labelling.check_teacher(self._context.teacher.fingerprint)
         learning = label_and_train(self._context, labelling, specs)
         self._failed |= dict(learning.failed)
         for name, error in learning.failed.items():

@@ -70,7 +70,9 @@ class ModelProcess:
         ours, theirs = socket.socketpair()
         ours.settimeout(START_TIMEOUT_S)
         spec = slot.manifest.input
-        command = [sys.executable, "-m", "workers.edge.model_worker", str(theirs.fileno()), str(slot.graph.resolve()), spec.name, spec.kind]
+        # -P: a `workers/` in the working folder must not stand in front of ours.
+        program = [sys.executable, "-P", "-m", "workers.edge.model_worker"]
+        command = [*program, str(theirs.fileno()), str(slot.graph.resolve()), spec.name, spec.kind]
         here = str(Path(next(iter(workers.__path__))).parent)
         path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

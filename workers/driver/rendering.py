@@ -46,8 +46,9 @@ def _figures(summary: Mapping[str, Any]) -> Table | None:
     table.add_row("teacher", *_row(teacher, teacher))
     for name, test in tests.items():
         table.add_row(f"{name} ({test['student']['quantisation']})", *_row(test["student"], teacher))
-        if test["control"]:
-            table.add_row("  control: hard labels", *_row(test["control"], teacher))
+        control = test["control"]
+        if control:
+            table.add_row(f"  control, hard labels ({control['quantisation']})", *_row(control, teacher))
     return table
 
 

@@ -114,9 +114,8 @@ def judge(
         lines += _comparison_lines(log_probs_NK, before_NK, gate, section)
     failed = [line for line in lines if line.passed is False]
     basis = "labels" if gate.labelled else "agreement with the teacher"
-    verdict = (
-        "ships" if not failed else f"keeps {'the incumbent' if incumbent else 'nothing new'}: " + "; ".join(line.says for line in failed)
-    )
+    keeps = "keeps the incumbent" if incumbent else "ships nothing"
+    verdict = f"{keeps}: " + "; ".join(line.says for line in failed) if failed else "ships"
     note = "" if gate.labelled else " (no labels: judged by agreement with the teacher alone)"
     return GateReport(
         student=student, ships=not failed, basis=basis, summary=verdict + note, lines=tuple(lines), candidate=found, incumbent=before

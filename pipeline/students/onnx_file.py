@@ -72,6 +72,9 @@ def anonymous(model: Any) -> Any:
         if field != "functions" or not model.functions:
             model.ClearField(field)
     model.graph.name = "student"
+    used = {str(node.domain) for node in model.graph.node} | {str(function.domain) for function in model.functions}
+    for opset in [opset for opset in model.opset_import if opset.domain not in used]:
+        model.opset_import.remove(opset)
     return model
 
 

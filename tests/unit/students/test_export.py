@@ -1,0 +1,185 @@
+"""What ships: a fixed graph, one blob, int8 that says the same as the module, nothing of this machine."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import pipeline.students.export as export
+from pipeline.distill.metrics import accuracy
+from pipeline.files import write_atomic
+from pipeline.students.export import Exported, export_student
+from pipeline.students.graph import Graph, GraphInvalidError
+from pipeline.students.models import Student, build_student
+from pipeline.students.onnx_file import ExportError, to_onnx
+from tests.kit.students import finish, mails, numbers, reader_of, spec, trainer_of
+
+
+@pytest.fixture(scope="module")
+def taught() -> Student:
+    trainer, student = trainer_of(spec(steps=150), reader_of(mails(200)))
+    finish(trainer)
+    return student
+
+
+@pytest.fixture(scope="module")
+def exported(taught: Student, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    out = tmp_path_factory.mktemp("exported")
+    return export_student(name="small", student=taught, fit=mails(80, seed=2), choose=mails(80, seed=3), out=out)
+
+
+@pytest.fixture
+def _exported_once(taught: Student, monkeypatch: pytest.MonkeyPatch, graph_of_taught: bytes) -> None:
+    """Takes torch's exporter, two seconds a call, out of tests that are about what follows it."""
+    monkeypatch.setattr(export, "to_onnx", lambda *_: onnx.load_from_string(graph_of_taught))
+
+
+@pytest.fixture(scope="module")
+def graph_of_taught(taught: Student) -> bytes:
+    data: bytes = to_onnx("small", taught).SerializeToString()
+    return data
+
+
+def test_the_int8_file_says_what_the_module_says(taught: Student, exported: Exported) -> None:
+    assert (exported.quantisation, exported.reason) == ("int8", "")
+    assert exported.parity.samples == 80
+    assert exported.parity.agreement == 1.0
+    assert exported.parity.max_log_prob_difference < 0.2
+    test = mails(100, seed=4)
+    logits = Graph(exported.graph, kind="text").logits(test.inputs)
+    assert accuracy(logits, test.hard_N) > 0.95
+    assert (exported.input_name, exported.width, exported.kind, exported.parameters) == ("input", 32, "text", taught.parameters)
+    types = {tensor.data_type for tensor in onnx.load(str(exported.graph)).graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+
+
+def test_one_answer_does_not_depend_on_the_batch_it_came_in(exported: Exported) -> None:
+    graph, texts = Graph(exported.graph, kind="text"), mails(9, seed=5).inputs
+    together = graph.logits(texts)
+    alone = np.concatenate([graph.logits([text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_every_trained_value_is_in_the_one_blob_beside_the_graph(exported: Exported) -> None:
+    assert sorted(path.name for path in exported.graph.parent.iterdir()) == ["graph.onnx", "weights.bin"]
+    model = onnx.load(str(exported.graph), load_external_data=False)
+    inside = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    assert all(tensor.data_type == onnx.TensorProto.INT64 for tensor in inside)
+    spans = []
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found = {entry.key: entry.value for entry in tensor.external_data}
+            assert found["location"] == "weights.bin"
+            assert int(found["offset"]) % 16 == 0
+            spans.append((int(found["offset"]), int(found["length"])))
+    spans.sort()
+    assert all(a + length <= b for (a, length), (b, _) in pairwise(spans))
+    assert sum(spans[-1]) == exported.weights.stat().st_size
+
+
+def test_two_trainings_differ_in_the_blob_alone_and_one_exports_to_the_same_bytes_twice(
+    taught: Student, exported: Exported, tmp_path: Path
+) -> None:
+    options = {"fit": mails(80, seed=2), "choose": mails(80, seed=3)}
+    again = export_student(name="small", student=taught, out=tmp_path / "again", **options)  # type: ignore[arg-type]
+    assert again.graph.read_bytes() == exported.graph.read_bytes()
+    assert again.weights.read_bytes() == exported.weights.read_bytes()
+    trainer, another = trainer_of(spec(seed=9, steps=100), reader_of(mails(150, seed=7)))
+    finish(trainer)
+    other = export_student(name="other", student=another, out=tmp_path / "other", **options)  # type: ignore[arg-type]
+    assert other.graph.read_bytes() == exported.graph.read_bytes()
+    assert other.weights.read_bytes() != exported.weights.read_bytes()
+
+
+def test_the_graph_tells_nothing_about_where_it_was_made(exported: Exported) -> None:
+    data = exported.graph.read_bytes()
+    for trace in (b"/", b"stack_trace", b"pytorch", b".py"):
+        assert trace not in data.replace(b"onnx.ai", b""), trace
+
+
+@pytest.mark.usefixtures("_exported_once")
+def test_what_loses_too_much_in_int8_ships_in_another_form_and_says_why(
+    taught: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = {"fit": mails(40, seed=2), "choose": mails(40, seed=3)}
+    losses = iter([0.02, 0.0])
+    monkeypatch.setattr(export, "_loss_of", lambda *_: next(losses))
+    found = export_student(name="small", student=taught, out=tmp_path / "dynamic", **samples)  # type: ignore[arg-type]
+    assert found.quantisation == "int8-dynamic"
+    assert found.reason == "int8 loses 0.0200 on choose, more than 0.0050"
+    losses = iter([0.02, 0.03])
+    found = export_student(name="small", student=taught, out=tmp_path / "plain", **samples)  # type: ignore[arg-type]
+    assert found.quantisation == "fp32"
+    assert found.reason == "int8 loses 0.0200 on choose, more than 0.0050; int8-dynamic loses 0.0300 on choose, more than 0.0050"
+    assert found.parity.max_log_prob_difference < 1e-4
+
+
+def test_numbers_export_as_text_does(tmp_path: Path) -> None:
+    made = spec(use="mlp", options={"features": 4, "width": 16}, kind="floats", steps=150)
+    trainer, student = trainer_of(made, reader_of(numbers(200)))
+    finish(trainer)
+    found = export_student(name="mlp", student=student, fit=numbers(60, seed=2), choose=numbers(60, seed=3), out=tmp_path)
+    test = numbers(100, seed=4)
+    assert accuracy(Graph(found.graph, kind="floats").logits(test.inputs), test.hard_N) > 0.9
+    assert found.quantisation == "int8"
+
+
+@pytest.mark.usefixtures("_exported_once")
+def test_the_temperature_is_fitted_on_the_teacher_where_no_labels_are(taught: Student, tmp_path: Path) -> None:
+    found = export_student(
+        name="small", student=taught, fit=mails(80, seed=2, hard=False), choose=mails(80, seed=3, hard=False), out=tmp_path
+    )
+    assert 0.3 < found.temperature < 3
+
+
+def test_a_module_that_no_graph_can_hold_is_refused(tmp_path: Path) -> None:
+    student = build_student(spec())
+
+    class Loops(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            while x.float().sum() > 0:
+                x = x - 1
+            return x.float()[:, :2]
+
+    broken = Student(module=Loops(), kind="text", width=student.width, jitter_bytes=0)
+    with pytest.raises(ExportError, match="student small: its module does not export to ONNX"):
+        export_student(name="small", student=broken, fit=mails(8), choose=mails(8), out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_exported_once")
+def test_a_crash_between_the_two_files_leaves_no_graph(taught: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, written = write_atomic, []
+
+    def dies_before_the_graph(path: Path, data: bytes) -> None:
+        if path.name == "graph.onnx":
+            raise KeyboardInterrupt
+        written.append(path.name)
+        real(path, data)
+
+    (tmp_path / "graph.onnx").write_bytes(b"of an earlier export")
+    monkeypatch.setattr(export, "write_atomic", dies_before_the_graph)
+    with pytest.raises(KeyboardInterrupt):
+        export_student(name="small", student=taught, fit=mails(40, seed=2), choose=mails(40, seed=3), out=tmp_path)
+    assert written == ["weights.bin"]
+    assert not (tmp_path / "graph.onnx").exists()
+
+
+@pytest.mark.parametrize("damage", ["graph", "weights", "kind"])
+def test_a_damaged_or_foreign_graph_is_refused(exported: Exported, tmp_path: Path, damage: str) -> None:
+    for path in (exported.graph, exported.weights):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    if damage == "graph":
+        (tmp_path / "graph.onnx").write_bytes(exported.graph.read_bytes()[:100])
+    if damage == "weights":
+        (tmp_path / "weights.bin").write_bytes(exported.weights.read_bytes()[:100])
+    with pytest.raises(GraphInvalidError):
+        Graph(tmp_path / "graph.onnx", kind="floats" if damage == "kind" else "text")
+
+
+def test_parity_is_json(exported: Exported) -> None:
+    json.dumps(vars(exported.parity), allow_nan=False)

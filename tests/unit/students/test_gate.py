@@ -1,0 +1,191 @@
+"""The gate: what ships, what keeps the incumbent, and what it says."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.config import GateSection
+from pipeline.distill.losses import NO_LABEL
+from pipeline.students.control import ControlUnlabelledError, train_control, train_in_memory
+from pipeline.students.evaluation import Candidate, evaluate
+from pipeline.students.export import export_student
+from pipeline.students.gate import dumps, judge, report_from_json
+from pipeline.students.samples import Samples
+from tests.kit.students import CLASSES, mails, spec, weights
+from workers.footprint import FootprintUnknownError, memory_of
+
+OPEN = GateSection(agreement_min=None)
+
+
+def ticking() -> Callable[[], float]:
+    """A clock that goes on by a millisecond a look."""
+    seconds = iter(i / 1000 for i in range(10_000_000))
+    return lambda: next(seconds)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]:
+    """A good student, a mediocre one, and one that learnt the opposite."""
+    made = {}
+    for name, steps, samples in (
+        ("good", 200, mails(300)),
+        ("mediocre", 15, mails(40)),
+        ("wrong", 120, mails(200, share_right=0.0)),
+    ):
+        student = train_in_memory(spec(steps=steps), samples)
+        out = tmp_path_factory.mktemp(name)
+        exported = export_student(name=name, student=student, fit=mails(60, seed=2), choose=mails(60, seed=3), out=out, budget=1.0)
+        made[name] = Candidate(graph=exported.graph, kind="text", temperature=exported.temperature)
+    return made
+
+
+def judged(candidate: Candidate, incumbent: Candidate | None, samples: Samples, section: GateSection = OPEN, **options: Any):
+    return judge(
+        student="small",
+        candidate=candidate,
+        incumbent=incumbent,
+        gate=samples,
+        section=section,
+        classes=CLASSES,
+        positive="spam",
+        clock=ticking(),
+        **options,
+    )
+
+
+def line(report, name: str):
+    return next(line for line in report.lines if line.name == name)
+
+
+def test_a_first_student_that_meets_its_budgets_ships(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], None, mails(200, seed=5), GateSection(accuracy_min=0.9, agreement_min=0.9, auc_min=0.95))
+    assert report.ships
+    assert report.basis == "labels"
+    assert report.summary == "ships"
+    assert report.incumbent is None
+    assert report.candidate.accuracy > 0.9
+
+
+def test_a_better_student_ships_and_the_worse_one_keeps_the_incumbent_with_line_and_figure(files: dict[str, Candidate]) -> None:
+    samples = mails(200, seed=5)
+    assert judged(files["good"], files["mediocre"], samples).ships
+    report = judged(files["mediocre"], files["good"], samples)
+    assert not report.ships
+    assert not line(report, "not inferior to the incumbent").passed
+    assert not line(report, "better by estimate").passed
+    assert report.summary.startswith("keeps the incumbent: may be 0.")
+    assert "worse than the incumbent (95 % bound), margin 0.0100" in report.summary
+
+
+def test_the_same_file_again_is_not_better(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], files["good"], mails(200, seed=5))
+    assert not report.ships
+    assert line(report, "better by estimate").says.startswith("not better: +0.0000 against the incumbent (0 samples won, 0 lost, of 200)")
+
+
+def test_mcnemars_p_is_shown_and_decides_nothing(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], files["mediocre"], mails(200, seed=5))
+    shown = line(report, "McNemar's exact p")
+    assert shown.passed is None
+    assert shown.value is not None
+    assert 0 <= shown.value <= 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ({"accuracy_min": 1.01}, "accuracy .* below its budget 1.01"),
+        ({"auc_min": 1.01}, "auc .* below its budget"),
+        ({"agreement_min": 1.01}, "agreement .* below its budget"),
+        ({"latency_p99_ms": 0.5}, "latency_p99_ms 1 is 0.5 above its budget 0.5"),
+        ({"size_max_bytes": 100}, "size_bytes .* above its budget 100"),
+    ],
+)
+def test_each_budget_that_is_not_met_ships_nothing_and_is_named_with_its_distance(
+    files: dict[str, Candidate], budget: dict[str, float], says: str
+) -> None:
+    report = judged(files["good"], None, mails(100, seed=5), GateSection(**({"agreement_min": None} | budget)))
+    assert not report.ships
+    assert sum(line.passed is False for line in report.lines) == 1
+    assert re.search(f"ships nothing: {says}", report.summary), report.summary
+
+
+def test_without_labels_the_gate_goes_by_agreement_and_says_so(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], files["mediocre"], mails(200, seed=5, hard=False), GateSection(agreement_min=0.9))
+    assert report.ships
+    assert report.basis == "agreement with the teacher"
+    assert "no labels: judged by agreement with the teacher alone" in report.summary
+    assert line(report, "accuracy").value is None
+    assert np.isnan(report.candidate.auc)
+    with pytest.raises(ValueError, match="need the teacher's answers"):
+        judged(files["good"], None, mails(20, hard=False, teacher=False))
+
+
+def test_a_budget_on_labels_fails_where_there_are_none(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], None, mails(50, seed=5, hard=False), GateSection(accuracy_min=0.5))
+    assert not report.ships
+    assert "accuracy has a budget of 0.5, and the samples have no labels to measure it by" in report.summary
+
+
+def test_agreement_with_a_wrong_teacher_is_not_accuracy(files: dict[str, Candidate]) -> None:
+    """Labels rule where they exist: a file that agrees with a teacher that is always wrong is judged as wrong."""
+    report = judged(files["wrong"], files["good"], mails(200, seed=5, share_right=0.0))
+    assert report.candidate.agreement > 0.9
+    assert report.candidate.accuracy < 0.1
+    assert not report.ships
+
+
+def test_a_report_survives_json_and_prints_a_line_a_figure(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], files["mediocre"], mails(60, seed=5, hard=False), memory_bytes=12345)
+    again = report_from_json(json.loads(dumps(report)))
+    assert dumps(again) == dumps(report)
+    assert again.table() == report.table()
+    printed = report.table().splitlines()
+    assert len(printed) == len(report.lines) + 2
+    assert any("memory_bytes" in text and "12,345" in text for text in printed)
+    with pytest.raises(ValueError, match="version 2"):
+        report_from_json({**report.to_json(), "version": 2})
+
+
+def test_an_evaluation_reads_the_clock_it_was_given(files: dict[str, Candidate]) -> None:
+    found = evaluate(files["good"], mails(30, seed=5), classes=CLASSES, positive="spam", clock=ticking(), latency_calls=50)
+    assert (found.latency_p50_ms, found.latency_p99_ms) == (pytest.approx(1), pytest.approx(1))
+    assert found.worst_class in CLASSES
+    assert found.worst_class_recall <= found.accuracy
+    assert found.size_bytes == sum(path.stat().st_size for path in files["good"].graph.parent.iterdir())
+
+
+def test_more_than_two_classes_have_no_auc_and_nothing_else_changes(files: dict[str, Candidate]) -> None:
+    found = evaluate(files["good"], mails(30, seed=5), classes=CLASSES, positive=None, clock=ticking())
+    assert np.isnan(found.auc)
+    assert found.accuracy > 0.8
+
+
+def test_the_control_is_deterministic_and_learns_from_hard_labels_alone() -> None:
+    labelled = mails(80, share_right=0.0)  # a teacher that is always wrong: the control must not hear it
+    first, again = train_control(spec(steps=120), labelled), train_control(spec(steps=120), labelled)
+    assert all((a == b).all() for a, b in zip(weights(first), weights(again), strict=True))
+    unheard = train_control(spec(steps=120), replace(labelled, teacher_NK=None))
+    assert all((a == b).all() for a, b in zip(weights(first), weights(unheard), strict=True))
+    with pytest.raises(ControlUnlabelledError):
+        train_control(spec(), mails(20, hard=False))
+
+
+def test_the_control_leaves_out_rows_without_a_label() -> None:
+    samples = mails(60)
+    some = replace(samples, hard_N=np.where(np.arange(60) < 30, samples.hard_N, NO_LABEL))
+    first, second = train_control(spec(), some), train_control(spec(), samples.take(range(30)))
+    assert all((a == b).all() for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_memory_is_that_of_a_process_that_runs_the_file(files: dict[str, Candidate], tmp_path: Path) -> None:
+    assert 10 * 2**20 < memory_of(files["good"].graph, kind="text") < 500 * 2**20
+    (tmp_path / "graph.onnx").write_bytes(b"no graph")
+    with pytest.raises(FootprintUnknownError, match="expected a graph that onnxruntime"):
+        memory_of(tmp_path / "graph.onnx", kind="text")

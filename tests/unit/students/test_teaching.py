@@ -1,0 +1,225 @@
+"""A trainer's body without Ray: from labels in a real log to weights, stopped and killed on the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.labels.reader import LogEmptyError
+from pipeline.labels.shard import ShardCorruptError
+from pipeline.labels.store import open_store
+from pipeline.students.checkpoint import load_trained, load_weights
+from pipeline.students.loop import StateForeignError
+from tests.kit.labelling import Bench, MemorySource
+from tests.kit.students import CLASSES, GrowingReader, mails, reader_of, section
+from workers.board import TrainingProgress, TrainingState
+from workers.teaching import TrainingSpec, teach
+
+
+class Watched:
+    """A board that keeps all reports and acts on some."""
+
+    def __init__(self, act: Callable[[TrainingProgress], bool | None] = lambda _: None) -> None:
+        self.seen: list[TrainingProgress] = []
+        self._act = act
+
+    def report(self, student: str, progress: TrainingProgress) -> bool:
+        assert student == "small"
+        self.seen.append(progress)
+        return self._act(progress) is not False
+
+    @property
+    def states(self) -> list[TrainingState]:
+        found = [progress.state for progress in self.seen]
+        return [state for place, state in enumerate(found) if not place or found[place - 1] is not state]
+
+
+class Clock:
+    """Seconds go by when it is looked at, so that every report is due; a sleeper's patience is bounded."""
+
+    def __init__(self) -> None:
+        self.now_s, self.slept = 0.0, 0
+        self.on_sleep: Callable[[int], None] = lambda _: None
+
+    def __call__(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += 1
+        assert self.slept < 1000, "it waits for ever"
+        self.on_sleep(self.slept)
+
+
+def spec_of(folder: Path, **changes: Any) -> TrainingSpec:
+    return TrainingSpec(
+        name="small",
+        student=section(**({"checkpoint_every_steps": 5} | changes)),
+        classes=CLASSES,
+        kind="text",
+        store_url=str(folder / "labels"),
+        generation=1,
+        seed=3,
+        base=folder,
+        storage=folder / "training",
+        warm_start=None,
+        out=folder / "out" / "weights.pt",
+    )
+
+
+def run(spec: TrainingSpec, board: Watched | None = None, *, clock: Clock | None = None, **options: Any) -> Any:
+    clock = clock or Clock()
+    return teach(spec, board=board or Watched(), clock=clock, wall_clock=lambda: 1_000.0 + clock.now_s, sleep=clock.sleep, **options)
+
+
+def labelled(folder: Path, rows: int = 60) -> Bench:
+    (folder / "labels").mkdir()
+    bench = Bench(open_store(str(folder / "labels")), MemorySource({"mail": [f"mail {number}" for number in range(rows)]}), unit_rows=8)
+    bench.run()
+    return bench
+
+
+def same(left: Path, right: Path) -> bool:
+    mine, other = load_weights(left), load_weights(right)
+    return mine.keys() == other.keys() and all(mine[key].equal(other[key]) for key in mine)
+
+
+def test_labels_of_a_log_become_weights_and_a_sidecar_that_says_how(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    spec, board = spec_of(tmp_path), Watched()
+    trained = run(spec, board)
+    assert trained == load_trained(spec.out)
+    assert (trained.steps, trained.live_rows, trained.skipped_steps, trained.warm) == (40, 60, 0, False)
+    assert trained.rows == sum(8 if position % 8 != 7 else 4 for position in range(40)), "each epoch of 60 ends with a batch of 4"
+    assert trained.teacher == "teacher-1"
+    assert trained.history[-1][0] == 40
+    assert 1_000 < trained.first_step_unix_s < trained.last_step_unix_s
+    assert board.states == [TrainingState.WAITING, TrainingState.TRAINING, TrainingState.DONE]
+    assert board.seen[-1].step == board.seen[-1].steps == 40
+
+
+def test_a_trainer_without_labels_says_that_it_starves_and_learns_the_moment_they_come(tmp_path: Path) -> None:
+    reader, board, clock = GrowingReader(reader_of(mails(60))), Watched(), Clock()
+
+    def grow(slept: int) -> None:
+        reader.known += 8 if slept > 3 else 0
+        reader.closed = reader.known >= 60
+
+    clock.on_sleep = grow
+    run(spec_of(tmp_path), board, clock=clock, reader=reader)
+    starving = [progress.starved for progress in board.seen]
+    assert starving[:4] == [True] * 4
+    assert board.states[:4] == [TrainingState.WAITING, TrainingState.TRAINING, TrainingState.WAITING, TrainingState.TRAINING]
+    assert [p.live_rows for p in board.seen] == sorted(p.live_rows for p in board.seen)
+
+
+def test_an_empty_log_is_waited_for(tmp_path: Path) -> None:
+    reader, clock = GrowingReader(reader_of(mails(60))), Clock()
+    reader.error = LogEmptyError()
+
+    def plan(slept: int) -> None:
+        if slept == 5:
+            reader.error, reader.closed = None, True
+
+    clock.on_sleep = plan
+    assert run(spec_of(tmp_path), clock=clock, reader=reader).steps == 40
+
+
+def test_a_bad_shard_is_named_on_the_board_and_training_goes_on_once_it_is_repaired(tmp_path: Path) -> None:
+    reader, board, clock = GrowingReader(reader_of(mails(60))), Watched(), Clock()
+    reader.closed, reader.error = True, ShardCorruptError("shards/0-8.arrow", "1", "2")
+
+    def repair(slept: int) -> None:
+        if slept == 4:
+            reader.error = None
+
+    clock.on_sleep = repair
+    assert run(spec_of(tmp_path), board, clock=clock, reader=reader).steps == 40
+    waiting = [progress for progress in board.seen if progress.corrupt]
+    assert waiting
+    assert waiting[0].corrupt == ("shards/0-8.arrow",)
+    assert not any(progress.starved for progress in waiting), "more labels would not help"
+
+
+@pytest.mark.parametrize("stop", [0, 3, 5, 17, 38])
+def test_stopped_anywhere_the_same_call_goes_on_to_the_same_weights(tmp_path: Path, stop: int) -> None:
+    labelled(tmp_path)
+    whole = replace(spec_of(tmp_path), storage=tmp_path / "whole", out=tmp_path / "whole.pt")
+    run(whole)
+    spec, board = spec_of(tmp_path), Watched(lambda progress: progress.step < stop)
+    assert run(spec, board) is None
+    assert board.states[-1] is TrainingState.STOPPED
+    assert load_trained(spec.out) is None
+    trained = run(spec)
+    assert trained.steps == 40
+    assert trained.live_rows == 60
+    assert same(spec.out, whole.out)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 6, 11, 39, 40])
+def test_killed_anywhere_it_goes_on_from_its_newest_checkpoint_to_the_same_weights(tmp_path: Path, step: int) -> None:
+    labelled(tmp_path)
+    whole = replace(spec_of(tmp_path), storage=tmp_path / "whole", out=tmp_path / "whole.pt")
+    run(whole)
+
+    def kill(progress: TrainingProgress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    spec = spec_of(tmp_path)
+    with pytest.raises(Killed):
+        run(spec, Watched(kill))
+    board = Watched()
+    run(spec, board)
+    assert board.seen[0].step == step // 5 * 5
+    assert same(spec.out, whole.out)
+
+
+def test_weights_without_a_sidecar_are_not_a_finished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path)
+    spec = spec_of(tmp_path)
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("workers.teaching.save_trained", kill)
+    with pytest.raises(Killed):
+        run(spec)
+    monkeypatch.undo()
+    assert spec.out.exists()
+    assert load_trained(spec.out) is None
+    board = Watched()
+    run(spec, board)
+    assert board.seen[0].step == 40, "no step is taken twice"
+    assert load_trained(spec.out) is not None
+
+
+def test_a_changed_student_starts_afresh_and_a_change_of_resources_does_not(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    run(spec_of(tmp_path), Watched(lambda progress: progress.step < 17))
+    board = Watched(lambda _: False)
+    run(spec_of(tmp_path, cpus=2.0, checkpoint_every_steps=7), board)
+    assert board.seen[0].step > 0
+    board = Watched(lambda _: False)
+    run(spec_of(tmp_path, temperature=3.0), board)
+    assert board.seen[0].step == 0
+
+
+def test_a_warm_start_begins_with_the_incumbents_weights(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    first = spec_of(tmp_path)
+    run(first)
+    warm = replace(spec_of(tmp_path, steps=1, learning_rate=1e-9, weight_decay=0.0), warm_start=first.out, out=tmp_path / "warm.pt")
+    assert warm.digest() != replace(warm, warm_start=None).digest()
+    assert run(warm).warm
+    before, after = load_weights(first.out), load_weights(warm.out)
+    assert all(after[key].allclose(before[key], atol=1e-6) for key in before)
+    wider = replace(warm, student=section(options={"max_bytes": 32, "width": 9, "embedding": 4}), out=tmp_path / "wider.pt")
+    with pytest.raises(StateForeignError):
+        run(wider)

@@ -79,17 +79,17 @@ def _go(context: RunContext, request: RunRequest) -> None:
         prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
     context.check_stop()
     context.reporter.say(plan_text(request))
-    fleet = Fleet(context)
     _repair(context)
-    while True:
-        opened = _open(context)
-        errors = Turn(context, opened, fleet).run() if opened else []
-        _finish(context, fleet)
-        if not request.continuous:
-            if errors:
-                raise errors[0]
-            return
-        _wait_for_samples(context)
+    with contextlib.closing(Fleet(context)) as fleet:
+        while True:
+            opened = _open(context)
+            errors = Turn(context, opened, fleet).run() if opened else []
+            _finish(context, fleet)
+            if not request.continuous:
+                if errors:
+                    raise errors[0]
+                return
+            _wait_for_samples(context)
 
 
 def _repair(context: RunContext) -> None:

@@ -193,7 +193,8 @@ class RunFile(Section):
         largest = max(2 * self.labelling.window_rows + self.teacher.workers_max * 2 * self.labelling.unit_rows, 1)
         if self.labelling.lead_max < largest:
             raise ValueError(
-                f"labelling.lead_max = {self.labelling.lead_max} could stall: it must be at least 2 windows and the rows in flight, {largest}"
+                f"labelling.lead_max = {self.labelling.lead_max} could stall: "
+                f"it must be at least 2 windows and the rows in flight, {largest}"
             )
         return self
 

@@ -154,6 +154,14 @@ def test_importing_what_a_device_needs_brings_nothing_heavy_and_does_nothing(tmp
     assert seen["sockets"] == []
 
 
+def test_the_command_opts_out_of_what_packages_report_before_it_does_anything():
+    """What it starts inherits that; `workers.privacy` says what it is."""
+    tree = ast.parse((ROOT / "workers/cli.py").read_text())
+    main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    acts = [ast.unparse(node) for node in main.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    assert acts[0] == "opt_out(os.environ)"
+
+
 @pytest.mark.parametrize("path", python_files("pipeline"), ids=named)
 def test_nothing_in_the_core_runs_when_it_is_imported(path: Path):
     calls = [node.lineno for node in ast.parse(path.read_text()).body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]

@@ -52,7 +52,7 @@ def checks(*, run: RunFile | None = None, folder: Path = Path(), look: Callable[
 def needs_of(run: RunFile) -> Needs:
     """What this run file asks of the machine that drives it."""
     fleet = run.fleet
-    ports = (fleet.fleet_port, fleet.enrolment_port, fleet.operator_port, fleet.metrics_port)
+    ports = (fleet.fleet_port, fleet.enrolment_port, fleet.operator_port, fleet.metrics_port, run.metrics.port)
     students = sum(student.cpus * student.workers for student in run.students.values())
     return Needs(
         cpus=run.teacher.cpus * run.teacher.workers_min + students,

@@ -1,17 +1,25 @@
 """A real Prometheus reads what kdpipe says of itself, and the rules that ship fit the series that are there."""
 
+import json
 import re
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_agent_processes import AgentProcess, roll_out
+from tests.kit.bundles import Trust, text_bundle
 from tests.kit.prometheus import RULES, Prometheus, binary
 from workers.edge.metrics import EdgeMetrics
 from workers.metrics import DriverMetrics, MetricsServer
+from workers.orchestrator.client import Operator, enrolment_files
 from workers.orchestrator.metrics import OrchestratorMetrics
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -100,6 +108,41 @@ def test_names_follow_the_conventions(request: pytest.FixtureRequest, process: s
     told = subprocess.run([binary("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stdout + told.stderr
     assert not re.search(r"\bdevice(_id)?=", text), "thousands of devices must not become thousands of series"
+
+
+def test_orchestrator_and_agent_are_scraped_through_a_rollout_and_no_series_names_a_device(tmp_path: Path):
+    trust, now = Trust.make(tmp_path, now=datetime.now(UTC)), datetime.now(UTC)
+    fleet = tmp_path / "fleet"
+    command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(fleet), "--repository", str(trust.repository)]
+    command += ["--keys", str(trust.keys / "online"), "--busy-sync-s", "0.1", "--idle-sync-s", "0.2", "--exit-with-parent"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    agent: AgentProcess | None = None
+    try:
+        assert server.stdout is not None
+        ready = json.loads(server.stdout.readline())
+        with Operator.open(fleet) as operator:
+            (enrolment,) = enrolment_files(
+                operator, tmp_path, fleet_dir=fleet, host="127.0.0.1", population="mail", names=["first"], root=trust.root()
+            )
+            agent = AgentProcess(tmp_path / "device", enrolment)
+            jobs = {"kdpipe-orchestrator": [ready["metrics_port"]], "kdpipe-edge": [agent.ready["metrics_port"]]}
+            with Prometheus(tmp_path, jobs) as prometheus:
+                prometheus.wait_for("up", [1, 1])
+                prometheus.wait_for("kdpipe_edge_installs_total{state='CONFIRMED'}", [0])
+                assert roll_out(operator, trust, text_bundle(tmp_path, release=1), 1, now).confirmed == 1
+                prometheus.wait_for("kdpipe_edge_installs_total{state='CONFIRMED'}", [1])
+                prometheus.wait_for("increase(kdpipe_edge_installs_total{state='CONFIRMED'}[1m]) > bool 0", [1])
+                prometheus.wait_for("kdpipe_orchestrator_devices{state='confirmed'}", [1])
+                prometheus.wait_for("kdpipe_orchestrator_timestamp_expires_unix_seconds - time() > bool 3600", [1])
+                prometheus.wait_for("ALERTS", [])
+                labels = " ".join(prometheus.query("{__name__=~'kdpipe.+'}"))
+                assert labels
+                assert not [device for device in operator.get_fleet().devices if device.device_id in labels]
+    finally:
+        if agent is not None:
+            agent.kill()
+        server.kill()
+        server.communicate()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ students = {small = {steps = 100}}
 gate = {margin = 0.02}
 fleet = {soak_s = 1, populations = {desk = {student = "small"}}}
 ray = {cpus = 2}
+metrics = {port = 9464}
 """
 SECTIONS: dict[str, type[BaseModel]] = {
     "": config.RunFile,
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "fleet.": config.FleetSection,
     "fleet.populations.desk.": config.PopulationSection,
     "ray.": config.RaySection,
+    "metrics.": config.MetricsSection,
 }
 TYPED = {f"{path}{name}" for path, model in SECTIONS.items() for name in model.model_fields if name != "options"}
 """Every key that takes only some values: all but the tables that go to a user's callable as they are."""

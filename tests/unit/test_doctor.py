@@ -107,13 +107,14 @@ def test_a_run_file_says_what_its_run_needs():
         validation.path = "v.jsonl"
         teacher = {use = "my:teacher", cpus = 2.0, workers_min = 2, workers_max = 2}
         students.small = {cpus = 1.5, workers = 2}
+        metrics.port = 9464
         fleet = {fleet_port = 7443, populations = {desk = {student = "small"}}}
         """,
         where="mine.toml",
     )
     needs = needs_of(run)
     assert needs.cpus == 7.0
-    assert needs.ports == (7443,)
+    assert needs.ports == (7443, 9464)
     assert not needs.npm
 
 

@@ -6,14 +6,21 @@ from pathlib import Path
 from pipeline.config import TeacherSection
 from pipeline.teachers.callables import load_callable
 from pipeline.teachers.checked import CheckedTeacher
-from pipeline.teachers.sklearn import load_sklearn
 from pipeline.teachers.teacher import RawTeacher, Teacher, TeacherClassesError, TeacherOutputError
 
 __all__ = ["TEACHERS", "Teacher", "TeacherClassesError", "TeacherOutputError", "load_teacher"]
 
 Loader = Callable[[TeacherSection, tuple[str, ...], Path], RawTeacher]
 
-TEACHERS: Mapping[str, Loader] = {"sklearn": load_sklearn}
+
+def _load_sklearn(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    """scikit-learn and skops are seconds to import: only for a teacher that is made of them."""
+    from pipeline.teachers.sklearn import load_sklearn
+
+    return load_sklearn(section, classes, base)
+
+
+TEACHERS: Mapping[str, Loader] = {"sklearn": _load_sklearn}
 """Loaders by bare name; anything else is the user's `module:callable`."""
 
 

@@ -1,8 +1,8 @@
 """Does the stream teach a student what its hard labels cannot? Five splits x seeds of the spam recipe, without Ray.
 
 For each: the teacher is fitted on the labelled mails; the student of the run file learns from what the teacher says about the
-unlabelled stream (all feeds); the control is the same student on the hard labels, with as many steps. Both are exported to int8 and measured
-in onnxruntime on the test split. Everything that is chosen was chosen on `choose`.
+unlabelled stream (all feeds); the control is the same student on the hard labels, with as many steps. Both are exported to
+int8 and measured in onnxruntime on the test split. Everything that is chosen was chosen on validation.
 """
 
 import sys

@@ -7,7 +7,7 @@ This module reads no environment and no clock; the caller hands it the text.
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -21,30 +21,40 @@ Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z
 
 Options = Mapping[str, Any]
 
+Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists only; what is in them stays strict
+Shares = Annotated[tuple[float, ...], Field(strict=False)]
+
 
 class Section(BaseModel):
-    """Base of all sections: frozen, strict about keys."""
+    """Base of all sections: frozen, strict about keys and types ("100" is no integer, true is no number)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class PrepareSection(Section):
     """A callable that makes data and teacher before the run; recipes use it. See `pipeline.recipes`."""
 
     use: Reference
+    """The recipe's name, or a callable of your own that writes the files the other sections name."""
     options: Options = {}
+    """Passed to it as keyword arguments."""
 
 
 class SourceSection(Section):
     """Where samples come from: files by glob, or a callable of the user's that returns a `Source`."""
 
     path: str | None = None
+    """A file, a folder or a glob: .jsonl, .parquet, .csv or .arrow."""
     use: Reference = "files"
+    """`files`, or a callable that returns a `Source`."""
     options: Options = {}
+    """Passed to the callable as keyword arguments."""
     input: str = "text"
     """Column the teacher and the student see."""
     kind: Literal["text", "floats"] = "text"
+    """What a sample's input is: text, or a fixed number of numbers."""
     id: str | None = None
+    """Column of a stable sample id; without one, the file's content and the row's number are the id."""
     label: str | None = None
     """Column of the hard label (a class name), where there is one."""
 
@@ -59,12 +69,19 @@ class TeacherSection(Section):
     use: Reference
     """`sklearn` (a folder that a recipe or skops wrote), or `module:callable` that returns a `Teacher`."""
     path: str | None = None
+    """Folder or file of the teacher's weights, for a teacher that kdpipe ships."""
     options: Options = {}
+    """Passed to the callable as keyword arguments."""
     workers_min: int = Field(1, ge=1)
+    """Fewest teacher actors."""
     workers_max: int = Field(1, ge=1)
+    """Most teacher actors."""
     cpus: float = Field(1.0, gt=0)
+    """CPUs of one teacher actor, as Ray counts them."""
     gpus: float = Field(0.0, ge=0)
+    """GPUs of one teacher actor."""
     batch_rows: int = Field(64, ge=1)
+    """Rows the teacher is given at once."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:
@@ -75,32 +92,48 @@ class TeacherSection(Section):
 
 class LabellingSection(Section):
     unit_rows: int = Field(128, ge=1)
+    """Rows of one unit, the piece of work that is leased and committed."""
     window_rows: int = Field(1024, ge=1)
+    """Rows of a full window, the unit of shuffling and replay."""
     lead_max: int = Field(1_000_000, ge=1)
     """Most rows that committed labels may run ahead of the slowest student in training."""
     lease_s: float = Field(300.0, gt=0)
+    """A unit whose teacher is silent for so long is given to another."""
     free_disk_bytes: int = Field(256 * 2**20, ge=0)
     """Below this much free disk labelling pauses."""
 
 
 class StudentSection(Section):
     use: Reference = "byte_conv"
+    """A model that kdpipe ships, or a callable that returns a torch module."""
     options: Options = {}
+    """Passed to the model as keyword arguments."""
     loss: Mapping[str, float] = {"kl": 1.0}
     """Name of a loss in `pipeline.distill.losses` -> weight."""
     temperature: float = Field(2.0, gt=0)
+    """Softens teacher and student alike in the loss."""
     weighting: str = "none"
+    """Name of a weighting policy in `pipeline.distill`."""
     batch: int = Field(32, ge=1)
+    """Samples of one optimiser step, over all workers."""
     steps: int = Field(1200, ge=1)
     """Optimiser steps of one generation: one live pass over the new labels, then replays until this many."""
     learning_rate: float = Field(3e-3, gt=0)
+    """Peak, after the warm-up."""
     weight_decay: float = Field(1e-2, ge=0)
+    """Of AdamW."""
     warmup_steps: int = Field(50, ge=0)
+    """Steps over which the learning rate rises from 0."""
     clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of a step's gradient."""
     checkpoint_every_steps: int = Field(200, ge=1)
+    """A killed trainer repeats at most so many steps."""
     cpus: float = Field(0.5, gt=0)
+    """CPUs of one trainer worker, as Ray counts them; fractions let several students share a core."""
     gpus: float = Field(0.0, ge=0)
+    """GPUs of one trainer worker."""
     workers: int = Field(1, ge=1)
+    """Trainer workers of this student."""
 
 
 class GateSection(Section):
@@ -109,31 +142,45 @@ class GateSection(Section):
     margin: float = Field(0.01, ge=0)
     """Non-inferiority margin against the incumbent, as a share of samples."""
     accuracy_min: float | None = None
+    """Least share of right answers, where validation has hard labels."""
     agreement_min: float | None = 0.8
+    """Least share of samples on which student and teacher name the same class."""
     auc_min: float | None = None
+    """Least area under the ROC curve of the positive class."""
     latency_p99_ms: float | None = None
+    """Slowest 1 % of single predictions, one thread, on the machine that judges."""
     size_max_bytes: int | None = None
+    """Largest bundle."""
     fixed_fpr: float = Field(0.01, gt=0, lt=1)
+    """The false-positive rate at which recall is told."""
 
 
 class PopulationSection(Section):
     student: Name
+    """The student whose releases these devices run."""
     devices: int = Field(3, ge=0)
     """Devices that `kdpipe run` starts on this machine; 0 where they enrol from elsewhere."""
 
 
 class FleetSection(Section):
     host: str = "127.0.0.1"
+    """Name or address that devices reach the orchestrator by."""
     fleet_port: int = Field(0, ge=0, le=65535)
     """0 picks a free port on the first run and keeps it."""
     enrolment_port: int = Field(0, ge=0, le=65535)
+    """Devices without a certificate come here; 0 as above."""
     operator_port: int = Field(0, ge=0, le=65535)
+    """The driver and people come here; 0 as above."""
     metrics_port: int = Field(0, ge=0, le=65535)
-    waves: tuple[float, ...] = (0.34, 1.0)
+    """The orchestrator's /metrics; 0 as above."""
+    waves: Shares = (0.34, 1.0)
     """Shares of the population, cumulative; the first is the canary."""
     soak_s: float = Field(2.0, ge=0)
+    """How long a wave is watched after its last device confirmed."""
     deadline_s: float = Field(120.0, gt=0)
+    """A wave that is not through by then halts."""
     populations: Mapping[Name, PopulationSection]
+    """Groups of devices, each running one student."""
 
     @model_validator(mode="after")
     def _waves_grow_to_one(self) -> Self:
@@ -146,12 +193,14 @@ class RaySection(Section):
     address: str | None = None
     """Of a running cluster; none starts Ray on this machine."""
     cpus: int | None = Field(None, ge=1)
+    """CPUs to offer, where Ray is started here; all of them by default."""
 
 
 class MetricsSection(Section):
     """Where the driver serves `/metrics`; the orchestrator's port is `fleet.metrics_port`, devices pick free ones."""
 
     host: str = "127.0.0.1"
+    """Address that the driver's /metrics listens on."""
     port: int = Field(0, ge=0, le=65535)
     """0 picks a free one; DIR/metrics.json says which."""
 
@@ -160,24 +209,39 @@ class RunFile(Section):
     """A whole run file. See docs/run-file.md."""
 
     version: Literal[1] = 1
+    """Of this format."""
     name: Name
+    """Names the run's folder."""
     seed: int = Field(1, ge=0)
-    classes: tuple[str, ...] = Field(min_length=2)
+    """Of every random choice; the same seed and data give the same order of samples."""
+    classes: Strings = Field(min_length=2)
+    """What teacher and students tell apart, in the order of their outputs."""
     positive: str | None = None
     """The class that AUC and recall at a fixed false-positive rate speak of; two classes only."""
     prepare: PrepareSection | None = None
+    """Runs first, once."""
     stream: SourceSection
+    """Samples to be labelled; may grow while the run lives."""
     labelled: SourceSection | None = None
     """Hard-labelled samples: what the honest control learns from."""
     validation: SourceSection
+    """What choices are made and releases judged on."""
     test: SourceSection | None = None
+    """Touched once, at the end, for the summary."""
     teacher: TeacherSection
+    """The model whose answers are learnt."""
     labelling: LabellingSection = LabellingSection()
+    """How the stream is cut and leased."""
     students: Mapping[Name, StudentSection] = Field(min_length=1)
+    """Who learns; all of them read the same labels."""
     gate: GateSection = GateSection()
+    """What a student must reach to ship."""
     fleet: FleetSection
+    """Where releases go."""
     ray: RaySection = RaySection()
+    """Where teachers and trainers run."""
     metrics: MetricsSection = MetricsSection()
+    """What the driver tells Prometheus."""
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
@@ -255,7 +319,7 @@ def _known_keys(path: Sequence[str]) -> tuple[str, ...]:
         inner = _model_in(annotation)
         if inner is None:
             return ()
-        if getattr(annotation, "__origin__", None) is not None and rest and rest[0] not in inner.model_fields:
+        if get_origin(annotation) is Mapping and rest:
             rest.pop(0)  # the user's own name in a mapping of sections
         model = inner
     return tuple(model.model_fields)

@@ -1,8 +1,8 @@
 """The README's blocks that a program can say better: `python -m tests.kit.readme` writes them, a test compares them.
 
-    summary      docs/example-run.json (the run.json of a real `kdpipe run spam`) as the program prints it
-    help         `kdpipe --help`
-    exit-codes   the table of `pipeline.errors`
+summary      docs/example-run.json (the run.json of a real `kdpipe run spam`) as the program prints it
+help         `kdpipe --help`
+exit-codes   the table of `pipeline.errors`
 """
 
 import json

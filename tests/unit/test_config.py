@@ -66,6 +66,10 @@ def test_the_page_of_the_run_file_is_what_the_models_say():
     assert PAGE.read_text() == render(), "docs/run-file.md is not what pipeline/config.py says; `make docs` writes it anew"
 
 
+def test_every_key_says_what_it_means():
+    assert [line for line in PAGE.read_text().splitlines() if line.endswith("|  |")] == []
+
+
 def test_a_run_file_is_read_and_what_it_leaves_out_has_defaults():
     run = load(MINE, where="mine.toml")
     assert (run.name, run.classes, run.students["small"].steps) == ("mine", ("ham", "spam"), 100)
@@ -100,6 +104,21 @@ def test_a_value_of_another_type_says_where_and_what_was_found(key: str, value: 
     error = refusal(f"{key}={value}")
     assert f"mine.toml.{key}" in str(error)
     assert "expected" in str(error)
+
+
+@pytest.mark.parametrize("name", sorted(config.StudentSection.model_fields))
+def test_a_student_may_be_named_like_a_key_and_still_gets_its_known_keys_named(name: str):
+    error = refusal(f"students.{name}.no_such_key=1")
+    assert isinstance(error, UnknownKeyError)
+    assert "learning_rate" in str(error)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ['students.small.steps="100"', "students.small.steps=true", 'gate.margin="0.1"', "name=7", 'fleet.waves=["0.5", 1.0]'],
+)
+def test_a_value_is_never_bent_into_another_type(override: str):
+    assert str(refusal(override)).startswith(f"mine.toml.{override.partition('=')[0]}")
 
 
 @given(text=st.text(max_size=200))

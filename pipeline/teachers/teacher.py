@@ -12,8 +12,10 @@ from pipeline.errors import TeacherError
 class RawTeacher(Protocol):
     """What an adapter makes: its own classes, in its own order, unchecked."""
 
-    classes: Sequence[str]
-    fingerprint: str
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def fingerprint(self) -> str: ...
 
     def log_probs(self, inputs: Any) -> Any: ...
 

@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 
 def spec_of(folder: Path, name: str, *, steps: int = 60, **section: Any) -> TrainingSpec:
-    options = {"options": TINY, "batch": 8, "steps": steps, "warmup_steps": 2, "checkpoint_every_steps": 10} | section
+    options: dict[str, Any] = {"options": TINY, "batch": 8, "steps": steps, "warmup_steps": 2, "checkpoint_every_steps": 10} | section
     return TrainingSpec(
         name=name,
         student=StudentSection(**options),

@@ -23,7 +23,8 @@ WORDS = (("meeting", "patch", "kernel", "thanks"), ("viagra", "free!!", "winner"
 
 
 def section(**changes: Any) -> StudentSection:
-    return StudentSection(**({"options": TINY, "batch": 8, "steps": 40, "warmup_steps": 4, "learning_rate": 0.02} | changes))
+    keys: dict[str, Any] = {"options": TINY, "batch": 8, "steps": 40, "warmup_steps": 4, "learning_rate": 0.02}
+    return StudentSection(**(keys | changes))
 
 
 def spec(name: str = "small", *, seed: int = 3, kind: str = "text", **changes: Any) -> StudentSpec:

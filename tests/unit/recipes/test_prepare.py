@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.config import RunFile, load
 from pipeline.errors import ConfigError
+from pipeline.files import write_atomic
 from pipeline.recipes import RECIPES, PreparedOtherwiseError, digits, prepare_run, recipe_text, spam
 from pipeline.recipes import prepared as prepared_module
 from pipeline.recipes import tables as tables_module
@@ -98,7 +99,7 @@ def test_a_crash_at_any_write_is_made_good_by_the_next_try(archive: Path, tmp_pa
 
         return write
 
-    real = tables_module.write_atomic
+    real = write_atomic
     prepare_spam(tmp_path / "clean", Fetching(archive))
     wanted = digests(tmp_path / "clean")
     folder, crashes = tmp_path / "crashing", 0
@@ -130,7 +131,7 @@ def test_an_unknown_option_names_the_known(tmp_path: Path, archive: Path) -> Non
     with pytest.raises(ConfigError, match="unknown key 'labeled'; expected one of: choose, feeds, first_feed_share"):
         prepare_spam(tmp_path, Fetching(archive), options={"labeled": 5})
     with pytest.raises(ConfigError, match="unknown key 'labeled'"):
-        digits.prepare(folder=tmp_path, cache=tmp_path, seed=1, options={"labeled": 5}, say=str, fetch=Fetching(archive))
+        digits.prepare(folder=tmp_path, cache=tmp_path, seed=1, options={"labeled": 5}, say=print, fetch=Fetching(archive))
 
 
 def test_cleaning_drops_equal_texts_and_texts_filed_as_both() -> None:
@@ -193,7 +194,7 @@ def test_what_a_recipe_prepares_opens_as_its_run_file_says(name: str, archive: P
     run = run_of(name)
     if name == "spam":
         run = run.model_copy(update={"prepare": run.prepare.model_copy(update={"options": SMALL})})  # type: ignore[union-attr]
-    prepare_run(run, folder=tmp_path, cache=archive.parent, say=str, fetch=Fetching(archive))
+    prepare_run(run, folder=tmp_path, cache=archive.parent, say=print, fetch=Fetching(archive))
     for section in (run.stream, run.labelled, run.validation, run.test):
         assert section is not None
         source = open_source(section, base=tmp_path)
@@ -212,7 +213,7 @@ def test_what_a_recipe_prepares_opens_as_its_run_file_says(name: str, archive: P
 
 def test_the_three_parts_of_validation_are_told_by_a_carried_column(tmp_path: Path) -> None:
     run = run_of("digits")
-    prepare_run(run, folder=tmp_path, cache=tmp_path, say=str, fetch=Fetching(tmp_path))
+    prepare_run(run, folder=tmp_path, cache=tmp_path, say=print, fetch=Fetching(tmp_path))
     source = open_source(run.validation, base=tmp_path)
     parts = source.read(source.parts()[0].identity, range(400)).column("part").to_pylist()
     assert {part: parts.count(part) for part in ("fit", "choose", "gate")} == {"fit": 100, "choose": 100, "gate": 200}
@@ -220,10 +221,10 @@ def test_the_three_parts_of_validation_are_told_by_a_carried_column(tmp_path: Pa
 
 
 def test_a_run_file_without_prepare_makes_nothing(tmp_path: Path) -> None:
-    prepare_run(run_of("digits").model_copy(update={"prepare": None}), folder=tmp_path, cache=tmp_path, say=str, fetch=Fetching(tmp_path))
+    prepare_run(run_of("digits").model_copy(update={"prepare": None}), folder=tmp_path, cache=tmp_path, say=print, fetch=Fetching(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_digits_with_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="fewer than 1797 in all"):
-        digits.prepare(folder=tmp_path, cache=tmp_path, seed=1, options={"labelled": 1700}, say=str, fetch=Fetching(tmp_path))
+        digits.prepare(folder=tmp_path, cache=tmp_path, seed=1, options={"labelled": 1700}, say=print, fetch=Fetching(tmp_path))

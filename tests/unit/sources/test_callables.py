@@ -1,6 +1,7 @@
 """A user's own source, from their own folder: what it may return and what is refused."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -27,7 +28,7 @@ def other(): return 5
 """
 
 
-def open_module(tmp_path: Path, name: str, read: str, *, use: str = "make", kind: str = "text"):
+def open_module(tmp_path: Path, name: str, read: str, *, use: str = "make", kind: Literal["text", "floats"] = "text"):
     (tmp_path / f"{name}.py").write_text(SOURCE.replace("{read}", read))
     return open_source(SourceSection(use=f"{name}:{use}", options={"count": 4} if use == "make" else {}, kind=kind), base=tmp_path)
 

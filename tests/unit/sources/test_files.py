@@ -26,7 +26,7 @@ from pipeline.sources.source import (
 )
 from tests.kit.samples import WRITERS, write_jsonl, write_parquet
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\x00"), min_size=1, max_size=30)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), min_size=1, max_size=30)
 
 
 def rows_of(source: Any, *, part: int = 0) -> list[dict[str, Any]]:

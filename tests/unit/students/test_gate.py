@@ -110,7 +110,8 @@ def test_mcnemars_p_is_shown_and_decides_nothing(files: dict[str, Candidate]) ->
 def test_each_budget_that_is_not_met_ships_nothing_and_is_named_with_its_distance(
     files: dict[str, Candidate], budget: dict[str, float], says: str
 ) -> None:
-    report = judged(files["good"], None, mails(100, seed=5), GateSection(**({"agreement_min": None} | budget)))
+    keys: dict[str, Any] = {"agreement_min": None}
+    report = judged(files["good"], None, mails(100, seed=5), GateSection(**(keys | budget)))
     assert not report.ships
     assert sum(line.passed is False for line in report.lines) == 1
     assert re.search(f"ships nothing: {says}", report.summary), report.summary

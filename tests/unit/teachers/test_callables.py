@@ -45,7 +45,7 @@ def load(base: Path, name: str, attribute: str, **section: Any) -> Teacher:
 def test_a_plain_function_of_texts_is_a_teacher(tmp_path: Path) -> None:
     teacher = load(tmp_path, "own_teacher_a", "probabilities", options={"tilt": 0.05})
     log_probs_BK = teacher.log_probs(pa.array(["hello", "free"]))
-    np.testing.assert_allclose(np.exp(log_probs_BK), [[0.7, 0.3], [0, 1]], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_probs_BK), np.array([[0.7, 0.3], [0, 1]]), rtol=1e-5)
     assert log_probs_BK[1, 0] == -np.inf
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import sklearn
 import skops.io
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -137,7 +138,7 @@ def test_the_fingerprint_follows_the_model_the_description_and_the_libraries(bas
     before = fingerprint()
     assert fingerprint() == before
     with monkeypatch.context() as patched:
-        patched.setattr(sklearn_teacher.sklearn, "__version__", "99.0")
+        patched.setattr(sklearn, "__version__", "99.0")
         assert fingerprint() != before
     write_text_teacher(base / "teacher")
     description = base / "teacher" / "teacher.json"

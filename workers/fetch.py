@@ -87,7 +87,9 @@ def fetch(package: str, version: str, sha256: str) -> Path:
 def _pack(npm: str, wanted: str, folder: Path) -> Path:
     command = [npm, "pack", wanted, "--pack-destination", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     try:
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False, start_new_session=True
+        )
     except subprocess.TimeoutExpired as error:
         raise FetchFailedError(wanted, f"npm was not done after {TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:

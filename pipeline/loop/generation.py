@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pipeline.config import RunFile
-
-_RESOURCES = {"cpus", "gpus", "workers", "checkpoint_every_steps"}
-"""Keys of a student that change how it is trained, not what it becomes."""
+from pipeline.config import TRAINING_RESOURCES, RunFile
 
 
 class Step(StrEnum):
@@ -64,9 +61,14 @@ class Opening:
 
 def spec_digest(run: RunFile, student: str) -> str:
     """16 hex digits that name what a student is made of; a change means it starts afresh."""
-    section = run.students[student].model_dump(mode="json", exclude=_RESOURCES)
+    section = run.students[student].model_dump(mode="json", exclude=set(TRAINING_RESOURCES))
     text = json.dumps([section, run.classes, run.stream.kind, run.seed], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def wanted_digests(run: RunFile) -> dict[str, str]:
+    """Spec digest of every student of the run file."""
+    return {name: spec_digest(run, name) for name in run.students}
 
 
 def opening(*, last_generation: int, new_rows: int, wanted: Mapping[str, str], trained: Mapping[str, str]) -> Opening | None:

@@ -54,6 +54,11 @@ class ReleaseSigner:
         """Everything signed so far, by path."""
         return {path: ReleaseTarget.from_tuf(target) for path, target in self._metadata.signed.targets.items()}
 
+    @property
+    def expires(self) -> datetime:
+        """When devices stop installing what is signed now, unless it is renewed."""
+        return self._metadata.signed.expires
+
     def next_release(self, student: str) -> int:
         """The next free release number of a student."""
         return max((t.release for t in self.targets.values() if t.student == student), default=0) + 1

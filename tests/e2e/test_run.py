@@ -45,7 +45,7 @@ def test_the_first_generation_reaches_every_device(continuous: BackgroundRun, fo
 
 def test_a_prometheus_scrapes_driver_orchestrator_and_agents(continuous: BackgroundRun, folder: Path, tmp_path: Path) -> None:
     parts = {child["part"]: child["ready"]["metrics_port"] for child in read(folder / "children.json")}
-    agents = [port for part, port in parts.items() if part.startswith("device-")]
+    agents = [port for part, port in parts.items() if part.startswith("panels-")]
     jobs = {"driver": [read(folder / "metrics.json")["port"]], "orchestrator": [parts["orchestrator"]], "agents": agents}
     with Prometheus(tmp_path, jobs) as prometheus:
         prometheus.wait_for("count by (job) (up == 1)", [1, 1, 3])

@@ -9,7 +9,7 @@ import typer
 
 def logs(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the run.")],
-    part: Annotated[str | None, typer.Argument(metavar="[PART]", help="driver, orchestrator, device-1, ...; none lists them.")] = None,
+    part: Annotated[str | None, typer.Argument(metavar="[PART]", help="driver, orchestrator, phones-1, ...; none lists them.")] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
 ) -> None:
     """Print the last lines of a part's log, or list the parts."""

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -61,7 +61,7 @@ class Children:
 
     def __init__(self, folder: RunFolder, *, keep: bool) -> None:
         self._folder, self._keep = folder, keep
-        self._children = recorded(folder)
+        self._children = {part: child for part, child in recorded(folder).items() if child.alive()}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, part: str, command: Sequence[str], *, timeout_s: float = 60.0) -> Child:
@@ -75,11 +75,11 @@ class Children:
         """
         for part, command in commands.items():
             known = self._children.get(part)
-            if known is None or not known.alive() or not known.ready:
-                self._launch(part, command)
-            elif not (known.kept and known.command == tuple(command)) and part not in self._processes:
+            if known is not None and known.alive():
+                if part in self._processes or (known.ready and known.kept and known.command == tuple(command)):
+                    continue
                 end([known])
-                self._launch(part, command)
+            self._launch(part, command)
         for part, command in commands.items():
             if part in self._processes and not self._children[part].ready:
                 self._await_ready(part, command, timeout_s)
@@ -114,6 +114,14 @@ class Children:
             ended = process.poll() is not None if process else not child.alive()
             if ended:
                 raise ChildFailedError(part, f"ended by itself: {_last_line(self._log(part))}", str(self._log(part)))
+
+    def end_others(self, parts: Set[str]) -> None:
+        """End the parts that are not among `parts`: an earlier run's, which this one has no use for."""
+        others = [child for part, child in self._children.items() if part not in parts]
+        end(others)
+        for child in others:
+            del self._children[child.part]
+        self._write()
 
     def end_all(self) -> None:
         """End every child, recorded ones of a killed driver too."""

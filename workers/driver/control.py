@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import KdpipeError
 from pipeline.files import write_atomic
 from pipeline.sources import SourceSpec
 from pipeline.students.control import train_control
@@ -44,6 +45,7 @@ class Controls:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._running: dict[Path, Any] = {}
+        self.errors: list[str] = []
 
     def start(self, spec: ControlSpec) -> None:
         """Begin; needs the cluster, and starts it where nothing else has."""
@@ -56,13 +58,17 @@ class Controls:
         self._running[spec.out] = task.remote(spec)
 
     def waiting(self) -> int:
-        """How many are still under way. Raises what a control raised."""
+        """How many are still under way. One that failed is noted in `errors`: it decides nothing, so it ends nothing."""
         if not self._running:
             return 0
         import ray
 
         done, _ = ray.wait(list(self._running.values()), num_returns=len(self._running), timeout=0)
-        ray.get(done)
+        for reference in done:
+            try:
+                ray.get(reference)
+            except (KdpipeError, ray.exceptions.RayError) as error:
+                self.errors.append(f"a control failed: {type(error).__name__}: {error}"[:300])
         self._running = {out: reference for out, reference in self._running.items() if reference not in done}
         return len(self._running)
 

@@ -21,9 +21,11 @@ from workers.driver.context import RunContext
 from workers.driver.control import ControlSpec, control_result
 from workers.driver.folder import read_json, write_json
 from workers.driver.judging import student_spec
-from workers.driver.records import StudentFiles, student_files
+from workers.driver.records import StudentFiles, section_of, student_files
 
 LATENCY_CALLS = 100
+CONTROL_GENERATIONS = 4
+"""A control takes as many steps as its student has had, up to so many generations' worth: it learnt its few rows by heart long before."""
 
 
 def begin_controls(context: RunContext, generation: int, steps: Mapping[str, int]) -> None:
@@ -34,8 +36,8 @@ def begin_controls(context: RunContext, generation: int, steps: Mapping[str, int
     for name, count in steps.items():
         context.controls.start(
             ControlSpec(
-                student=student_spec(context, name),
-                steps=count,
+                student=student_spec(context, generation, name),
+                steps=min(count, CONTROL_GENERATIONS * section_of(context.folder, generation, name).steps),
                 labelled=SourceSpec(section=run.labelled, base=context.base),
                 validation=SourceSpec(section=run.validation, base=context.base),
                 out=student_files(context.folder, generation, name).control,

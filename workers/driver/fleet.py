@@ -5,9 +5,10 @@ the orchestrator only over gRPC with an operator's certificate. All of it can be
 the generation, a device that is enrolled keeps its identity, a release that is published stays so.
 """
 
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,18 +16,18 @@ from typing import Any
 
 from pipeline.errors import FleetError
 from pipeline.files import make_private_folder, read_bounded
-from pipeline.loop.generation import Opening
 from pipeline.releases.keys import ONLINE, RELEASE
-from pipeline.releases.repository import MAX_METADATA_BYTES, root_bytes
+from pipeline.releases.repository import MAX_METADATA_BYTES, RELEASES_VALID, root_bytes
+from pipeline.releases.signer import ReleaseSigner
 from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
-from workers.driver.records import incumbent_of, populations_of, student_files
+from workers.driver.records import Incumbent, StudentFiles, incumbent_of, populations_of
 from workers.driver.releasing import ensure_repository
 from workers.driver.reporter import Gauge
 from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
-from workers.orchestrator.client import Operator, RolloutView, enrolment_files
+from workers.orchestrator.client import Operator, OrchestratorRefusedError, RolloutView, enrolment_files
 from workers.orchestrator.pki import ensure_pki
 
 POLL_S = 0.2
@@ -37,16 +38,16 @@ SETTLE_S = 120.0
 
 
 class DevicesBehindError(FleetError):
-    """Devices do not run the release that their population should."""
+    """Devices of this machine do not run the release that their population should."""
 
-    def __init__(self, population: str, confirmed: int, devices: int) -> None:
-        super().__init__(population, confirmed, devices)
-        self.population, self.confirmed, self.devices = population, confirmed, devices
+    def __init__(self, population: str, devices: Sequence[str]) -> None:
+        super().__init__(population, tuple(devices))
+        self.population, self.devices = population, tuple(devices)
 
     def __str__(self) -> str:
         return (
-            f"population {self.population}: {self.confirmed} of {self.devices} devices run its release after {SETTLE_S:.0f} s; "
-            "expected all; `kdpipe logs DIR device-1` says what a device did"
+            f"population {self.population}: {', '.join(self.devices)} did not run its release within {SETTLE_S:.0f} s; "
+            f"expected all to; `kdpipe logs DIR {self.devices[0]}` says what it did"
         )
 
 
@@ -60,7 +61,7 @@ class RolloutEndedBadlyError(FleetError):
     def __str__(self) -> str:
         return (
             f"population {self.population}: its rollout is {self.state} ({self.reason}); expected it to complete; "
-            "`kdpipe logs DIR device-1` says what a device did"
+            f"`kdpipe logs DIR {self.population}-1` says what a device did"
         )
 
 
@@ -72,6 +73,9 @@ class Confirmed:
     digest: str
     confirmed: int
     devices: int
+    """Enrolled and not revoked, those of other machines too."""
+    behind: tuple[str, ...]
+    """Devices of this machine that do not run it."""
 
 
 class Fleet:
@@ -83,43 +87,37 @@ class Fleet:
         self._since_unix_s = 0.0
         """When this run's devices were started: what one said before is no proof that it runs."""
 
-    def roll_out(self, opening: Opening, student: str, population: str) -> None:
-        """Bring a signed release to a population, canary first; returns when the rollout has ended, writes how."""
+    def roll_out(self, files: StudentFiles, population: str, *, rollout: str) -> None:
+        """Bring a signed release to a population, canary first; returns when the rollout has ended, writes how.
+
+        A rollout that a killed driver began goes on as it was created, whatever the run file says of waves now.
+        """
         operator = self.ensure()
-        files = student_files(self._context.folder, opening.generation, student)
-        release = read_json(files.release)
-        section = self._context.run.fleet
-        rollout = f"{population}-{opening.generation:06d}"
+        target = read_json(files.release)["target"]
         operator.publish(read_bounded(self._context.folder.keys / RELEASE / "releases.json", MAX_METADATA_BYTES), files.bundle)
-        operator.create_rollout(
-            rollout,
-            population=population,
-            target=release["target"],
-            waves=section.waves,
-            soak_s=section.soak_s,
-            deadline_s=section.deadline_s,
-        )
-        operator.approve(rollout)
+        self._begin(operator, rollout, population, target)
+        if not self._enrolled_in(operator, population):
+            self._context.reporter.say(f"{population}: nobody is enrolled; {target} waits for who does")
+            write_json(files.rollout(population), {**_record(operator.get_rollout(rollout)), "completed": True})
+            return
         view = self._watch(operator, rollout)
         self._context.reporter.say(f"{population}: {view.state.value}, {view.confirmed} of {view.devices} confirmed. {view.reason}")
         write_json(files.rollout(population), _record(view))
 
     def settle(self) -> dict[str, Confirmed]:
-        """Start what should run and wait until every device runs its population's release. Raises DevicesBehindError."""
+        """Start what should run, and wait for this machine's devices until they run their population's release, or time is up."""
         wanted = self._wanted()
         if not wanted:
             return {}
         operator = self.ensure()
+        for population, incumbent in wanted.items():
+            self._adopt(operator, population, incumbent)
         deadline_s = time.monotonic() + SETTLE_S
         while True:
-            found = {population: self._count(operator, population, release) for population, release in wanted.items()}
-            behind = [(name, count) for name, count in found.items() if count.confirmed < count.devices]
-            if not behind:
+            found = {population: self._count(operator, population, read_json(i.files.release)) for population, i in wanted.items()}
+            if not any(count.behind for count in found.values()) or time.monotonic() > deadline_s:
                 return found
             self._context.reporter.show([Gauge(name=name, done=count.confirmed, total=count.devices) for name, count in found.items()])
-            if time.monotonic() > deadline_s:
-                name, count = behind[0]
-                raise DevicesBehindError(name, count.confirmed, count.devices)
             self._wait()
 
     def device_folders(self, population: str) -> list[Path]:
@@ -135,6 +133,8 @@ class Fleet:
             context.children.start("orchestrator", self._orchestrator_command())
             self._operator = Operator.open(context.folder.fleet, host=section.host)
             self._operator.wait_ready()
+            self._renew(self._operator)
+            self._retire(self._operator)
             self._since_unix_s = time.time()
             self._start_devices(self._operator)
         return self._operator
@@ -143,6 +143,54 @@ class Fleet:
         if self._operator:
             self._operator.close()
             self._operator = None
+
+    def _begin(self, operator: Operator, rollout: str, population: str, target: str) -> None:
+        """Create and approve a rollout, unless there is one of that name already."""
+        section = self._context.run.fleet
+        try:
+            operator.get_rollout(rollout)
+        except OrchestratorRefusedError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            operator.create_rollout(
+                rollout,
+                population=population,
+                target=target,
+                waves=section.waves,
+                soak_s=section.soak_s,
+                deadline_s=section.deadline_s,
+            )
+        operator.approve(rollout)
+
+    def _adopt(self, operator: Operator, population: str, incumbent: Incumbent) -> None:
+        """A population that was added, or given another student, gets the release that this student has."""
+        target = read_json(incumbent.files.release)["target"]
+        past = [view for view in operator.get_fleet().rollouts if view.population == population]
+        if incumbent.files.rollout(population).exists() or any(view.target == target for view in past):
+            return
+        self.roll_out(incumbent.files, population, rollout=f"{population}-{incumbent.generation:06d}-adopts")
+
+    def _renew(self, operator: Operator) -> None:
+        """Sign the releases for another term before it ends: expired ones would keep new devices from installing."""
+        signer = ReleaseSigner.open(self._context.folder.keys)
+        now = datetime.now(UTC)
+        if signer.targets and signer.expires - now < RELEASES_VALID / 2:
+            operator.publish(signer.renew(now=now))
+
+    def _retire(self, operator: Operator) -> None:
+        """Devices of this machine that the run file no longer has: ended, revoked, removed."""
+        kept = {name for population in self._context.run.fleet.populations for name in self._names(population)}
+        self._context.children.end_others({"orchestrator", *kept})
+        devices = self._context.folder.root / "devices"
+        for folder in sorted(devices.iterdir()) if devices.is_dir() else []:
+            if folder.name not in kept:
+                if _enrolled(folder):
+                    operator.revoke(load_identity(DeviceFolder(folder).identity).device)
+                shutil.rmtree(folder)
+                self._context.reporter.say(f"{folder.name}: no longer in the run file; revoked and removed")
+
+    def _enrolled_in(self, operator: Operator, population: str) -> int:
+        return sum(device.population == population and not device.is_revoked for device in operator.get_fleet().devices)
 
     def _start_devices(self, operator: Operator) -> None:
         commands = {}
@@ -167,7 +215,7 @@ class Fleet:
             says = f"wave {view.wave} of {view.waves}, {view.phase.value} · {view.reason}"
             self._context.reporter.show([Gauge(name=view.population, done=view.confirmed, total=view.devices, says=says)])
             self._context.metrics.series.rollout(
-                view.population, offered=0, confirmed=view.confirmed, failed=view.failed, lost=view.lost, devices=view.devices
+                view.population, offered=view.offered, confirmed=view.confirmed, failed=view.failed, lost=view.lost, devices=view.devices
             )
             if view.has_ended:
                 return view
@@ -178,28 +226,28 @@ class Fleet:
         self._context.stop.wait(POLL_S)
         self._context.check_stop()
 
-    def _wanted(self) -> dict[str, Mapping[str, Any]]:
-        """Population -> the release it should run."""
-        wanted = {}
-        for name in self._context.run.students:
-            incumbent = incumbent_of(self._context.folder, name)
-            if incumbent:
-                wanted.update({p: read_json(incumbent.files.release) for p in populations_of(self._context.run, name)})
-        return wanted
+    def _wanted(self) -> dict[str, Incumbent]:
+        """Population -> the version it should run."""
+        found = {name: incumbent_of(self._context.folder, name) for name in self._context.run.students}
+        return {p: i for name, i in found.items() if i for p in populations_of(self._context.run, name)}
 
     def _count(self, operator: Operator, population: str, release: Mapping[str, Any]) -> Confirmed:
-        devices = [d for d in operator.get_fleet().devices if d.population == population and not d.is_revoked]
-        running = [d for d in devices if d.running_digest == release["digest"] and d.last_seen_unix_s >= self._since_unix_s]
-        return Confirmed(target=release["target"], digest=release["digest"], confirmed=len(running), devices=len(devices))
+        view = operator.get_fleet()
+        devices = {d.device_id: d for d in view.devices if d.population == population and not d.is_revoked}
+        running = {
+            name
+            for name, device in devices.items()
+            if device.running_digest == release["digest"] and device.last_seen_unix_s >= self._since_unix_s
+        }
+        latest = [rollout for rollout in view.rollouts if rollout.population == population][-1:]
+        halted = any(rollout.state is not RolloutState.COMPLETED for rollout in latest)
+        here = {load_identity(DeviceFolder(folder).identity).device: folder.name for folder in self.device_folders(population)}
+        behind = () if halted else tuple(sorted(name for device, name in here.items() if device not in running))
+        return Confirmed(target=release["target"], digest=release["digest"], confirmed=len(running), devices=len(devices), behind=behind)
 
     def _names(self, population: str) -> list[str]:
-        """Devices of a population on this machine: device-1, device-2, ... through all populations."""
-        first = 1
-        for name, section in self._context.run.fleet.populations.items():
-            if name == population:
-                return [f"device-{number}" for number in range(first, first + section.devices)]
-            first += section.devices
-        raise KeyError(population)
+        """Devices of a population on this machine."""
+        return [f"{population}-{number + 1}" for number in range(self._context.run.fleet.populations[population].devices)]
 
     @property
     def _enrolments(self) -> Path:

@@ -16,6 +16,7 @@ The lock is `flock`, so it ends with its process however that ends; the name ins
 import fcntl
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,17 +25,19 @@ from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.files import make_private_folder, read_bounded, write_atomic
 
 MAX_JSON_BYTES = 16 * 2**20
+LOOKS_LAST_S = 0.3
 LABEL_ENTRIES = ("labels", "training", "bad-shards.json")
 """What a run loses when its labels are thrown away; generations, releases and devices stay."""
 RECIPE_ENTRIES = ("data", "feeds", "inbox", "teacher")
 """What a recipe makes, where it made its files in the run's own folder."""
 RUN_ENTRIES = (
     *LABEL_ENTRIES,
-    *("children.json", "driver.lock", "run.json", "status.json", "metrics.json", "lineage.jsonl", "logs", "answers"),
+    *("children.json", "run.json", "status.json", "metrics.json", "lineage.jsonl", "logs", "answers"),
     *("generations", "releases", "keys", "fleet", "devices"),
     "origin.json",
+    "driver.lock",
 )
-"""All that a run makes; the mark of a run is the last, so a clean that was cut short is still known as one."""
+"""All that a run makes; the lock goes last, after the mark of a run: nobody starts in a folder that is being cleaned."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Holder:
         make_private_folder(self._folder.root)
         descriptor = os.open(self._folder.root / "driver.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_soon(descriptor)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace")
             os.close(descriptor)
@@ -148,6 +151,20 @@ class Holder:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _lock_soon(descriptor: int) -> None:
+    """Take the lock, trying for a moment: who only looks (`holder_of`) has it as briefly. Raises BlockingIOError."""
+    deadline_s = time.monotonic() + LOOKS_LAST_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def holder_of(folder: RunFolder) -> int | None:

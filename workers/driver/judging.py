@@ -25,7 +25,7 @@ from pipeline.students.samples import Samples, Validation, read_validation
 from workers.driver.answers import validation_answered
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
-from workers.driver.records import Incumbent, incumbent_of, student_files
+from workers.driver.records import Incumbent, incumbent_of, section_of, student_files
 from workers.driver.releasing import lineage_of, parent_digest
 from workers.footprint import memory_of
 
@@ -37,7 +37,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     files = student_files(context.folder, opening.generation, name)
     teacher = context.teacher
     validation = validation_of(context)
-    student = build_student(student_spec(context, name))
+    student = build_student(student_spec(context, opening.generation, name))
     student.module.load_state_dict(load_weights(files.weights))
     exported = export_student(name=name, student=student, fit=validation.fit, choose=validation.choose, out=files.export)
     memory_bytes = memory_of(exported.graph, kind=exported.kind)
@@ -94,9 +94,10 @@ def validation_of(context: RunContext) -> Validation:
     return validation_answered(validation, context.teacher, context.folder.root / "answers")
 
 
-def student_spec(context: RunContext, name: str) -> StudentSpec:
-    run = context.run
-    return StudentSpec(name=name, section=run.students[name], classes=run.classes, kind=run.stream.kind, base=context.base, seed=run.seed)
+def student_spec(context: RunContext, generation: int, name: str) -> StudentSpec:
+    """What a student of a generation is made of."""
+    run, section = context.run, section_of(context.folder, generation, name)
+    return StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=context.base, seed=run.seed)
 
 
 def candidate_of(exported: Exported) -> Candidate:

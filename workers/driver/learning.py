@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import KdpipeError
@@ -94,10 +94,12 @@ def label_and_train(context: RunContext, labelling: Labelling, specs: Mapping[st
                 return None
         if trainers and all(task.error for task in trainers.values()):
             return None  # nobody is left to learn: do not spend the teacher's time
-        outcome = run_labelling(context, labelling, demand=lambda: demand_of(snapshot()), tell=lambda now: latest.update(now=now))
+        outcome = labelling.run(demand=lambda: demand_of(snapshot()), progress=lambda now: latest.update(now=now), stop=context.stop)
         while any(task.alive for task in trainers.values()) and not context.stop.wait(POLL_S):
             if demand_of(snapshot()).corrupt - set(outcome.repaired):  # a reader met a bad shard after the last label was made
-                outcome = run_labelling(context, labelling, demand=lambda: demand_of(snapshot()), tell=lambda now: latest.update(now=now))
+                bad = demand_of(snapshot()).corrupt
+                again = labelling.repair(bad, progress=lambda now: latest.update(now=now), stop=context.stop)
+                outcome = replace(outcome, repaired=(*outcome.repaired, *again.repaired))
         return outcome
 
     labeller = _Task(label, "label")
@@ -127,13 +129,6 @@ def _let_stop(board: Board, tasks: Sequence["_Task"]) -> None:
         time.sleep(POLL_S)
 
 
-def run_labelling(
-    context: RunContext, labelling: Labelling, *, demand: Callable[[], Demand], tell: Callable[[LabellingProgress], None]
-) -> LabellingOutcome:
-    """Label to the end of the generation, or repair what `demand` names."""
-    return labelling.run(demand=demand, progress=tell, stop=context.stop)
-
-
 def demand_of(students: Mapping[str, TrainingProgress]) -> Demand:
     """What the trainers need of the labelling: only those in training count."""
     training = {name: p for name, p in students.items() if p.in_training}
@@ -153,7 +148,14 @@ def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingP
     for name, progress in sorted(students.items()):
         lag = max(0, committed - progress.live_rows)
         loss = f"loss {progress.loss:.3f} · " if progress.loss is not None else ""
-        rows.append(Gauge(name=name, done=progress.step, total=progress.steps, says=f"{loss}lag {lag:,} rows · {progress.state.lower()}"))
+        rows.append(
+            Gauge(
+                name=name,
+                done=progress.step,
+                total=progress.steps,
+                says=f"{loss}lag {lag:,} rows · {progress.says or progress.state.lower()}",
+            )
+        )
     return rows
 
 

@@ -1,10 +1,13 @@
 """The plan of a run, before it does anything: what continues, what starts afresh, what is labelled, what it costs."""
 
+import contextlib
+from pathlib import Path
+
 from pipeline.errors import DataError
-from pipeline.loop.generation import Opening, opening, spec_digest
+from pipeline.loop.generation import Opening, amended, opening, wanted_digests
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of
-from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests
+from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
 from workers.driver.request import RunRequest
 
 
@@ -22,28 +25,38 @@ def plan_text(request: RunRequest) -> str:
             raise
         lines.append(f"  samples: not there yet; {run.prepare.use} makes them ({type(error).__name__})")
         return "\n".join(lines)
-    wanted = {name: spec_digest(run, name) for name in run.students}
-    found: Opening | None = left or opening(
-        last_generation=max(closed, default=0), new_rows=summary.rows_left, wanted=wanted, trained=trained_digests(folder)
-    )
+    wanted = wanted_digests(run)
+    if left:
+        found: Opening | None = amended(left, wanted=wanted, trained=trained_in(folder, left))
+    else:
+        found = opening(last_generation=number - 1, new_rows=summary.rows_left, wanted=wanted, trained=trained_digests(folder))
     rate = _rows_per_teacher_second(request)
     cost = f", about {summary.rows_left / rate:.1f} teacher seconds" if rate and summary.rows_left else ""
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name in run.students:
         lines.append(f"  student {name}: {_student_plan(request, name, found, goes_on=left is not None)}")
-    used = sum(path.stat().st_size for path in folder.root.rglob("*") if path.is_file()) if folder.root.exists() else 0
+    used = _used_bytes(folder.root)
     lines.append(f"  disk: {used / 2**20:,.1f} MiB in the folder now")
     return "\n".join(lines)
+
+
+def _used_bytes(root: Path) -> int:
+    """Bytes below `root`; a live run may delete what was just listed."""
+    used = 0
+    for path in root.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            used += path.stat().st_size if path.is_file() else 0
+    return used
 
 
 def _student_plan(request: RunRequest, name: str, found: Opening | None, *, goes_on: bool) -> str:
     incumbent = incumbent_of(request.folder, name)
     if found is None or name not in found.students:
         return f"stays as it is (generation {incumbent.generation})" if incumbent else "stays as it is"
-    if goes_on and found.students[name] == spec_digest(request.run, name):
-        return f"goes on in generation {found.generation}"
     if name in found.afresh or incumbent is None:
-        return f"trains afresh in generation {found.generation}"
+        return f"{'goes on' if goes_on else 'trains afresh'} in generation {found.generation}"
+    if goes_on:
+        return f"goes on in generation {found.generation}"
     return f"trains in generation {found.generation}, warm from generation {incumbent.generation}"
 
 

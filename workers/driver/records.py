@@ -1,6 +1,6 @@
 """What a generation leaves on disk, and reading it back as facts for `pipeline.loop.generation`.
 
-    generations/000001/opening.json                      who takes part, from which incumbent; written before any work
+    generations/000001/opening.json                      who takes part and what each is made of; written before any work
     generations/000001/students/NAME/weights.pt weights.pt.json    the trained student and how its training went
                                      export/             graph.onnx, weights.bin: the file that ships
                                      verdict.json        the gate's report
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunFile
-from pipeline.loop.generation import Fate, Opening, StudentFacts
+from pipeline.config import RunFile, StudentSection
+from pipeline.loop.generation import Fate, Opening, StudentFacts, wanted_digests
 from workers.driver.folder import RunFolder, read_json, write_json
 
 
@@ -96,26 +96,49 @@ def open_generation(folder: RunFolder) -> Opening | None:
     numbers = folder.generations()
     if not numbers or (folder.generation(numbers[-1]) / "outcome.json").exists():
         return None
-    record = read_json(folder.generation(numbers[-1]) / "opening.json")
+    record = read_json(_opening_file(folder, numbers[-1]))
+    del record["sections"]
     return Opening(**{**record, "afresh": tuple(record["afresh"])})
 
 
-def write_opening(folder: RunFolder, opening: Opening) -> None:
+def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
+    """Open a generation, or amend it. A student keeps the section it was opened with until its digest is the run file's."""
+    path = _opening_file(folder, opening.generation)
+    before = (read_json(path) or {"sections": {}})["sections"]
+    wanted = wanted_digests(run)
     write_json(
-        folder.generation(opening.generation) / "opening.json",
+        path,
         {
             "generation": opening.generation,
             "new_rows": opening.new_rows,
             "students": dict(opening.students),
             "afresh": list(opening.afresh),
+            "sections": {
+                name: run.students[name].model_dump(mode="json") if wanted.get(name) == digest else before[name]
+                for name, digest in opening.students.items()
+            },
         },
     )
+
+
+def section_of(folder: RunFolder, generation: int, student: str) -> StudentSection:
+    """What a student was made of in a generation, whatever the run file says now."""
+    return StudentSection.model_validate(read_json(_opening_file(folder, generation))["sections"][student])
+
+
+def _opening_file(folder: RunFolder, generation: int) -> Path:
+    return folder.generation(generation) / "opening.json"
 
 
 def outcomes(folder: RunFolder) -> dict[int, dict[str, Any]]:
     """Outcome of every closed generation, oldest first."""
     found = {number: read_json(folder.generation(number) / "outcome.json") for number in folder.generations()}
     return {number: outcome for number, outcome in found.items() if outcome}
+
+
+def trained_in(folder: RunFolder, opening: Opening) -> frozenset[str]:
+    """Students whose training in this generation is over."""
+    return frozenset(name for name in opening.students if student_files(folder, opening.generation, name).trained.exists())
 
 
 def trained_digests(folder: RunFolder) -> dict[str, str]:

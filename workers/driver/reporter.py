@@ -4,6 +4,7 @@ A terminal gets live bars (rich); anything else gets plain lines, a progress lin
 facts to `status.json`, at most once a second, for `kdpipe status`.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ from typing import Any, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from pipeline.errors import KdpipeError
 from workers.driver.folder import RunFolder, write_json
 
+STOPPED = 130
 PLAIN_EVERY_S = 5.0
 STATUS_EVERY_S = 1.0
 
@@ -59,7 +62,7 @@ class Reporter:
         if self._bars:
             self._bars.stop()
         self._end_stage()
-        ended = "done" if error is None else "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        ended = "done" if error is None else "stopped" if isinstance(error, KdpipeError) and error.exit_code == STOPPED else "failed"
         self._status |= {"stage": ended, "error": str(error) if error and ended == "failed" else "", "gauges": []}
         self._write_status(force=True)
 
@@ -115,4 +118,5 @@ class Reporter:
         if not self._writes_status or (not force and now_s - self._status_at_s < STATUS_EVERY_S):
             return
         self._status_at_s = now_s
-        write_json(self._folder.status_file, self._status | {"elapsed_s": round(self.elapsed_s, 1), "written_unix_s": time.time()})
+        with contextlib.suppress(OSError):  # a display, no fact: a full disk must not end the run
+            write_json(self._folder.status_file, self._status | {"elapsed_s": round(self.elapsed_s, 1), "written_unix_s": time.time()})

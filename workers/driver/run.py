@@ -12,27 +12,26 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from pipeline.config import RunFile
-from pipeline.loop.generation import Fate, Opening, amended, opening, spec_digest
+from pipeline.errors import KdpipeError
+from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
 from workers.driver.context import RunContext, StoppedError
 from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
-from workers.driver.fleet import Fleet
+from workers.driver.fleet import DevicesBehindError, Fleet
 from workers.driver.folder import Holder, read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.metrics import RunMetrics
 from workers.driver.planning import plan_text
-from workers.driver.records import open_generation, outcomes, student_files, trained_digests, write_opening
+from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
 from workers.driver.reporter import Gauge, Reporter
 from workers.driver.request import RunRequest
 from workers.driver.summary import summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
-from workers.labelling import Demand
 
 POLL_S = 0.2
 WATCH_EVERY_S = 1.0
@@ -58,18 +57,27 @@ def drive(request: RunRequest) -> None:
             stop=stop,
             command=request.command,
         )
-        kept = False
-        try:
+        with _ending(context, keep=request.keep):
             context.metrics.start(request.folder)
             _go(context, request)
-            kept = request.keep
-        except KeyboardInterrupt as error:
-            raise StoppedError(request.command) from error
-        finally:
-            context.cluster.close()
-            context.metrics.close()
-            if not kept:
-                context.children.end_all()
+
+
+@contextlib.contextmanager
+def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
+    """End what the run started, children first; with `keep`, they stay unless the user stopped the run.
+
+    Whatever was going wrong while the user stopped it is no error of its own.
+    """
+    with contextlib.ExitStack() as endings:
+        endings.callback(context.cluster.close)
+        endings.callback(context.metrics.close)
+        endings.callback(lambda: None if keep and not context.stop.is_set() else context.children.end_all())
+        try:
+            yield
+        except (KeyboardInterrupt, KdpipeError) as error:
+            if isinstance(error, StoppedError) or not (context.stop.is_set() or isinstance(error, KeyboardInterrupt)):
+                raise
+            raise StoppedError(context.command) from error
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
@@ -82,13 +90,20 @@ def _go(context: RunContext, request: RunRequest) -> None:
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
         while True:
+            errors: list[KdpipeError] = []
             opened = _open(context)
-            errors = Turn(context, opened, fleet).run() if opened else []
-            _finish(context, fleet)
+            if opened is None:
+                context.reporter.say("nothing is new: the teacher is asked nothing, no student trains")
+            while opened and not errors:
+                errors = Turn(context, opened, fleet).run()
+                opened = None if errors else _open(context)
+            errors += _finish(context, fleet)
             if not request.continuous:
                 if errors:
                     raise errors[0]
                 return
+            for error in errors:
+                context.reporter.say(f"{type(error).__name__}: {error}")
             _wait_for_samples(context)
 
 
@@ -99,9 +114,7 @@ def _repair(context: RunContext) -> None:
         context.reporter.stage(f"repair {len(bad)} bad shard(s)")
         context.cluster.ensure()
         last = max(context.folder.generations(), default=1)
-        outcome = labelling_of(context, last).run(
-            demand=lambda: Demand(corrupt=frozenset(bad)), progress=lambda now: None, stop=context.stop
-        )
+        outcome = labelling_of(context, last).repair(frozenset(bad), progress=lambda now: None, stop=context.stop)
         context.check_stop()
         context.reporter.say(
             f"labelled again: {', '.join(outcome.repaired)}; {outcome.rows_forgotten} rows could not be and count for nothing"
@@ -109,11 +122,14 @@ def _repair(context: RunContext) -> None:
         context.folder.bad_shards_file.unlink()
 
 
-def _finish(context: RunContext, fleet: Fleet) -> None:
-    """Devices run what they should, answer as the artefact does, and the summary says what it all came to."""
+def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
+    """Devices run what they should, answer as the artefact does, and the summary says what it all came to.
+
+    Returns what is wrong with the fleet.
+    """
     closed = outcomes(context.folder)
     if not closed:
-        return
+        return []
     context.reporter.stage("evaluate")
     confirmed = fleet.settle()
     latest = max(closed)
@@ -124,18 +140,20 @@ def _finish(context: RunContext, fleet: Fleet) -> None:
         context.check_stop()
     summary = summarise(context, confirmed, fleet)
     write_json(context.folder.summary_file, summary)
-    context.reporter.say(render(summary))
+    context.reporter.say("\n".join([*context.controls.errors, render(summary)]))
+    return [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
 
 
 def _open(context: RunContext) -> Opening | None:
     """The generation to work on: one that was left open, or a new one where there is something to do."""
     left = open_generation(context.folder)
     if left:
-        trained = frozenset(name for name in left.students if student_files(context.folder, left.generation, name).trained.exists())
-        going_on = amended(left, wanted=wanted_digests(context.run), trained=trained)
+        wanted = wanted_digests(context.run)
+        going_on = amended(left, wanted=wanted, trained=trained_in(context.folder, left))
         _forget_training(context, left, going_on)
-        write_opening(context.folder, going_on)
-        labelling_of(context, going_on.generation).plan()
+        write_opening(context.folder, going_on, context.run)
+        if going_on.students.keys() >= wanted.keys():
+            labelling_of(context, going_on.generation).plan()  # else what is new is for a generation of all
         context.reporter.say(f"generation {going_on.generation} goes on")
         return going_on
     last = max(outcomes(context.folder), default=0)
@@ -145,10 +163,8 @@ def _open(context: RunContext) -> Opening | None:
         wanted=wanted_digests(context.run),
         trained=trained_digests(context.folder),
     )
-    if found is None:
-        context.reporter.say("nothing is new: the teacher is asked nothing, no student trains")
-    else:
-        write_opening(context.folder, found)
+    if found:
+        write_opening(context.folder, found, context.run)
     return found
 
 
@@ -157,10 +173,6 @@ def _forget_training(context: RunContext, before: Opening, after: Opening) -> No
     for name, digest in before.students.items():
         if after.students.get(name) != digest:
             shutil.rmtree(context.folder.training / f"{name}-{before.generation:06d}", ignore_errors=True)
-
-
-def wanted_digests(run: RunFile) -> dict[str, str]:
-    return {name: spec_digest(run, name) for name in run.students}
 
 
 def _wait_for_samples(context: RunContext) -> None:

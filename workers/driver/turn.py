@@ -16,7 +16,7 @@ from workers.driver.folder import read_json, write_json
 from workers.driver.judging import judge_student
 from workers.driver.labels import labelling_of
 from workers.driver.learning import label_and_train
-from workers.driver.records import Incumbent, facts_of, incumbent_of, outcomes, populations_of, student_files
+from workers.driver.records import Incumbent, facts_of, incumbent_of, outcomes, populations_of, section_of, student_files
 from workers.driver.releasing import sign_student
 from workers.training import TrainingSpec
 
@@ -65,8 +65,9 @@ class Turn:
         self._failed |= dict(learning.failed)
         for name, error in learning.failed.items():
             self._context.reporter.say(f"student {name} failed, the others go on: {error}")
-        if learning.labelling:
-            write_json(self._context.folder.generation(self._opening.generation) / "labelling.json", learning.to_json())
+        if learning.labelling is None:
+            raise next(iter(learning.failed.values()))  # nobody can learn: the teacher was asked nothing
+        write_json(self._context.folder.generation(self._opening.generation) / "labelling.json", learning.to_json())
 
     def _judge(self) -> None:
         trained = [name for name, facts in self._facts().items() if facts.trained]
@@ -83,8 +84,10 @@ class Turn:
 
     def _roll_out(self) -> None:
         for name in self._due(lambda facts: facts.signed and facts.rollouts_ended < facts.populations):
+            files = student_files(self._context.folder, self._opening.generation, name)
             for population in populations_of(self._context.run, name):
-                self._fleet.roll_out(self._opening, name, population)
+                if not files.rollout(population).exists():
+                    self._fleet.roll_out(files, population, rollout=f"{population}-{self._opening.generation:06d}")
 
     def _due(self, is_due: Callable[[StudentFacts], bool]) -> list[str]:
         return [name for name, facts in self._facts().items() if is_due(facts)]
@@ -94,7 +97,7 @@ class Turn:
         incumbent = self._start(name)
         return TrainingSpec(
             name=name,
-            student=run.students[name],
+            student=section_of(context.folder, self._opening.generation, name),
             classes=run.classes,
             kind=run.stream.kind,
             store_url=str(context.folder.labels),
@@ -107,21 +110,24 @@ class Turn:
         )
 
     def _start(self, name: str) -> Incumbent | None:
-        """The version that a student's training starts from."""
-        return None if name in self._opening.afresh else incumbent_of(self._context.folder, name)
+        """The version that a student's training starts from: an incumbent of the same make."""
+        incumbent = incumbent_of(self._context.folder, name)
+        return incumbent if incumbent and incumbent.spec == self._opening.students[name] and name not in self._opening.afresh else None
 
     def _steps_total(self, name: str) -> int:
         """Steps that a student has had, with those of the versions it started from."""
         start = self._start(name)
-        return self._context.run.students[name].steps + (start.steps_total if start else 0)
+        steps = section_of(self._context.folder, self._opening.generation, name).steps
+        return steps + (start.steps_total if start else 0)
 
     def _close(self) -> None:
         students = {name: self._outcome(name, facts) for name, facts in self._facts().items()}
         outcome = {"generation": self._opening.generation, "new_rows": self._opening.new_rows, "students": students}
-        write_json(self._context.folder.generation(self._opening.generation) / "outcome.json", outcome)
         for name in students:
             # Checkpoints end with the training they belong to; what lasts is weights.pt.
             shutil.rmtree(self._spec(name).folder, ignore_errors=True)
+        write_json(self._context.folder.generation(self._opening.generation) / "outcome.json", outcome)
+        for name in students:
             self._context.reporter.say(f"generation {self._opening.generation}, {name}: {students[name]['fate']}. {students[name]['says']}")
 
     def _outcome(self, name: str, facts: StudentFacts) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """Samples in files: one file, a folder that may grow, or a glob.
 
 A part is a file; its identity is its name below the source's root and a hash of its bytes, so a moved folder keeps its
-identities and a changed file gets a new one. Names that start with a dot (which `.tmp-*` do) are files that somebody is
-still writing, and are not seen. Nothing here is written.
+identities and a changed file gets a new one. Files that somebody is still writing are not seen: those whose names start with
+a dot (which `.tmp-*` do), and those that came or changed since the first look and look different at every look. The first
+look takes everything as it is. Nothing here is written.
 """
 
 import glob
@@ -34,11 +35,15 @@ def open_files(section: SourceSection, base: Path) -> Source:
     return source
 
 
+_State = tuple[int, int, int]
+"""Size, time of the last change in nanoseconds, and inode: equal while nobody writes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
     """A file as it was when it was read: its state on disk and what follows from its bytes."""
 
-    state: tuple[int, int, int]
+    state: _State
     part: Part
     reader: Format
 
@@ -50,11 +55,14 @@ class FileSource:
         self._section = section
         self._base, self._path = base, base / (section.path or "")
         self._seen: dict[Path, _Seen] = {}
+        self._last_look: dict[Path, _State] | None = None
 
     def check(self) -> None:
         """Complain early about a path that names nothing, or nothing that can be read. An empty folder is fine: it may grow."""
         if self._path.is_dir():
-            self._root_and_files()
+            found, known = _in_folder(self._path)
+            if found and not known:
+                raise FormatUnknownError(str(min(found)), list(FORMATS))
             return
         if self._path.is_file():
             if self._path.suffix not in FORMATS:
@@ -66,7 +74,16 @@ class FileSource:
 
     def parts(self) -> Sequence[Part]:
         root, files = self._root_and_files()
-        return [self._look(path, root).part for path in files]
+        last, now = self._last_look, {path: state for path in files if (state := _state(path))}
+        self._last_look = now
+        self._seen = {path: seen for path, seen in self._seen.items() if path in now}
+        parts = []
+        for path, state in now.items():
+            if last is None or last.get(path) == state:
+                seen = self._look(path, root)
+                if last is None or seen.state == state:  # else it changed a moment ago
+                    parts.append(seen.part)
+        return parts
 
     def read(self, identity: str, rows: Sequence[int]) -> Any:
         """Raises PartChangedError where the file is no longer what was planned, IndexError for a row it never had."""
@@ -95,10 +112,7 @@ class FileSource:
     def _root_and_files(self) -> tuple[Path, list[Path]]:
         root, pattern = self._root()
         if pattern is None:
-            found = [path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")]
-            known = [path for path in found if path.suffix in FORMATS]
-            if found and not known:
-                raise FormatUnknownError(str(min(found)), list(FORMATS))
+            _, known = _in_folder(root)
         else:
             names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob has no root_dir and sees hidden files
             known = [root / name for name in names if (root / name).is_file()]
@@ -108,10 +122,11 @@ class FileSource:
         return root, sorted(known)
 
     def _look(self, path: Path, root: Path) -> _Seen:
-        status = path.stat()
-        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        state = _state(path)
         seen = self._seen.get(path)
         if seen is None or seen.state != state:
+            if state is None:
+                raise PartChangedError(str(path), path.name, "")
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
             name = path.relative_to(root).as_posix()
@@ -119,6 +134,21 @@ class FileSource:
             seen = _Seen(state=state, part=Part(identity=f"{name}@{digest}", name=name, rows=reader.rows), reader=reader)
             self._seen[path] = seen
         return seen
+
+
+def _state(path: Path) -> _State | None:
+    """None if the file is gone."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Its files that are not hidden, and those of them that can be read."""
+    found = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    return found, [path for path in found if path.suffix in FORMATS]
 
 
 def _there(folder: Path) -> list[str]:

@@ -105,14 +105,73 @@ def test_a_watched_folder_grows_and_half_written_files_are_not_seen(tmp_path: Pa
     inbox.mkdir()
     source = open_source(SourceSection(path="inbox"), base=tmp_path)
     assert source.parts() == []
-    write_parquet(inbox / "feed-2.parquet", {"text": ["b"]})
-    (first,) = source.parts()
     for unfinished in (".tmp-feed-1.parquet", ".hidden.jsonl", "feed-3.parquet.part"):
         (inbox / unfinished).write_bytes(b"half")
-    assert source.parts() == [first]
+    for _ in range(2):
+        assert source.parts() == []
+    write_parquet(inbox / "feed-2.parquet", {"text": ["b"]})
+    assert source.parts() == []
+    (first,) = source.parts()
     write_parquet(inbox / "feed-1.parquet", {"text": ["a", "c"]})
+    assert source.parts() == [first]
     assert [(part.name, part.rows) for part in source.parts()] == [("feed-1.parquet", 2), ("feed-2.parquet", 1)]
     assert source.parts()[1] == first
+
+
+@pytest.mark.parametrize("path", ["inbox", "inbox/*.jsonl"])
+def test_a_file_that_comes_later_is_there_once_two_looks_in_succession_find_it_the_same(path: str, tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    write_jsonl(tmp_path / "inbox" / "first.jsonl", {"text": ["x"]})
+    source = open_source(SourceSection(path=path), base=tmp_path)
+    assert [part.name for part in source.parts()] == ["first.jsonl"], "the first look takes everything as it is"
+    for number in range(4):
+        with (tmp_path / "inbox" / "slow.jsonl").open("a") as file:
+            file.write(json.dumps({"text": f"line {number}"}) + "\n{")  # half a line more at every look
+        assert [part.name for part in source.parts()] == ["first.jsonl"]
+    assert [(part.name, part.rows) for part in source.parts()] == [("first.jsonl", 1), ("slow.jsonl", 5)]
+
+
+def test_a_known_file_that_is_being_changed_is_not_there_until_it_rests(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "s.jsonl", {"text": ["x"]})
+    source = open_source(SourceSection(path="*.jsonl"), base=tmp_path)
+    before = source.parts()
+    write_jsonl(tmp_path / "s.jsonl", {"text": ["x", "longer"]})
+    assert source.parts() == []
+    (after,) = source.parts()
+    assert after.rows == 2
+    assert after.identity != before[0].identity
+
+
+def test_a_file_that_went_and_came_back_must_rest_again(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "s.jsonl", {"text": ["x"]})
+    (tmp_path / "t.jsonl").write_text("")
+    source = open_source(SourceSection(path="*.jsonl"), base=tmp_path)
+    before = source.parts()
+    (tmp_path / "s.jsonl").rename(tmp_path / ".away")
+    assert [part.name for part in source.parts()] == ["t.jsonl"]
+    (tmp_path / ".away").rename(tmp_path / "s.jsonl")
+    assert [part.name for part in source.parts()] == ["t.jsonl"]
+    assert source.parts() == before
+
+
+def test_files_that_did_not_change_are_read_once_however_often_one_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write_jsonl(tmp_path / name, {"text": ["x"]})
+    source = open_source(SourceSection(path="."), base=tmp_path)
+    opened: list[str] = []
+    really_open = Path.open
+
+    def watched_open(path: Path, *args: Any, **options: Any) -> Any:
+        opened.append(path.name)
+        return really_open(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", watched_open)
+    before = source.parts()
+    assert set(opened) == {"a.jsonl", "b.jsonl"}
+    opened.clear()
+    for _ in range(3):
+        assert source.parts() == before
+    assert opened == []
 
 
 def test_equal_files_stay_two_parts(tmp_path: Path) -> None:

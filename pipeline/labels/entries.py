@@ -134,7 +134,7 @@ class Record(Fact):
     term: Annotated[int, Field(ge=1)]
     nonce: str
     at_unix_s: float
-    """The writer's clock, for people; nothing is decided by it."""
+    """The writer's clock, for people and figures; nothing is decided by it."""
     entries: tuple[Entry, ...]
 
     def encode(self) -> bytes:

@@ -50,6 +50,8 @@ class LogState:
     tombstoned: Intervals = field(default_factory=Intervals)
     rows_labelled: int = 0
     rows_quarantined: int = 0
+    commit_times: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Generation that had ended last (-1: none) -> when the first and the last commit after it were recorded, Unix seconds."""
     void_commits: int = 0
     """Commits that shared a row with an earlier one. Never so unless a committer is broken."""
 
@@ -69,6 +71,17 @@ class LogState:
     def first_window(self, generation: int) -> int:
         """Number of the first window of a generation: those before it belong to older ones."""
         return max((windows for older, windows in self.ends.items() if older < generation), default=0)
+
+    def commits_of(self, generation: int) -> list[Commit]:
+        """Commits of an ended generation, or of the one that is open."""
+        if generation not in self.ends and generation < max(self.ends, default=-1):
+            return []
+        before = self.first_window(generation)
+        start = self.windows[before - 1].stop_commit if before else 0
+        windows = self.ends.get(generation)
+        if windows is None:
+            return self.commits[start:]
+        return self.commits[start : self.windows[windows - 1].stop_commit if windows else 0]
 
     def shard_of(self, commit: Commit) -> ShardRef:
         """The shard that holds the commit's rows now."""
@@ -96,6 +109,7 @@ class _Folding:
         self._repairs, self._ends, self._teachers = dict(state.repairs), dict(state.ends), set(state.teachers)
         self._done: list[Run] = []
         self._tombstoned: list[Run] = []
+        self._commit_times = dict(state.commit_times)
         self._void = 0
 
     def apply(self, record: Record) -> None:
@@ -105,10 +119,10 @@ class _Folding:
         self._log = self._log or record.nonce
         self._term = record.term
         for entry in record.entries:
-            self._apply_entry(entry)
+            self._apply_entry(entry, record.at_unix_s)
         self._seq += 1
 
-    def _apply_entry(self, entry: Entry) -> None:
+    def _apply_entry(self, entry: Entry, at_unix_s: float) -> None:
         match entry:
             case Open():
                 if self._classes and entry.classes != self._classes:
@@ -122,6 +136,7 @@ class _Folding:
             case Commit():
                 if self._claim(entry.start, entry.stop):
                     self._commits.append(entry)
+                    self._time(at_unix_s)
                     self._teachers.add(entry.teacher)
                     self._quarantined += [Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in entry.quarantined]
                 else:
@@ -150,6 +165,11 @@ class _Folding:
             self._base = replace(self._base, done=self._base.done.union(self._done))
             self._done.clear()
         return True
+
+    def _time(self, at_unix_s: float) -> None:
+        ended = max(self._ends, default=-1)
+        first, last = self._commit_times.get(ended, (at_unix_s, at_unix_s))
+        self._commit_times[ended] = min(first, at_unix_s), max(last, at_unix_s)
 
     def _seal(self, seal: Seal) -> None:
         last = self._windows[-1] if self._windows else (self._base.windows[-1] if self._base.windows else None)
@@ -184,5 +204,6 @@ class _Folding:
             tombstoned=base.tombstoned.union(self._tombstoned),
             rows_labelled=base.rows_labelled + sum(commit.shard.rows for commit in self._commits),
             rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
+            commit_times=self._commit_times,
             void_commits=base.void_commits + self._void,
         )

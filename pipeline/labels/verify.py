@@ -68,6 +68,18 @@ class LabelsSummary:
     """(reason, rows), most first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherCost:
+    """What the labels of one generation cost, by the log: over all runs that made them, killed ones too."""
+
+    rows: int
+    """Labelled."""
+    teacher_s: float
+    """Summed over teachers; without repairs, and without what was lost before it was committed."""
+    first_commit_unix_s: float | None
+    last_commit_unix_s: float | None
+
+
 def verify(store: Store) -> Verification:
     """Check every committed shard against the log, byte by byte. Raises LabelStoreError only if the log can't be read."""
     state = LogReader(store).refresh()
@@ -113,6 +125,19 @@ def summarise(store: Store) -> LabelsSummary:
             for plan in state.plans
         ),
         quarantine_reasons=tuple(reasons.most_common()),
+    )
+
+
+def teacher_cost(state: LogState, generation: int) -> TeacherCost:
+    """What one generation cost, ended or open; nothing for one that never was."""
+    commits = state.commits_of(generation)
+    ended_before = max((older for older in state.ends if older < generation), default=-1)
+    first, last = state.commit_times[ended_before] if commits else (None, None)
+    return TeacherCost(
+        rows=sum(commit.shard.rows for commit in commits),
+        teacher_s=sum(commit.teacher_s for commit in commits),
+        first_commit_unix_s=first,
+        last_commit_unix_s=last,
     )
 
 

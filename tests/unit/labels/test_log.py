@@ -22,6 +22,7 @@ from pipeline.labels.entries import (
 )
 from pipeline.labels.log import FencedError, ForeignClassesError, LogGapError, LogReader, LogWriter, record_key
 from pipeline.labels.state import LogState, fold
+from pipeline.labels.verify import TeacherCost, teacher_cost
 from tests.kit.stores import Crash, MemoryStore
 
 CLASSES = ("ham", "spam")
@@ -333,3 +334,30 @@ def test_a_repaired_shard_takes_the_place_of_the_committed_one():
     by = ShardRef(key="shards/new", rows=5, bytes=11, crc32=2)
     state = state_of(plan(0), done, Repair(shard=done.shard.key, by=by, teacher="t"))
     assert state.shard_of(state.commits[0]) == by
+
+
+def test_what_a_generation_cost_is_in_the_log_whoever_wrote_it(store):
+    def write_at(writer: LogWriter, at_unix_s: float, *entries: Entry) -> None:
+        writer.queue(entries)
+        writer.flush(now_unix_s=at_unix_s)
+
+    writer = writer_of(store)
+    write_at(writer, 10.0, plan(0), commit(0, 4, bad=(1,)))
+    writer = writer_of(store, "the next one, after a kill")
+    write_at(writer, 20.0, commit(4, 10), Seal(window=0, first_commit=0, stop_commit=2, rows=9))
+    write_at(writer, 30.0, End(generation=1))
+    write_at(writer, 40.0, plan(10), commit(10, 15))
+    repaired = ShardRef(key="shards/again", rows=3, bytes=10, crc32=1)
+    write_at(writer, 50.0, Repair(shard="shards/0-4", by=repaired, teacher="t"))
+    state = LogReader(store).refresh()
+    first = TeacherCost(rows=9, teacher_s=0.2, first_commit_unix_s=10.0, last_commit_unix_s=20.0)
+    nothing = TeacherCost(rows=0, teacher_s=0, first_commit_unix_s=None, last_commit_unix_s=None)
+    assert teacher_cost(state, 1) == first
+    assert teacher_cost(state, 3) == TeacherCost(rows=5, teacher_s=0.1, first_commit_unix_s=40.0, last_commit_unix_s=40.0)
+    write_at(writer, 60.0, Seal(window=1, first_commit=2, stop_commit=3, rows=5), End(generation=3))
+    write_at(writer, 70.0, End(generation=4))
+    state = LogReader(store).refresh()
+    assert teacher_cost(state, 1) == first
+    assert teacher_cost(state, 3).rows == 5
+    assert [teacher_cost(state, generation) for generation in (0, 2, 4, 5)] == [nothing] * 4
+    assert teacher_cost(LogState(), 1) == nothing

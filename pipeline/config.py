@@ -35,9 +35,9 @@ class PrepareSection(Section):
     """A callable that makes data and teacher before the run; recipes use it. See `pipeline.recipes`."""
 
     use: Reference
-    """The recipe's name, or a callable of your own that writes the files the other sections name."""
+    """`module:callable` that writes the files the other sections name; a recipe's run file names the one kdpipe ships with it."""
     options: Options = {}
-    """Passed to it as keyword arguments."""
+    """Passed to it whole, as its argument `options`."""
 
 
 class SourceSection(Section):
@@ -136,6 +136,10 @@ class StudentSection(Section):
     """Trainer workers of this student."""
 
 
+TRAINING_RESOURCES = frozenset({"cpus", "gpus", "workers", "checkpoint_every_steps"})
+"""Keys of a student that change how it is trained, not what it becomes: what was trained outlives a change of them."""
+
+
 class GateSection(Section):
     """Budgets of the file that ships. `None` is no budget."""
 
@@ -150,7 +154,7 @@ class GateSection(Section):
     latency_p99_ms: float | None = None
     """Slowest 1 % of single predictions, one thread, on the machine that judges."""
     size_max_bytes: int | None = None
-    """Largest bundle."""
+    """Largest graph and weights together; the bundle that carries them is a little larger."""
     fixed_fpr: float = Field(0.01, gt=0, lt=1)
     """The false-positive rate at which recall is told."""
 

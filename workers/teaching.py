@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pipeline.config import StudentSection
+from pipeline.config import TRAINING_RESOURCES, StudentSection
 from pipeline.inputs import InputKind
 from pipeline.labels.reader import LabelReader, LogEmptyError
 from pipeline.labels.shard import ShardCorruptError
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.03
 REPORT_EVERY_S = 0.3
-_RESOURCES = {"cpus", "gpus", "workers", "checkpoint_every_steps"}
-"""Keys that change how a student is trained, not what it becomes: a checkpoint outlives a change of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,7 @@ class TrainingSpec:
 
     def digest(self) -> str:
         """Names everything that decides what the weights will be, but for the labels."""
-        section = self.student.model_dump(mode="json", exclude=_RESOURCES)
+        section = self.student.model_dump(mode="json", exclude=set(TRAINING_RESOURCES))
         warm = hashlib.sha256(self.warm_start.read_bytes()).hexdigest() if self.warm_start else None
         text = json.dumps([section, self.classes, self.kind, self.generation, self.seed, warm], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import TRAINING_RESOURCES, StudentSection
 from pipeline.labels.reader import LogEmptyError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
@@ -209,6 +210,15 @@ def test_a_changed_student_starts_afresh_and_a_change_of_resources_does_not(tmp_
     board = Watched(lambda _: False)
     run(spec_of(tmp_path, temperature=3.0), board)
     assert board.seen[0].step == 0
+
+
+def test_a_students_resources_are_keys_of_it_and_no_other_key_is_left_out_of_what_it_becomes(tmp_path: Path) -> None:
+    assert set(StudentSection.model_fields) >= TRAINING_RESOURCES
+    before = spec_of(tmp_path)
+    other = {int: lambda value: value + 1, float: lambda value: value + 0.25, str: lambda _: "other", dict: lambda _: {"x": 1.0}}
+    for key, value in before.student:
+        changed = replace(before, student=before.student.model_copy(update={key: other[type(value)](value)}))
+        assert (changed.digest() == before.digest()) is (key in TRAINING_RESOURCES), key
 
 
 def test_a_warm_start_begins_with_the_incumbents_weights(tmp_path: Path) -> None:

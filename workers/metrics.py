@@ -81,9 +81,9 @@ class MetricsServer:
 class DriverMetrics:
     """The driver's series. It is told totals and states as they are; repeating one changes nothing.
 
-    Say what the log holds before the server starts: then a restarted driver's totals go on where they were, and Prometheus
-    sees neither a reset nor a jump. `students` and `populations` come from the run file, so that every series is there from
-    the first scrape.
+    Say what the log holds before the server starts: then a restarted driver's totals of labels go on where they were, and
+    Prometheus sees neither a reset nor a jump. What teachers were asked counts from 0 in each driver. `students` and
+    `populations` come from the run file, so that every series is there from the first scrape.
     """
 
     def __init__(self, registry: CollectorRegistry, *, version: str, students: Iterable[str], populations: Iterable[str]) -> None:
@@ -119,7 +119,7 @@ class DriverMetrics:
         self._quarantined.raise_to(quarantined)
 
     def teachers(self, *, rows: int, seconds: float, actors: int) -> None:
-        """Rows asked and seconds spent so far, summed over all teachers of the run; actors alive now."""
+        """Rows asked and seconds spent so far, summed over all teachers of this driver; actors alive now."""
         self._teacher_rows.raise_to(rows)
         self._teacher_seconds.raise_to(seconds)
         self._teacher_actors.set(actors)

@@ -1,12 +1,13 @@
 """`kdpipe edge`: a device's verbs. Imports nothing that a light install does not have."""
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from workers.logs import log_as_json
 
 app = typer.Typer(help="A device: enrol it, run its agent, ask it.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +29,7 @@ def run(
     from workers.edge.device_process import Options, run_device
     from workers.edge.install import Pace
 
-    log_as_json()
+    log_as_json(sys.stderr)
     run_device(
         Options(
             folder=directory,
@@ -100,33 +101,6 @@ def status(directory: Folder, as_json: Annotated[bool, typer.Option("--json", he
         return
     for key, value in tree.items():
         typer.echo(f"{key:<16} {value if value not in (None, '') else '-'}")
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the record's `extra`."""
-
-    _STANDARD = frozenset(vars(logging.makeLogRecord({})))
-
-    def format(self, record: logging.LogRecord) -> str:
-        extra = {key: str(value) for key, value in vars(record).items() if key not in self._STANDARD}
-        tree = {
-            "at_unix_s": round(record.created, 3),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **extra,
-        }
-        if record.exc_info:
-            tree["error"] = self.formatException(record.exc_info)
-        return json.dumps(tree)
-
-
-def log_as_json() -> None:
-    """Send log records to standard error as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("tuf").setLevel(logging.WARNING)
 
 
 def _input(line: str) -> Any:

@@ -7,7 +7,6 @@ when its stdin ends. An error is one line on stderr and the exit code of its fam
 import argparse
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -17,30 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.errors import KdpipeError
+from workers.logs import log_as_json
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.ports import Ports
 from workers.orchestrator.server import Orchestrator, Settings
-
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, where, message, and the facts of `extra`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"at_s": round(record.created, 3), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
-        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; returns the exit code."""
     options = _parse(arguments)
-    stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[stderr])
+    log_as_json(sys.stderr)
     try:
         asyncio.run(_run(_settings(options), exit_with_parent=options.exit_with_parent))
     except KdpipeError as error:

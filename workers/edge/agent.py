@@ -20,7 +20,7 @@ from workers.edge import AGENT_VERSION
 from workers.edge.enrol import CertificateRefusedError
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.folder import RecordFile
-from workers.edge.install import Installer, StoppedError
+from workers.edge.install import Installer, InstallInterruptedError
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError
 from workers.edge.serving import Serving
@@ -197,7 +197,7 @@ class Agent:
             self._installer.advance()
         except (FleetUnreachableError, FleetRefusedError, MetadataRefusedError, MetadataUnreachableError, OSError) as error:
             self._block(error)
-        except StoppedError:
+        except InstallInterruptedError:
             return
         else:
             self._unblock()

@@ -29,7 +29,7 @@ from workers.edge.shadow import compare, run_model
 from workers.edge.trust import Trust
 
 
-class StoppedError(Exception):
+class InstallInterruptedError(Exception):
     """The agent is asked to stop; the step is done again by the next one."""
 
 
@@ -69,7 +69,7 @@ class Installer:
         self._stop, self._pace, self._on_bytes = stop, pace, on_bytes
 
     def advance(self) -> None:
-        """Go on until the record rests. Raises what cannot be done now; StoppedError."""
+        """Go on until the record rests. Raises what cannot be done now; InstallInterruptedError."""
         steps = {
             State.CHECK: self._check,
             State.DOWNLOAD: self._download,
@@ -80,7 +80,7 @@ class Installer:
         }
         while self._record.current.state not in RESTING:
             if self._stop.is_set():
-                raise StoppedError
+                raise InstallInterruptedError
             steps[self._record.current.state]()
         self.sweep()
 
@@ -169,7 +169,7 @@ class Installer:
         if incumbent is None:
             raise SlotMissingError("")
         if not self._serving.live_inputs() and self._stop.wait(self._pace.shadow_s):
-            raise StoppedError
+            raise InstallInterruptedError
         evidence, misses = compare(self._start, incumbent=incumbent, candidate=candidate, live=self._serving.live_inputs())
         if misses is not None:
             self._fail("golden_mismatch", misses)
@@ -192,7 +192,7 @@ class Installer:
         confirmed = False
         try:
             if self._stop.wait(self._pace.trial_s):
-                raise StoppedError
+                raise InstallInterruptedError
             if not model.alive or self._serving.deaths > 0:
                 raise ModelDiedError(candidate.digest, "its process ended during the trial")
             self._record.save(device.confirm(self._record.current))

@@ -18,7 +18,7 @@ from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch
 from workers.edge.download import part_path
 from workers.edge.fleet_client import FleetUnreachableError
-from workers.edge.install import StoppedError
+from workers.edge.install import InstallInterruptedError
 from workers.edge.serving import NoModelError
 from workers.edge.trust import MetadataRefusedError
 
@@ -232,7 +232,7 @@ def test_a_new_assignment_heard_before_the_switch_stops_the_switch(world: World,
 def test_a_stop_during_the_trial_leaves_the_incumbent_and_the_next_process_tries_again(world: World, tmp_path: Path) -> None:
     made = world.device(tmp_path / "device")
     made.on_announce = made.stop.set
-    with pytest.raises(StoppedError):
+    with pytest.raises(InstallInterruptedError):
         made.install(world.targets[2], 2)
     assert world.check_answer(made) == world.targets[1].digest
     again = Device(tmp_path / "device", world.trust)

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,10 +63,6 @@ class Lineage:
         """How often the gate part decided about this student."""
         return sum(entry.what == "judged" and entry.student == student for entry in self.entries())
 
-    def latest_release(self, student: str) -> LineageEntry | None:
-        """The newest release of a student."""
-        return next((e for e in reversed(self.entries()) if e.what == "released" and e.student == student), None)
-
     def append(self, entry: LineageEntry) -> bool:
         """Make one fact durable. False, and nothing written, if the log holds it already (same fact, whatever its time)."""
         known = self.entries()
@@ -107,8 +102,3 @@ def _entry(path: str, number: int, line: bytes) -> LineageEntry:
         return LineageEntry(**{field.name: tree[field.name] for field in fields(LineageEntry)})
     except (ValueError, KeyError, TypeError) as error:
         raise LineageCorruptError(path, number, f"{type(error).__name__} {error}"[:120]) from error
-
-
-def at(moment: datetime) -> int:
-    """Seconds since 1970 of an aware moment, as entries store it."""
-    return int(moment.astimezone(UTC).timestamp())

@@ -6,7 +6,7 @@ the samples do not define is NaN. Pure but for the clock it is given.
 Shapes: N samples, M of them labelled, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,3 @@ def evaluate_answers(
         size_bytes=sum(path.stat().st_size for path in (candidate.graph, candidate.graph.with_name("weights.bin")) if path.exists()),
     )
     return evaluation, log_probs_NK
-
-
-def evaluation_from_json(tree: Mapping[str, Any]) -> Evaluation:
-    """Read an evaluation back."""
-    values: dict[str, Any] = {key: float("nan") if value is None else value for key, value in tree.items()}
-    return Evaluation(**values)

@@ -11,8 +11,7 @@ a real process (`workers.footprint`).
 Shapes: N samples, K classes.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,10 +21,10 @@ from numpy.typing import NDArray
 from pipeline.config import GateSection
 from pipeline.distill import metrics
 from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
-from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, evaluation_from_json, measure
+from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
 from pipeline.students.samples import Samples
 
-__all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure", "report_from_json"]
+__all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure"]
 
 VERSION = 1
 TIE = 1e-12
@@ -72,20 +71,6 @@ class GateReport:
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         body = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
         return "\n".join([f"gate of {self.student}: {self.summary}", *body])
-
-
-def report_from_json(tree: Mapping[str, Any]) -> GateReport:
-    """Read a report back. Raises ValueError for a version it does not know."""
-    if tree.get("version") != VERSION:
-        raise ValueError(f"gate report of version {tree.get('version')!r}; expected {VERSION}")
-    return GateReport(
-        **{
-            **tree,
-            "lines": tuple(GateLine(**line) for line in tree["lines"]),
-            "candidate": evaluation_from_json(tree["candidate"]),
-            "incumbent": evaluation_from_json(tree["incumbent"]) if tree["incumbent"] else None,
-        }
-    )
 
 
 def judge(
@@ -200,7 +185,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def dumps(report: GateReport) -> str:
-    return json.dumps(report.to_json(), indent=1, allow_nan=False)

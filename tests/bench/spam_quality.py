@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import pipeline.recipes.spam
 from pipeline.config import RunFile, load
 from pipeline.distill.losses import NO_LABEL
 from pipeline.distill.metrics import log_softmax
@@ -30,7 +31,7 @@ from tests.bench.compare import Comparison, alone, compare
 from workers.fetch import cache_folder, fetch
 
 NAME = "spam_quality"
-RUN_FILE = Path("pipeline/recipes/spam/run.toml")
+RUN_FILE = Path(pipeline.recipes.spam.__file__).with_name("run.toml")
 SEEDS = (1, 2, 3, 4, 5)
 FIGURES = ("accuracy", "auc", "recall_at_fpr", "agreement", "ece")
 
@@ -49,9 +50,11 @@ class _Fitted:
 
 
 def run(
-    student: str = "base", seeds: tuple[int, ...] = SEEDS, *, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    student: str | None = None, seeds: tuple[int, ...] = SEEDS, *, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
 ) -> list[Comparison]:
+    """Of the student that the recipe's first population runs, unless another is named."""
     settings = load(RUN_FILE.read_text(), where=str(RUN_FILE))
+    student = student or next(iter(settings.fleet.populations.values())).student
     table = load_corpus(fetch(PACKAGE, VERSION, SHA256), cache_folder(), say=say)
     rows = [one_split(settings, student, table, seed, say=say) for seed in seeds]
     return comparisons(rows, student)

@@ -6,7 +6,7 @@ class is spread over its units. The stride is recorded, so that a later run read
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,13 @@ def transposed(places_N: NDArray[np.int64], *, rows: int, stride: int) -> NDArra
     return np.asarray(column + depth * stride, dtype=np.int64)
 
 
-def planned(parts: Iterable[tuple[str, str, int]], *, known: Sequence[Plan], unit_rows: int) -> list[Plan]:
-    """Plans for those (identity, name, rows) that are not known yet, behind the known ones. A part without rows is planned too."""
+def planned(parts: Iterable[tuple[str, str, int]], *, known: Sequence[Plan], unit_rows: int, again: Collection[str] = ()) -> list[Plan]:
+    """Plans for those (identity, name, rows) that are not known yet, or to be planned `again`, behind the known ones.
+
+    A part without rows is planned too.
+    """
     first = known[-1].first + known[-1].rows if known else 0
-    seen = {plan.part for plan in known}
+    seen = {plan.part for plan in known}.difference(again)
     plans = []
     for identity, name, rows in parts:
         if identity in seen:

@@ -93,6 +93,7 @@ def labelling_of(
 
 def run(labelling: Labelling, *, demand: Demand | None = None, seen: list[LabellingProgress] | None = None) -> LabellingOutcome:
     wanted = demand or Demand()
+    labelling.plan()
     return labelling.run(demand=lambda: wanted, progress=(seen if seen is not None else []).append, stop=threading.Event())
 
 
@@ -161,7 +162,9 @@ def test_a_teacher_that_does_not_load_ends_the_run_with_its_reason(folder):
 def test_stop_ends_promptly_and_leaves_no_actor(folder):
     stop = threading.Event()
     began_s = time.monotonic()
-    labelling_of(folder).run(demand=Demand, progress=lambda now: stop.set(), stop=stop)
+    labelling = labelling_of(folder)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: stop.set(), stop=stop)
     assert time.monotonic() - began_s < 30
     deadline_s = time.monotonic() + 30
     while ray.available_resources().get("CPU") != 2:

@@ -16,7 +16,6 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +27,6 @@ from pipeline.labels.order import Cursor
 from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource
-from workers.labelling import Demand
 
 PHASES = ("open", "plan", "put shard", "check shard", "commit", "seal", "end", "sweep")
 ROWS_PER_PART = 150
@@ -129,7 +127,7 @@ def _run_child(root: Path, parts: int, *, kill_after: int | None, delay_s: float
         try:
             bench = Bench(TracedStore(root, tell), source_of(parts), unit_rows=UNIT_ROWS, window_rows=40)
             # Generation n ends with n parts; the one before has ended, or there would not be part n.
-            bench.labelling(parts).run(demand=Demand, progress=lambda _: None, stop=threading.Event())
+            bench.run(parts)
             code = 0
         finally:
             os._exit(code)

@@ -5,6 +5,7 @@ ends the process that labels it, `hang` never comes back.
 """
 
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ class MemorySource:
 
     def __init__(self, parts: Mapping[str, Sequence[str]]) -> None:
         self.texts = {name: list(texts) for name, texts in parts.items()}
+        self._names: dict[str, str] = {}
+        self.looks = 0
         self.reads: list[tuple[str, list[int]]] = []
         self.read_error: Exception | None = None
 
@@ -46,7 +49,15 @@ class MemorySource:
         return self
 
     def parts(self) -> Sequence[Part]:
-        return [Part(identity=name, name=name, rows=len(texts)) for name, texts in self.texts.items()]
+        self.looks += 1
+        return [Part(identity=part, name=self._names.get(part, part), rows=len(texts)) for part, texts in self.texts.items()]
+
+    def replace(self, name: str, texts: Sequence[str]) -> str:
+        """Change what the part of that name holds; its new identity is its name and content."""
+        identity = f"{name}@{zlib.crc32(chr(0).join(texts).encode()):08x}"
+        self.texts = {part: texts for part, texts in self.texts.items() if self._names.get(part, part) != name}
+        self.texts[identity], self._names[identity] = list(texts), name
+        return identity
 
     def read(self, identity: str, rows: Sequence[int]) -> Any:
         if self.read_error:
@@ -206,11 +217,15 @@ class Bench:
         on_progress: Callable[[LabellingProgress], None] = lambda _: None,
         **options: Any,
     ) -> LabellingOutcome:
+        """Plan, then label, as a driver does."""
+
         def progress(now: LabellingProgress) -> None:
             self.progress.append(now)
             on_progress(now)
 
-        return self.labelling(generation, **options).run(demand=demand, progress=progress, stop=stop or threading.Event())
+        labelling = self.labelling(generation, **options)
+        labelling.plan()
+        return labelling.run(demand=demand, progress=progress, stop=stop or threading.Event())
 
     def _open_crew(self, _spec: LabellerSpec) -> InlineCrew:
         def labeller() -> Labeller:

@@ -55,7 +55,7 @@ class PartVanishedError(DataError):
     def __str__(self) -> str:
         return (
             f"{self.part}: gone or changed, and {self.rows_needed} of its planned rows have no label yet; expected it as it was planned; "
-            "put it back, or plan anew with `kdpipe clean DIR --labels`"
+            "put it back; if it changed, run again to plan what is there now; or begin anew with `kdpipe clean DIR --labels`"
         )
 
 

@@ -1,5 +1,7 @@
-"""Labelling of one generation, as the driver sees it: plan, then run until every planned row has its label.
+"""Labelling of one generation, as the driver sees it: plan, run until every planned row has its label, repair what went bad.
 
+Only `plan` takes up what is new in the source. `run` and `repair` label what the log holds, so that whoever decides what belongs
+to a generation has decided it before they begin.
 Owns the log writer of this run. Everything here may be killed at any instruction; the same calls in a new process go on from the log,
 and ask the teacher about nothing that is committed. That one driver runs at a time is the driver's lock; if two run all the same, the
 log's terms let only the newer one write.
@@ -9,14 +11,16 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from pipeline.config import LabellingSection, TeacherSection
 from pipeline.errors import KdpipeError
+from pipeline.labels.intervals import Run
 from pipeline.labels.ledger import Ledger
 from pipeline.labels.log import LogReader, LogWriter
-from pipeline.labels.rowspace import planned, units_left
+from pipeline.labels.planning import SourceChange, source_change
+from pipeline.labels.rowspace import units_left
 from pipeline.labels.state import LogState
 from pipeline.labels.store import LocalStore, Store, open_store
 from pipeline.sources import Part, Source, SourceSpec
@@ -24,6 +28,7 @@ from workers.labelling.committer import Committer
 from workers.labelling.crew import Crew
 from workers.labelling.faults import PartVanishedError, TeacherChangedError
 from workers.labelling.messages import LabellerSpec
+from workers.labelling.repairs import Repairs
 from workers.labelling.reports import Demand, LabellingOutcome, LabellingProgress, PlanSummary
 from workers.labelling.session import Instant, Session
 
@@ -41,7 +46,10 @@ def _ray_crew(spec: LabellerSpec) -> Crew:
 
 
 class Labelling:
-    """Labels for one generation. `plan` before `run`; both in any process, any number of times."""
+    """Labels for one generation. `plan` before `run`; all in any process, any number of times, by one thread at a time.
+
+    Keeps its source and its place in the log, so that asking again costs a look at what changed.
+    """
 
     def __init__(
         self,
@@ -67,22 +75,38 @@ class Labelling:
         self._store = store or open_store(store_url)
         self._free_bytes = free_bytes or (self._store.free_bytes if isinstance(self._store, LocalStore) else lambda: None)
         self._source: Source | None = None
+        self._shown: frozenset[str] | None = None
+        """Parts that the last `preview` saw, until the next `plan`."""
+        self._log = LogReader(self._store)
         self._writer: LogWriter | None = None
 
     def preview(self) -> PlanSummary:
-        """What `plan` would say. Writes nothing."""
-        return self._plan(self._state(), record=False)
+        """What `plan` would say. Writes nothing; cheap to ask again and again."""
+        state, parts = self._log.refresh(), self._look()
+        self._shown = frozenset(part.identity for part in parts)
+        return self._summary(state, parts, self._needed_change(state, parts))
 
     def plan(self) -> PlanSummary:
-        """Record the parts of the source that are new, unless the generation has ended.
+        """Record the parts of the source that are new, and set aside what changed before it was labelled, unless the generation has ended.
 
+        Directly after a `preview`, a part which that did not show is left for the next time: it may have come a moment ago, half.
         Raises PartVanishedError for a planned part that is gone while its rows are needed; ForeignClassesError.
         """
-        return self._plan(self._state(), record=True)
+        self._write_left()
+        state, parts = self._log.refresh(), self._look()
+        shown, self._shown = self._shown, None
+        change = self._needed_change(state, parts, shown)
+        if not self._ended(state) and (change.new or change.superseded or not state.log):  # trainers may follow an empty log too
+            writer = self._open_writer()
+            state = writer.state  # nobody else writes from here on
+            change = self._needed_change(state, parts, shown)
+            writer.queue([*change.superseded, *change.new])
+            writer.flush(now_unix_s=self._clock().unix_s)
+        return self._summary(state, parts, change)
 
     def check_teacher(self, fingerprint: str) -> None:
         """Raises TeacherChangedError if labels of another teacher are there and mixing them was not asked for."""
-        known = self._state().teachers
+        known = self._log.refresh().teachers
         if known - {fingerprint} and not self._mixed_teachers:
             raise TeacherChangedError(fingerprint, ", ".join(sorted(known)))
 
@@ -91,22 +115,51 @@ class Labelling:
     ) -> LabellingOutcome:
         """Label until every planned row is committed or quarantined and the generation has ended, or until `stop`.
 
+        Plans nothing: parts that came since the last `plan` wait for the next. Rows whose part has changed since then are set aside.
         With nothing left it starts no teacher. Afterwards the log has the generation's `end`, once, unless it was stopped.
         Raises FencedError, TeacherChangedError, TeacherFailsError, SourceFailsError, PartVanishedError, StoreWriteError,
         RepairFailedError and what loading the teacher raises; what was committed before stays.
         """
-        summary = self.plan()
-        if summary.ended and not demand().corrupt:
-            return self._outcome(_state_only(self._state()), ended=True)
-        now = self._clock()
+        state = self._log.refresh()
+        if self._ended(state):
+            return self.repair(demand().corrupt, progress=progress, stop=stop)
         writer = self._open_writer()
-        writer.flush(now_unix_s=now.unix_s)  # what an earlier run of this object could not write
-        committer = Committer(self._store, writer, generation=self._generation, window_rows=self._section.window_rows, now_s=now.mono_s)
-        if not summary.rows_left and not demand().corrupt:
+        self._write_left()  # what an earlier call could not write
+        if writer.state.rows_left:
+            writer.queue(self._change(writer.state, self._look(), None).superseded)
+            self._write_left()
+        state, now, committer = writer.state, self._clock(), self._committer(writer)
+        if not state.rows_left and not demand().corrupt:
             committer.end(now_s=now.mono_s, now_unix_s=now.unix_s)
             return self._outcome(_state_only(writer.state), ended=True)
         committer.sweep()
-        units = units_left(writer.state.plans, writer.state.done, unit_rows=self._section.unit_rows)
+        units = units_left(state.plans, state.done, unit_rows=self._section.unit_rows)
+        return self._work(committer, units, demand, progress, stop, ends=True)
+
+    def repair(self, shards: frozenset[str], *, progress: Callable[[LabellingProgress], None], stop: threading.Event) -> LabellingOutcome:
+        """Label these committed shards again where they are bad indeed, whether the generation is open or has ended.
+
+        Their rows keep their positions. Labels nothing else, plans nothing and ends nothing; with nothing bad it starts no teacher and
+        writes nothing. Raises what `run` raises.
+        """
+        state, bad = self._log.refresh(), Repairs()
+        bad.look(self._store, state, shards)
+        if not bad.waiting:
+            return self._outcome(_state_only(state), ended=self._ended(state))
+        writer = self._open_writer()
+        self._write_left()
+        return self._work(self._committer(writer), (), lambda: Demand(corrupt=shards), progress, stop, ends=False)
+
+    def _work(
+        self,
+        committer: Committer,
+        units: Iterable[Run],
+        demand: Callable[[], Demand],
+        progress: Callable[[LabellingProgress], None],
+        stop: threading.Event,
+        *,
+        ends: bool,
+    ) -> LabellingOutcome:
         crew = self._open_crew(self._spec)
         session = Session(
             store=self._store,
@@ -119,54 +172,76 @@ class Labelling:
             free_bytes=self._free_bytes,
         )
         try:
-            self._work(session, demand, progress, stop)
+            self._steps(session, demand, progress, stop, ends=ends)
         finally:
             crew.close()
             with contextlib.suppress(KdpipeError, OSError):  # if an error is on its way, it is the one to hear of
                 session.flush(self._clock())
         last = session.progress(self._clock())
         progress(last)
-        return self._outcome(last, ended=session.finished, repaired=tuple(session.repairs.done), forgotten=session.repairs.rows_forgotten)
+        repairs = session.repairs
+        return self._outcome(last, ended=self._ended(committer.state), repaired=tuple(repairs.done), forgotten=repairs.rows_forgotten)
 
-    def _work(
-        self, session: Session, demand: Callable[[], Demand], progress: Callable[[LabellingProgress], None], stop: threading.Event
+    def _steps(
+        self,
+        session: Session,
+        demand: Callable[[], Demand],
+        progress: Callable[[LabellingProgress], None],
+        stop: threading.Event,
+        *,
+        ends: bool,
     ) -> None:
         reported_s = -PROGRESS_EVERY_S
         while not stop.is_set():
             session.step(demand(), self._clock)
             now = self._clock()
             if session.finished:
-                session.end(now)
+                (session.end if ends else session.flush)(now)
                 return
             if now.mono_s - reported_s >= PROGRESS_EVERY_S:
                 progress(session.progress(now))
                 reported_s = now.mono_s
         session.wind_down(self._clock())
 
-    def _plan(self, state: LogState, *, record: bool) -> PlanSummary:
+    def _look(self) -> Sequence[Part]:
         self._source = self._source or self._spec.source.open()
-        parts = self._source.parts()
-        ended = self._generation <= max(state.ends, default=-1)
-        new = planned(((part.identity, part.name, part.rows) for part in parts), known=state.plans, unit_rows=self._section.unit_rows)
-        if not ended:
-            _refuse_vanished(state, parts)
-        if record and new and not ended:
-            writer = self._open_writer()
-            writer.queue(new)
-            state = writer.flush(now_unix_s=self._clock().unix_s)
-        elif record and not state.log:
-            state = self._open_writer().state  # trainers may start: there is a log to follow
-        rows_new = sum(plan.rows for plan in new)
-        known = state.rows_planned - (rows_new if record and not ended else 0)
+        return self._source.parts()
+
+    def _change(self, state: LogState, parts: Sequence[Part], shown: Collection[str] | None) -> SourceChange:
+        there = ((part.identity, part.name, part.rows) for part in parts)
+        return source_change(state, there, unit_rows=self._section.unit_rows, shown=shown)
+
+    def _needed_change(self, state: LogState, parts: Sequence[Part], shown: Collection[str] | None = None) -> SourceChange:
+        """Raises PartVanishedError, unless the generation has ended and needs nothing."""
+        change = self._change(state, parts, shown)
+        if change.vanished and not self._ended(state):
+            raise PartVanishedError(*change.vanished[0])
+        return change
+
+    def _summary(self, before: LogState, parts: Sequence[Part], change: SourceChange) -> PlanSummary:
+        ended = self._ended(before)
         return PlanSummary(
             generation=self._generation,
             ended=ended,
             parts=len(parts),
-            parts_new=len(new),
-            rows_known=known,
-            rows_new=rows_new,
-            rows_left=0 if ended else known + rows_new - state.done.rows,
+            parts_new=len(change.new),
+            rows_known=before.rows_planned,
+            rows_new=change.rows_new,
+            rows_superseded=0 if ended else change.rows_superseded,
+            rows_left=0 if ended else before.rows_left - change.rows_superseded + change.rows_new,
         )
+
+    def _ended(self, state: LogState) -> bool:
+        return self._generation <= max(state.ends, default=-1)
+
+    def _committer(self, writer: LogWriter) -> Committer:
+        now_s = self._clock().mono_s
+        return Committer(self._store, writer, generation=self._generation, window_rows=self._section.window_rows, now_s=now_s)
+
+    def _write_left(self) -> None:
+        """Write what is queued, and what an earlier call could not write; it must be in the log before anything is decided by the log."""
+        if self._writer:
+            self._writer.flush(now_unix_s=self._clock().unix_s)
 
     def _open_writer(self) -> LogWriter:
         if self._writer is None:
@@ -179,19 +254,8 @@ class Labelling:
             )
         return self._writer
 
-    def _state(self) -> LogState:
-        return self._writer.state if self._writer else LogReader(self._store).refresh()
-
     def _outcome(self, last: LabellingProgress, *, ended: bool, repaired: tuple[str, ...] = (), forgotten: int = 0) -> LabellingOutcome:
         return LabellingOutcome(**vars(last), generation=self._generation, ended=ended, repaired=repaired, rows_forgotten=forgotten)
-
-
-def _refuse_vanished(state: LogState, parts: Sequence[Part]) -> None:
-    there = {part.identity for part in parts}
-    for plan in state.plans:
-        needed = sum(stop - start for start, stop in state.done.missing_from(plan.first, plan.first + plan.rows))
-        if needed and plan.part not in there:
-            raise PartVanishedError(plan.name, needed)
 
 
 def _state_only(state: LogState) -> LabellingProgress:

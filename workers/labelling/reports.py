@@ -29,6 +29,8 @@ class PlanSummary:
     """Planned by earlier runs."""
     rows_new: int
     """Seen for the first time."""
+    rows_superseded: int
+    """Without label, of parts that changed since they were planned: set aside, since what is there now is new."""
     rows_left: int
     """Planned and neither labelled nor quarantined; what a teacher will be asked about. 0 once the generation has ended."""
 
@@ -64,7 +66,7 @@ class LabellingOutcome(LabellingProgress):
 
     generation: int
     ended: bool
-    """False if it was stopped before the end."""
+    """False if it was stopped before the end, or repaired while it is open."""
     repaired: tuple[str, ...] = ()
     """Keys of committed shards that were labelled again."""
     rows_forgotten: int = 0

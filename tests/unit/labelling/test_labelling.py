@@ -1,15 +1,21 @@
 """Labelling from plan to end, without Ray: exactly once, whatever fails."""
 
+import json
 import threading
+from pathlib import Path
 
 import pytest
 
+from pipeline.config import SourceSection
 from pipeline.labels.log import FencedError, LogReader, LogWriter
+from pipeline.labels.planning import SUPERSEDED
 from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import StoreFullError
+from pipeline.labels.verify import teacher_cost
+from pipeline.sources import SourceSpec
 from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once, read_epoch
 from tests.kit.stores import Crash, MemoryStore
-from workers.labelling import Demand
+from workers.labelling import Demand, Labelling, LabellingOutcome
 from workers.labelling.faults import PartVanishedError, SourceFailsError, StoreWriteError, TeacherChangedError, TeacherFailsError
 
 
@@ -24,6 +30,23 @@ def store() -> MemoryStore:
 
 def bench_of(store: MemoryStore, *, rows: int = 50, **options) -> Bench:
     return Bench(store, MemorySource({"a": texts(rows), "b": texts(11, "more")}), **options)
+
+
+def label(labelling: Labelling) -> LabellingOutcome:
+    """Without planning."""
+    return labelling.run(demand=Demand, progress=lambda _: None, stop=threading.Event())
+
+
+def repair(labelling: Labelling, *shards: str) -> LabellingOutcome:
+    return labelling.repair(frozenset(shards), progress=lambda _: None, stop=threading.Event())
+
+
+def stopped_bench(store: MemoryStore, **options) -> Bench:
+    """Some rows are labelled, some are not, and the generation is open."""
+    bench = bench_of(store, **options)
+    stop = threading.Event()
+    bench.run(stop=stop, on_progress=lambda now: stop.set() if now.rows_committed >= 8 else None)
+    return bench
 
 
 def test_every_planned_row_is_labelled_once(store):
@@ -395,3 +418,171 @@ def test_a_shard_that_cannot_be_labelled_again_keeps_its_positions_and_weighs_no
     assert len(batch.sample_ids) == len(set(batch.sample_ids)) == 61
     assert (batch.weight_B == 0).sum() == commit.shard.rows
     assert batch.inputs.null_count == 0
+
+
+def test_what_came_since_the_plan_is_left_to_the_next_generation(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    bench.source.texts["late"] = texts(9, "late")
+    assert label(labelling).rows_planned == 61
+    assert not any(text.startswith("late") for text in bench.teacher.asked)
+    summary = bench.labelling(2).plan()
+    assert (summary.rows_known, summary.rows_new, summary.rows_left) == (61, 9, 9)
+    bench.run(2)
+    assert_exactly_once(store, bench.source, generation=2)
+
+
+def test_rows_that_an_earlier_run_planned_are_labelled_without_planning(store):
+    bench = stopped_bench(store)
+    assert label(bench.labelling()).ended
+    assert_exactly_once(store, bench.source)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_repair_labels_the_bad_shard_again_and_nothing_else_whether_the_generation_has_ended_or_not(store, ended):
+    bench = bench_of(store) if ended else stopped_bench(store)
+    if ended:
+        bench.run()
+    bench.source.texts["new"] = texts(5, "new")
+    before = LogReader(store).refresh()
+    commit = before.commits[1]
+    store.flip_bit(commit.shard.key, at=100)
+    bench.teacher.asked.clear()
+    outcome = repair(bench.labelling(), commit.shard.key, "shards/unknown")
+    after = LogReader(store).refresh()
+    assert outcome.repaired == (commit.shard.key,)
+    assert outcome.ended == ended
+    assert len(bench.teacher.asked) == outcome.teacher_calls == commit.shard.rows
+    assert (after.plans, after.commits, after.ends, after.rows_quarantined) == (before.plans, before.commits, before.ends, 0)
+    assert list(after.repairs) == [commit.shard.key]
+    assert teacher_cost(after, 1) == teacher_cost(before, 1), "a repair is no part of what the generation cost"
+    if not ended:
+        bench.run()
+        assert_exactly_once(store, bench.source)
+
+
+def test_a_repair_with_nothing_bad_starts_nobody_and_writes_nothing(store):
+    bench = stopped_bench(store)
+    before, crews = dict(store.objects), len(bench.crews)
+    outcome = repair(bench.labelling(), LogReader(store).refresh().commits[0].shard.key)
+    assert (outcome.repaired, outcome.ended) == ((), False)
+    assert store.objects == before
+    assert len(bench.crews) == crews
+
+
+def test_the_same_object_repairs_and_then_goes_on_labelling(store):
+    bench = stopped_bench(store)
+    labelling = bench.labelling()
+    key = LogReader(store).refresh().commits[0].shard.key
+    del store.objects[key]
+    assert repair(labelling, key).repaired == (key,)
+    assert label(labelling).ended
+    assert_exactly_once(store, bench.source)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_crash_in_a_repair_loses_nothing_and_the_repair_can_be_had_again(store, number):
+    bench = stopped_bench(store)
+    key = LogReader(store).refresh().commits[0].shard.key
+    del store.objects[key]
+    store.crash_at(number, after=number % 2 == 1)
+    try:
+        repair(bench.labelling(), key)
+    except Crash:
+        store.revive()
+        repair(bench.labelling(), key)
+    store.revive()
+    bench.run()
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_preview_that_is_asked_again_reads_only_the_tail_of_the_log(store):
+    bench = bench_of(store)
+    bench.run()
+    watching = bench.labelling(2)
+    watching.preview()
+    store.steps.clear()
+    for _ in range(3):
+        assert watching.preview().rows_left == 0
+    assert len(store.steps) == 3
+    assert len(set(store.steps)) == 1
+    bench.source.texts["c"] = texts(9, "new")
+    assert watching.preview().rows_left == 9
+
+
+def test_a_planned_part_that_changed_before_it_was_labelled_is_set_aside_and_its_new_content_labelled(store):
+    bench = bench_of(store)
+    bench.labelling().plan()
+    changed = bench.source.replace("a", texts(70, "whole"))
+    expected = {"rows_known": 61, "rows_new": 70, "rows_superseded": 50, "rows_left": 81}
+    assert expected.items() <= vars(bench.labelling().preview()).items()
+    assert expected.items() <= vars(bench.labelling().plan()).items()
+    outcome = label(bench.labelling())
+    assert (outcome.ended, outcome.rows_committed, outcome.rows_quarantined) == (True, 81, 50)
+    assert [(rows.start, rows.stop, rows.reason) for rows in LogReader(store).refresh().quarantined] == [(0, 50, SUPERSEDED)]
+    ids, _ = read_epoch(reader := LabelReader(store, generation=1, batch=5, seed=1), reader.start())
+    assert sorted(ids) == sorted([f"{changed}:{row}" for row in range(70)] + [f"b:{row}" for row in range(11)])
+
+
+def test_of_a_part_that_changed_half_labelled_the_labels_stay_and_the_rest_is_set_aside(store):
+    bench = stopped_bench(store)
+    before = LogReader(store).refresh()
+    left_of_a = sum(stop - start for start, stop in before.done.missing_from(0, 50))
+    bench.source.replace("a", texts(7, "other"))
+    summary = bench.labelling().plan()
+    assert summary.rows_superseded == left_of_a > 0
+    outcome = label(bench.labelling())
+    assert outcome.ended
+    assert outcome.rows_quarantined == left_of_a
+    assert outcome.rows_committed == 61 - left_of_a + 7
+    assert list(LogReader(store).refresh().commits)[: len(before.commits)] == list(before.commits)
+
+
+def test_a_part_that_changes_while_it_is_labelled_ends_the_run_and_the_next_run_goes_on_without_a_plan(store):
+    bench = bench_of(store)
+
+    def change(_now: object) -> None:
+        if "a" in bench.source.texts:
+            bench.source.replace("a", texts(7, "other"))
+
+    with pytest.raises(PartVanishedError, match=r"^a: gone or changed.*run again to plan what is there now"):
+        bench.run(on_progress=change)
+    outcome = label(bench.labelling())
+    assert outcome.ended
+    assert outcome.rows_quarantined > 0
+    assert not any(text.startswith("other") for text in bench.teacher.asked), "planning is left to the next plan"
+    assert bench.labelling(2).plan().rows_new == 7
+
+
+def test_a_plan_whose_answer_was_lost_may_be_asked_for_again(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    store.lose_response("put_if_absent log/", skip=1)
+    with pytest.raises(ConnectionError):
+        labelling.plan()
+    assert labelling.plan().rows_left == 61
+    assert label(labelling).rows_committed == 61
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_watched_file_is_planned_whole_or_not_at_all(store, tmp_path: Path):
+    def write(name: str, rows: int) -> None:
+        with (tmp_path / name).open("a") as file:
+            file.writelines(json.dumps({"text": f"{name} {row}"}) + "\n" for row in range(rows))
+
+    write("first.jsonl", 3)
+    bench = bench_of(store)
+    bench.source = SourceSpec(section=SourceSection(path="."), base=tmp_path)  # type: ignore[assignment]
+    watching = bench.labelling()
+    assert watching.preview().rows_left == 3
+    assert watching.plan().rows_left == 3
+    write("whole.jsonl", 5)
+    assert watching.preview().rows_new == 0, "seen for the first time"
+    write("slow.jsonl", 2)
+    assert watching.preview().rows_new == 5
+    assert watching.plan().rows_new == 5, "the preview did not show the slow one, so it is not known to be at rest"
+    write("slow.jsonl", 2)
+    assert watching.preview().rows_new == 0
+    assert watching.preview().rows_new == 4
+    assert watching.plan().rows_left == 3 + 5 + 4

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import KdpipeError
+from pipeline.labels.verify import TeacherCost
 from workers.board import Board, TrainingProgress, start_board
 from workers.driver.context import RunContext
 from workers.driver.reporter import Gauge
@@ -46,32 +47,30 @@ class Learning:
     """Students whose training ended in an error."""
     progress: Mapping[str, TrainingProgress]
 
-    def to_json(self) -> dict[str, Any]:
-        """Figures of this process: a run that was killed and went on counts from where it went on."""
-        labelled = self.labelling
-        if labelled is None:
-            return {"teacher_rows": 0, "teacher_s": 0.0, "rows_per_s": None, "overlap": None}
-        took_s = (labelled.last_commit_unix_s or 0.0) - (labelled.first_commit_unix_s or 0.0)
+    def to_json(self, cost: TeacherCost) -> dict[str, Any]:
+        """Figures of the generation: `cost` is what the log says of its labels, over every process that made some."""
+        first, last = cost.first_commit_unix_s, cost.last_commit_unix_s
+        took_s = last - first if first is not None and last is not None else 0.0
         return {
-            "teacher_rows": labelled.teacher_calls,
-            "teacher_s": labelled.teacher_s,
-            "rows_per_s": labelled.generation_rows / took_s if took_s > 0 else None,
-            "repaired": list(labelled.repaired),
-            "overlap": self._overlap(labelled),
+            "teacher_rows": cost.rows,
+            "teacher_s": cost.teacher_s,
+            "rows_per_s": cost.rows / took_s if took_s > 0 else None,
+            "repaired": list(self.labelling.repaired) if self.labelling else [],
+            "overlap": self._overlap(first, last),
         }
 
-    def _overlap(self, labelled: LabellingOutcome) -> dict[str, float] | None:
-        """How long labels were made while students already stepped."""
+    def _overlap(self, first_commit_unix_s: float | None, last_commit_unix_s: float | None) -> dict[str, float] | None:
+        """How long labels were made while students already stepped; of students that this process saw."""
         firsts = [p.first_step_unix_s for p in self.progress.values() if p.first_step_unix_s]
         lasts = [p.last_step_unix_s for p in self.progress.values() if p.last_step_unix_s]
-        if not firsts or not lasts or not labelled.first_commit_unix_s or not labelled.last_commit_unix_s:
+        if not firsts or not lasts or first_commit_unix_s is None or last_commit_unix_s is None:
             return None
-        both_s = min(labelled.last_commit_unix_s, max(lasts)) - max(labelled.first_commit_unix_s, min(firsts))
+        both_s = min(last_commit_unix_s, max(lasts)) - max(first_commit_unix_s, min(firsts))
         return {
-            "labelling_s": round(labelled.last_commit_unix_s - labelled.first_commit_unix_s, 3),
+            "labelling_s": round(last_commit_unix_s - first_commit_unix_s, 3),
             "training_s": round(max(lasts) - min(firsts), 3),
             "both_s": round(max(0.0, both_s), 3),
-            "first_step_after_commit_s": round(min(firsts) - labelled.first_commit_unix_s, 3),
+            "first_step_after_commit_s": round(min(firsts) - first_commit_unix_s, 3),
         }
 
 

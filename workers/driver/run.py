@@ -32,6 +32,7 @@ from workers.driver.request import RunRequest
 from workers.driver.summary import summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
+from workers.logs import log_as_json
 
 POLL_S = 0.2
 WATCH_EVERY_S = 1.0
@@ -211,12 +212,9 @@ def _stop_on_signals() -> Iterator[threading.Event]:
 def _log_file(request: RunRequest) -> Iterator[None]:
     """Log records of this process go to logs/driver.log, never to the terminal."""
     request.folder.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(request.folder.logs / "driver.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
+    handler = log_as_json(request.folder.logs / "driver.log")
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        logging.getLogger().removeHandler(handler)
         handler.close()

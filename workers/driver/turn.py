@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Callable, Mapping
 
 from pipeline.errors import KdpipeError
+from pipeline.labels.log import LogReader
+from pipeline.labels.store import open_store
+from pipeline.labels.verify import teacher_cost
 from pipeline.loop.generation import Fate, Opening, Step, StudentFacts, next_step
 from workers.driver.context import RunContext
 from workers.driver.evaluation import begin_controls
@@ -67,7 +70,8 @@ class Turn:
             self._context.reporter.say(f"student {name} failed, the others go on: {error}")
         if learning.labelling is None:
             raise next(iter(learning.failed.values()))  # nobody can learn: the teacher was asked nothing
-        write_json(self._context.folder.generation(self._opening.generation) / "labelling.json", learning.to_json())
+        cost = teacher_cost(LogReader(open_store(str(self._context.folder.labels))).refresh(), self._opening.generation)
+        write_json(self._context.folder.generation(self._opening.generation) / "labelling.json", learning.to_json(cost))
 
     def _judge(self) -> None:
         trained = [name for name, facts in self._facts().items() if facts.trained]

@@ -1,15 +1,21 @@
 """The board: what each trainer is doing, for the driver to show and the teachers to pace themselves by.
 
 Trainers write fire-and-forget, at most a few times a second; the driver reads it whole. `BoardState` is the plain value behind the
-actor. Nothing durable lives here: a lost board costs a display, never a step.
+actor. Nothing durable lives here: a lost board costs a display, never a step. Ray starts it again, and it has forgotten everything.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from pipeline.errors import KdpipeError
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 3
+"""Calls that meet the board while Ray starts it again wait for it, so that an error or a stop is not told to nobody."""
 
 
 class TrainingState(StrEnum):
@@ -84,48 +90,66 @@ class BoardState:
     def stop(self) -> None:
         self._stopping = True
 
+    def stopping(self) -> bool:
+        return self._stopping
+
 
 class Board:
-    """A handle to the board, for any process of the cluster. Same methods as `BoardState`; `report` does not wait."""
+    """A handle to the board, for any process of the cluster. Same methods as `BoardState`; `report` does not wait.
+
+    No method raises because the board is lost: what is told is lost with it, what is asked is answered by what this handle knows.
+    """
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._answer: Any = None
         self._go_on = True
+        self._asked_to_stop = False
+        self._seen: dict[str, TrainingProgress] = {}
 
     def report(self, student: str, progress: TrainingProgress) -> bool:
         """Send it off. What comes back is the answer to an earlier report, so a stop takes one report to be seen."""
         import ray
 
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            try:
-                self._go_on = bool(ray.get(self._answer))
-            except ray.exceptions.RayActorError:
-                self._go_on = True  # the board was lost: nobody asked to stop
+            self._go_on = bool(self._get(self._answer, lost=True))  # a lost board: nobody asked to stop
             self._answer = None
         reference = self._actor.report.remote(student, progress)
         self._answer = self._answer or reference
         return self._go_on
 
     def fail(self, student: str, error: KdpipeError) -> None:
-        self._get(self._actor.fail.remote(student, error))
+        self._get(self._actor.fail.remote(student, error), lost=None)
 
     def error(self, student: str) -> KdpipeError | None:
-        found: KdpipeError | None = self._get(self._actor.error.remote(student))
+        """What ended the student's training, as far as the board knows."""
+        found: KdpipeError | None = self._get(self._actor.error.remote(student), lost=None)
         return found
 
     def snapshot(self) -> dict[str, TrainingProgress]:
-        found: Mapping[str, TrainingProgress] = self._get(self._actor.snapshot.remote())
+        """The latest of each; the one seen last where the board is lost."""
+        found: Mapping[str, TrainingProgress] = self._get(self._actor.snapshot.remote(), lost=self._seen)
+        self._seen = dict(found)
         return dict(found)
 
     def stop(self) -> None:
         """Ask every trainer to write a checkpoint and end."""
-        self._get(self._actor.stop.remote())
+        self._asked_to_stop = True
+        self._get(self._actor.stop.remote(), lost=None)
 
-    def _get(self, reference: Any) -> Any:
+    def stopping(self) -> bool:
+        """Somebody asked to stop: through this handle, or through another and the board still knows."""
+        return self._asked_to_stop or bool(self._get(self._actor.stopping.remote(), lost=False))
+
+    def _get(self, reference: Any, *, lost: Any) -> Any:
+        """The answer; `lost` where the board is."""
         import ray
 
-        return ray.get(reference)
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            logger.warning("the board is lost", extra={"error": str(error)[:200]})
+            return lost
 
     def __reduce__(self) -> tuple[type["Board"], tuple[Any]]:
         return Board, (self._actor,)
@@ -135,4 +159,4 @@ def start_board() -> Board:
     """A new board on the connected Ray cluster; it asks for no CPU."""
     import ray
 
-    return Board(ray.remote(num_cpus=0, max_restarts=-1)(BoardState).remote())
+    return Board(ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=RETRIES)(BoardState).remote())

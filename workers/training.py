@@ -41,7 +41,7 @@ class TrainingOutcome:
 
 
 class TrainingFailedError(StudentError):
-    """Ray Train gave up on a student's workers, and what ended them is none of our errors."""
+    """A student's workers ended without its weights, and what ended them is none of our errors."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -49,8 +49,8 @@ class TrainingFailedError(StudentError):
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: its trainer failed {WORKER_RESTARTS + 1} times, last: {self.reason}; expected it to train; "
-            "correct the student, then run again: training goes on from its newest checkpoint"
+            f"student {self.name}: {self.reason}; expected it to train to its last step; "
+            "run again: training goes on from its newest checkpoint; where that ends the same way, correct the student"
         )
 
 
@@ -79,6 +79,8 @@ def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
     if error is not None:
         raise error
     done = _finished(spec)
+    if done is None and not board.stopping():
+        raise TrainingFailedError(spec.name, "its worker ended without a result, and nobody asked it to stop")
     return TrainingOutcome(name=spec.name, state=TrainingState.DONE if done else TrainingState.STOPPED, trained=done, weights=spec.out)
 
 
@@ -108,7 +110,8 @@ def _fit(spec: TrainingSpec, board: Board) -> None:
     except RayTrainingFailedError as error:
         reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
         board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=section.steps, says=str(reasons[0])[:200]))
-        raise TrainingFailedError(spec.name, f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]) from error
+        last = f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]
+        raise TrainingFailedError(spec.name, f"its trainer failed {WORKER_RESTARTS + 1} times, last: {last}") from error
 
 
 def _worker(config: dict[str, Any]) -> None:

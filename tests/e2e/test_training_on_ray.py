@@ -18,7 +18,7 @@ from pipeline.distill.losses import LossUnknownError
 from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import load_trained, load_weights
 from tests.kit.labelling import CLASSES, Bench, MemorySource
-from workers.board import Board, TrainingState, start_board
+from workers.board import Board, TrainingProgress, TrainingState, start_board
 from workers.teaching import TrainingSpec, teach
 from workers.training import train_student
 
@@ -156,6 +156,21 @@ def test_a_killed_worker_goes_on_to_the_same_weights_and_an_error_of_ours_keeps_
     assert_same_weights(load_weights(outcome.weights), weights_alone(folder, spec))
 
 
+@pytest.mark.usefixtures("_cluster")
+def test_a_killed_board_is_there_again_and_one_that_is_gone_for_good_raises_nothing() -> None:
+    board, progress = start_board(), TrainingProgress(state=TrainingState.TRAINING, step=3)
+    board.report("small", progress)
+    assert board.snapshot() == {"small": progress}
+    ray.kill(board._actor, no_restart=False)
+    board.stop()
+    board.report("small", progress)
+    wait_until(lambda: board.snapshot() == {"small": progress})
+    ray.kill(board._actor)
+    board.fail("small", LossUnknownError("students.small.loss", "no loss named 'kll'", "known: kl"))
+    assert (board.snapshot(), board.error("small"), board.stopping()) == ({"small": progress}, None, True)
+    assert board.report("small", progress) in (True, False)
+
+
 def step_of(board: Board) -> int:
     progress = board.snapshot().get("small")
     return progress.step if progress else 0
@@ -192,11 +207,12 @@ def test_a_stop_leaves_a_checkpoint_and_the_same_call_goes_on(folder: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_driver_goes_on_from_the_newest_checkpoint(folder: Path) -> None:
     bench_of(folder).run()
     script = folder / "driver.py"
     script.write_text(DRIVER)
-    command = [sys.executable, str(script), str(folder), "4000"]
+    command = [sys.executable, str(script), str(folder), "1500"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     first = subprocess.Popen(command, env=environment)
     try:
@@ -206,8 +222,8 @@ def test_a_killed_driver_goes_on_from_the_newest_checkpoint(folder: Path) -> Non
         first.wait()
     checkpoints = [path.name for path in (folder / "training").rglob("step-*.pt")]
     assert checkpoints
-    assert load_trained(spec_of(folder, "small", steps=4000).out) is None
-    subprocess.run(command, env=environment, check=True, timeout=200)
-    spec = spec_of(folder, "small", steps=4000)
+    assert load_trained(spec_of(folder, "small", steps=1500).out) is None
+    subprocess.run(command, env=environment, check=True, timeout=400)
+    spec = spec_of(folder, "small", steps=1500)
     assert load_trained(spec.out) is not None
     assert_same_weights(load_weights(spec.out), weights_alone(folder, spec))

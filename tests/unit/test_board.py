@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import ray
 
 from pipeline.labels.reader import LogEmptyError
 from workers.board import Board, BoardState, TrainingProgress, TrainingState
@@ -60,8 +61,6 @@ class _Actor:
 
 
 def test_a_handle_sees_a_stop_at_the_report_after_and_travels_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
     monkeypatch.setattr(ray, "wait", lambda references, timeout: (references, []))
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     state = BoardState()
@@ -73,3 +72,32 @@ def test_a_handle_sees_a_stop_at_the_report_after_and_travels_between_processes(
     assert board.snapshot() == {"small": progress}
     again = pickle.loads(pickle.dumps(Board("the actor")))
     assert again._actor == "the actor"
+
+
+def test_a_lost_board_raises_nowhere_and_its_handle_answers_by_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(reference: object) -> object:
+        raise ray.exceptions.RayActorError
+
+    monkeypatch.setattr(ray, "wait", lambda references, timeout: (references, []))
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    board, progress = Board(_Actor(BoardState())), TrainingProgress(state=TrainingState.TRAINING, step=7)
+    assert board.report("small", progress)
+    assert board.snapshot() == {"small": progress}
+    board.fail("small", LogEmptyError())
+    monkeypatch.setattr(ray, "get", lost)
+    assert board.snapshot() == {"small": progress}, "the one seen last"
+    assert board.error("small") is None
+    board.fail("small", LogEmptyError())
+    assert not board.stopping()
+    assert board.report("small", progress)
+    assert board.report("small", progress), "nobody asked to stop"
+    board.stop()
+    assert board.stopping(), "this handle knows what it asked for"
+
+
+def test_a_stop_is_known_to_every_handle_of_a_board_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    actor = _Actor(BoardState())
+    assert not Board(actor).stopping()
+    Board(actor).stop()
+    assert Board(actor).stopping()

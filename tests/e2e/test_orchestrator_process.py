@@ -143,7 +143,7 @@ def test_enrolment_files_are_all_that_a_device_needs(process: Process, tmp_path:
 
 
 def test_killed_again_and_again_it_loses_nothing_and_does_nothing_twice(process: Process) -> None:
-    """Devices go through a whole rollout while the server is killed at random moments.
+    """Devices go through a whole rollout while the server is killed, each time soon after one of them got somewhere.
 
     What was acknowledged stays, each report and each event is there once, and nobody is assigned anything twice.
     """
@@ -160,18 +160,21 @@ def test_killed_again_and_again_it_loses_nothing_and_does_nothing_twice(process:
     operator.approve("r1")
     targets = (process.trust.repository / "metadata" / "1.targets.json").read_bytes()
     acknowledged = {device.device_id: 0 for device in devices}
-    chooser, kills, kill_at_s = random.Random(5), 0, time.monotonic() + 0.3
-    end_s = time.monotonic() + 100
+    chooser, moves, kills, end_s = random.Random(5), 0, 0, time.monotonic() + 100
+    # Of at least 11 moves: six devices accept, and all but the last one hear of their reports before the rollout is over.
+    kill_after = set(chooser.sample(range(1, 11), 6))
     while operator_state(operator) is not RolloutState.COMPLETED:
         assert time.monotonic() < end_s, "the rollout did not end in time"
-        if kills < 6 and time.monotonic() >= kill_at_s:
-            process.end(signal.SIGKILL)
-            process.start()
-            assert process.endpoints() == endpoints, "the ports stay, so devices find it again"
-            kills, kill_at_s = kills + 1, time.monotonic() + chooser.uniform(0.0, 0.4)
         for device in devices:
-            step(device, targets, acknowledged)
-    assert kills >= 3
+            moves += step(device, targets, acknowledged)
+            if moves in kill_after:
+                kill_after.remove(moves)
+                time.sleep(chooser.uniform(0.0, 0.1))  # whatever the server makes of that move may be under way
+                process.end(signal.SIGKILL)
+                process.start()
+                assert process.endpoints() == endpoints, "the ports stay, so devices find it again"
+                kills += 1
+    assert kills == 6
     seen = operator.get_rollout("r1")
     assert (seen.confirmed, seen.failed, seen.lost) == (6, 0, 0)
     operator.close()
@@ -179,8 +182,8 @@ def test_killed_again_and_again_it_loses_nothing_and_does_nothing_twice(process:
     check_database(process.fleet_dir / "orchestrator.db", devices)
 
 
-def step(device: SimulatedDevice, targets: bytes, acknowledged: dict[str, int]) -> None:
-    """One call of an honest device that keeps reports until they are acknowledged."""
+def step(device: SimulatedDevice, targets: bytes, acknowledged: dict[str, int]) -> bool:
+    """One call of an honest device that keeps reports until they are acknowledged. True: it got somewhere."""
     queued: list[Any] = device.__dict__.setdefault("queue", [])
     try:
         answer = device.sync(*queued)
@@ -188,8 +191,9 @@ def step(device: SimulatedDevice, targets: bytes, acknowledged: dict[str, int]) 
         if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise
         device.close()
-        return
+        return False
     assert answer.acknowledged_sequence >= acknowledged[device.device_id], "what was acknowledged once stays acknowledged"
+    moved = bool(answer.acknowledged_sequence > acknowledged[device.device_id])
     acknowledged[device.device_id] = answer.acknowledged_sequence
     queued[:] = [report for report in queued if report.sequence > answer.acknowledged_sequence]
     if answer.assignment:
@@ -198,6 +202,8 @@ def step(device: SimulatedDevice, targets: bytes, acknowledged: dict[str, int]) 
         if device.generation > before:
             device.running_digest = device.assigned_digest
             queued += [device.report(state) for state in ("CHECK", "DOWNLOAD", "VERIFY", "STAGED", "TRIAL", "CONFIRMED")]
+            moved = True
+    return moved
 
 
 def operator_state(operator: Operator) -> RolloutState | None:

@@ -94,9 +94,11 @@ def label_and_train(context: RunContext, labelling: Labelling, specs: Mapping[st
         if trainers and all(task.error for task in trainers.values()):
             return None  # nobody is left to learn: do not spend the teacher's time
         outcome = labelling.run(demand=lambda: demand_of(snapshot()), progress=lambda now: latest.update(now=now), stop=context.stop)
+        asked = set(outcome.repaired)
         while any(task.alive for task in trainers.values()) and not context.stop.wait(POLL_S):
-            if demand_of(snapshot()).corrupt - set(outcome.repaired):  # a reader met a bad shard after the last label was made
-                bad = demand_of(snapshot()).corrupt
+            bad = demand_of(snapshot()).corrupt - asked
+            if bad:  # a reader met a bad shard after the last label was made
+                asked |= bad
                 again = labelling.repair(bad, progress=lambda now: latest.update(now=now), stop=context.stop)
                 outcome = replace(outcome, repaired=(*outcome.repaired, *again.repaired))
         return outcome

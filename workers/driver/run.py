@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from pipeline.errors import KdpipeError
+from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from workers.driver.children import Children
@@ -32,6 +32,7 @@ from workers.driver.request import RunRequest
 from workers.driver.summary import summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
+from workers.labelling import Labelling
 from workers.logs import log_as_json
 
 POLL_S = 0.2
@@ -90,9 +91,10 @@ def _go(context: RunContext, request: RunRequest) -> None:
     context.reporter.say(plan_text(request))
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
+        planner: Labelling | None = None
         while True:
             errors: list[KdpipeError] = []
-            opened = _open(context)
+            opened = _open(context, planner)
             if opened is None:
                 context.reporter.say("nothing is new: the teacher is asked nothing, no student trains")
             while opened and not errors:
@@ -105,7 +107,7 @@ def _go(context: RunContext, request: RunRequest) -> None:
                 return
             for error in errors:
                 context.reporter.say(f"{type(error).__name__}: {error}")
-            _wait_for_samples(context)
+            planner = _wait_for_samples(context)
 
 
 def _repair(context: RunContext) -> None:
@@ -145,8 +147,11 @@ def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
     return [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
 
 
-def _open(context: RunContext) -> Opening | None:
-    """The generation to work on: one that was left open, or a new one where there is something to do."""
+def _open(context: RunContext, planner: Labelling | None = None) -> Opening | None:
+    """The generation to work on: one that was left open, or a new one where there is something to do.
+
+    `planner` is the labelling that watched for samples, if one did: it knows which files are still being written.
+    """
     left = open_generation(context.folder)
     if left:
         wanted = wanted_digests(context.run)
@@ -160,7 +165,7 @@ def _open(context: RunContext) -> Opening | None:
     last = max(outcomes(context.folder), default=0)
     found = opening(
         last_generation=last,
-        new_rows=labelling_of(context, last + 1).plan().rows_left,
+        new_rows=(planner or labelling_of(context, last + 1)).plan().rows_left,
         wanted=wanted_digests(context.run),
         trained=trained_digests(context.folder),
     )
@@ -176,11 +181,19 @@ def _forget_training(context: RunContext, before: Opening, after: Opening) -> No
             shutil.rmtree(context.folder.training / f"{name}-{before.generation:06d}", ignore_errors=True)
 
 
-def _wait_for_samples(context: RunContext) -> None:
-    """Return when the source has rows that nobody has planned."""
+def _wait_for_samples(context: RunContext) -> Labelling:
+    """Return, once the source has rows that nobody has labelled, the labelling that saw them."""
     labelling = labelling_of(context, max(outcomes(context.folder), default=0) + 1)
     context.reporter.stage("watching for new samples")
-    while labelling.preview().rows_left == 0:
+    said = ""
+    while True:
+        try:
+            if labelling.preview().rows_left:
+                return labelling
+        except DataError as error:  # somebody may be about to mend it: say so once, and look again
+            if str(error) != said:
+                said = str(error)
+                context.reporter.say(f"new samples cannot be read: {said}")
         context.children.check()
         context.stop.wait(WATCH_EVERY_S)
         context.check_stop()

@@ -24,7 +24,7 @@ class Sizes:
     choose: int = 200
     gate: int = 350
     test: int = 600
-    first_feed_share: float = 0.75
+    first_feed_share: float = 0.5
     """Share of the stream's `*-2` mails that feed 1 has beside all of `*-1`."""
     feeds: int = 3
 

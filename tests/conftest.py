@@ -33,6 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         starts_ray = item.get_closest_marker("ray") is not None or hasattr(getattr(item, "module", None), "ray")
         item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+        if starts_ray and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))  # a cluster and its workers take a minute to start on a busy machine
     items.sort(key=_order)
 
 

@@ -39,9 +39,10 @@ def _figures(summary: Mapping[str, Any]) -> Table | None:
         return None
     first = next(iter(tests.values()))
     fpr = first["teacher"]["fixed_fpr"]
-    table = Table(title=f"test split, {first['rows']:,} samples, touched once a version", title_justify="left", box=None, pad_edge=False)
-    for heading in ("", "accuracy", "AUC", f"recall at {fpr:.0%} FPR", "agreement", "ECE", "bytes", "of teacher", "p50 ms", "of teacher"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    title = f"test split, {first['rows']:,} samples, touched once a version; in brackets, of the teacher's"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "accuracy", "AUC", f"recall at {fpr:.0%} FPR", "agreement", "ECE", "bytes", "p50 ms"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     teacher = first["teacher"]
     table.add_row("teacher", *_row(teacher, teacher))
     for name, test in tests.items():
@@ -60,10 +61,8 @@ def _row(figures: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
         _share(figures["recall_at_fpr"]),
         _share(figures["agreement"]),
         _share(figures["ece"]),
-        f"{size:,}" if size else "-",
-        _ratio(size, teacher["size_bytes"]) if figures is not teacher else "",
-        f"{latency:.2f}",
-        _ratio(latency, teacher["latency_p50_ms"]) if figures is not teacher else "",
+        _beside(f"{size:,}" if size else "-", size, teacher["size_bytes"], same=figures is teacher),
+        _beside(f"{latency:.2f}", latency, teacher["latency_p50_ms"], same=figures is teacher),
     ]
 
 
@@ -71,10 +70,12 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _ratio(ours: float | None, theirs: float | None) -> str:
-    if not ours or not theirs:
-        return "-"
-    return f"1/{theirs / ours:,.0f}" if theirs > 1.5 * ours else f"{ours / theirs:.2f}x"
+def _beside(shown: str, ours: float | None, theirs: float | None, *, same: bool) -> str:
+    """A figure with its ratio to the teacher's."""
+    if same or not ours or not theirs:
+        return shown
+    ratio = f"1/{theirs / ours:,.0f}" if theirs > 1.5 * ours else f"{ours / theirs:.2f}x"
+    return f"{shown} ({ratio})"
 
 
 def _fates(summary: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ def bench_of(folder: Path) -> Bench:
     return Bench(open_store(str(folder / "labels")), MemorySource({"mail": texts}), unit_rows=16)
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 120) -> None:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until, "it did not happen in time"
@@ -126,7 +126,7 @@ def test_two_students_learn_at_once_beside_a_teacher_while_labels_come(folder: P
         seen.append(board.snapshot())
         labels_began_unix_s = time.time()
         bench.run()
-        outcomes = [task.result(timeout=120) for task in tasks]
+        outcomes = [task.result(timeout=300) for task in tasks]
     ray.kill(neighbour)
     assert all(p.starved for p in seen[0].values()), "trainers that are up before the first label say that they wait"
     for outcome in outcomes:

@@ -24,17 +24,19 @@ settings.register_profile("kdpipe", deadline=None, derandomize=True, suppress_he
 settings.load_profile("kdpipe")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """For `--dist loadgroup`: tests of one file stay on one worker, and all that start Ray share one, so that no two run at once.
 
-    The groups that take longest come first; a worker that is free late has only short ones left.
+    Here and not when all are collected: by then the distributor has read the marks.
     """
-    for item in items:
-        starts_ray = item.get_closest_marker("ray") is not None or hasattr(getattr(item, "module", None), "ray")
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
-        if starts_ray and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(600))  # a cluster and its workers take a minute to start on a busy machine
+    starts_ray = item.get_closest_marker("ray") is not None or hasattr(getattr(item, "module", None), "ray")
+    item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+    if starts_ray and item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(600))  # a cluster and its workers take a minute to start on a busy machine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The groups that take longest come first; a worker that is free late has only short ones left."""
     items.sort(key=_order)
 
 

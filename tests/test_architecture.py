@@ -166,3 +166,9 @@ def test_the_command_opts_out_of_what_packages_report_before_it_does_anything():
 def test_nothing_in_the_core_runs_when_it_is_imported(path: Path):
     calls = [node.lineno for node in ast.parse(path.read_text()).body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
     assert not calls, "a call at module level runs at import"
+
+
+def test_groups_of_tests_reach_the_distributor(request: pytest.FixtureRequest) -> None:
+    """Two tests that start Ray at once fight for two cores; a pytest that the distributor cannot mark would let them, in silence."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith(f"@{request.node.path}")

@@ -53,9 +53,9 @@ def verify(directory: Folder, as_json: AsJson = False) -> None:
             typer.echo(f"bad: {bad.shard} ({bad.rows:,} rows): {bad.problem}")
         for problem in found.problems:
             typer.echo(f"log: {problem}")
-        typer.echo(
-            f"{found.shards:,} shards, {found.rows:,} rows: "
-            + ("all sound" if found.sound else f"{len(found.bad)} bad; the next `kdpipe run` labels them again")
-        )
+        verdict = "all sound" if found.shards else "nothing is labelled yet"
+        if not found.sound:
+            verdict = f"{len(found.bad)} bad; the next `kdpipe run` labels them again"
+        typer.echo(f"{found.shards:,} shards, {found.rows:,} rows: {verdict}")
     if not found.sound:
         raise typer.Exit(LabelStoreError.exit_code)

@@ -32,7 +32,7 @@ class RayUnavailableError(MachineError):
 def _translated(address: str | None) -> Iterator[None]:
     try:
         yield
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+    except Exception as error:
         raise RayUnavailableError(address or "this machine", str(error)) from error
 
 

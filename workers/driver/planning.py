@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.loop.generation import Opening, amended, opening, wanted_digests
+from pipeline.sources import open_source
+from pipeline.teachers import load_teacher
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of
 from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
@@ -38,6 +40,17 @@ def plan_text(request: RunRequest) -> str:
     used = _used_bytes(folder.root)
     lines.append(f"  disk: {used / 2**20:,.1f} MiB in the folder now")
     return "\n".join(lines)
+
+
+def check_inputs(request: RunRequest) -> None:
+    """Open what the run will read later, and the teacher, so that a mistake there is told now. Raises what they raise."""
+    run = request.run
+    for section in (run.validation, run.labelled, run.test):
+        if section:
+            source = open_source(section, base=request.base)
+            for part in source.parts():
+                source.read(part.identity, range(min(part.rows, 1)))
+    load_teacher(run.teacher, classes=run.classes, base=request.base)
 
 
 def _used_bytes(root: Path) -> int:

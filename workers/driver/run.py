@@ -24,7 +24,7 @@ from workers.driver.fleet import DevicesBehindError, Fleet
 from workers.driver.folder import Holder, read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.metrics import RunMetrics
-from workers.driver.planning import plan_text
+from workers.driver.planning import check_inputs, plan_text
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
 from workers.driver.reporter import Gauge, Reporter
@@ -44,6 +44,8 @@ def drive(request: RunRequest) -> None:
     if request.dry_run:
         with Reporter(request.folder, writes_status=False) as reporter:
             reporter.say(plan_text(request))
+            if request.run.prepare is None or request.folder.origin_file.exists():
+                check_inputs(request)
         return
     with Holder(request.folder), _stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
         cluster = Cluster(request.run.ray, keys=request.folder.keys)

@@ -99,6 +99,12 @@ def test_a_taken_port_is_named(project: Path) -> None:
         assert str(port) in refused(project, "--set", f"metrics.port={port}", code=10)
 
 
+def test_a_dry_run_opens_validation_and_the_teacher_too(project: Path) -> None:
+    assert "'klass'" in refused(project, "--dry-run", "--set", "validation.label=klass", code=3)
+    (project / "my_teacher.py").write_text(TEACHER.format(classes=["ham", "spam", "eggs"]))
+    assert "eggs" in refused(project, "--dry-run", code=5)
+
+
 def test_a_dry_run_writes_nothing(project: Path) -> None:
     before = sorted(project.rglob("*.*"))
     done = kdpipe("run", "run.toml", "--dry-run", cwd=project)

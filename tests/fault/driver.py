@@ -41,6 +41,7 @@ def kill_and_finish(home: Path, *, recipe: str, phases: list[str], seed: int, sa
     """Kill once in each of `phases`, in that order, then let the run end. Returns the phases that were hit."""
     chance, folder, hit = random.Random(seed), home / "runs" / recipe, []
     for wanted in phases:
+        (folder / "status.json").unlink(missing_ok=True)  # what the killed run said is no news of the next
         with BackgroundRun(recipe, cwd=home, folder=folder) as run:
             run.wait_until(lambda wanted=wanted: phase_of(folder) == wanted, f"phase {wanted}")  # type: ignore[misc]
             time.sleep(chance.uniform(0, DELAY_S[wanted]))

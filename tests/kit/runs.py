@@ -49,7 +49,7 @@ class BackgroundRun:
         while not holds():
             assert self.process.poll() is None, f"the run ended before {what}:\n{self.output}"
             assert time.monotonic() < deadline_s, f"not {what} after {timeout_s:.0f} s:\n{self.output}"
-            time.sleep(0.05)
+            time.sleep(0.005)  # a stage may last but a tenth of a second
 
     def wait_for_stage(self, name: str) -> None:
         self.wait_until(lambda: stage_of(self.folder) == name, f"stage {name!r}")

@@ -60,6 +60,7 @@ class Cluster:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(OPT_OUT)})
             else:
                 ray.init(
+                    address="local",  # without it Ray joins whatever else runs on this machine
                     num_cpus=self._section.cpus or os.cpu_count() or 1,
                     include_dashboard=False,
                     log_to_driver=False,

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,35 @@ def _translated(address: str | None) -> Iterator[None]:
         raise RayUnavailableError(address or "this machine", str(error)) from error
 
 
+ANSWER_WITHIN_S = 5.0
+
+
+def require_answer(address: str) -> None:
+    """Raises RayUnavailableError where nobody listens at `host:port`: Ray would ask again for minutes, without a word.
+
+    Ray never asks a loopback address but this machine's outward one in its place, so a head that listens on loopback only can't be joined.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto` and the like: Ray looks itself
+    asked = _outward_host() if host in ("127.0.0.1", "localhost") and not address.startswith("ray://") else host
+    try:
+        socket.create_connection((asked, int(port)), timeout=ANSWER_WITHIN_S).close()
+    except OSError as error:
+        as_asked = "" if asked == host else f", which Ray asks as {asked}:{port}"
+        raise RayUnavailableError(address, f"nobody answers there{as_asked} ({error})") from error
+
+
+def _outward_host() -> str:
+    """This machine's address towards other machines; sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
 class Cluster:
     """The Ray connection of one run. `ensure` before use, `close` at the end."""
 
@@ -50,7 +80,9 @@ class Cluster:
         address = self._section.address or os.environ.get("RAY_ADDRESS")
         opt_out(os.environ)
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-        if not address:
+        if address:
+            require_answer(address)
+        else:
             self._choose_token()
         import ray
 

@@ -1,0 +1,106 @@
+"""`kdpipe run --keep`: the fleet outlives the run, a device of another machine joins it, the next run adopts it, `kdpipe stop` ends it.
+
+The tests build on each other, as a user's days do.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.kit.runs import KDPIPE, kdpipe, read
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def folder(home: Path) -> Iterator[Path]:
+    folder = home / "runs" / "digits"
+    ended = kdpipe("run", "digits", "--keep", cwd=home)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "devices confirmed 3 of 3" in ended.stdout
+    yield folder
+    kdpipe("stop", folder, cwd=home)
+
+
+def kept(folder: Path) -> dict[str, int]:
+    """Process ids of what a run left running, by part."""
+    return {child["part"]: child["pid"] for child in read(folder / "children.json")}
+
+
+def test_a_kept_device_answers_after_its_run_has_ended(home: Path, folder: Path) -> None:
+    device = next(path for path in sorted((folder / "devices").rglob("*")) if path.name == "panels-1")
+    asked = subprocess.run(
+        [*KDPIPE, "edge", "predict", str(device), "-", "--json"],
+        input=json.dumps([0.0] * 64),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=home,
+    )
+    assert sum(json.loads(asked.stdout)["probabilities"][0]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def visitor(home: Path) -> Iterator[Callable[[], Path]]:
+    """Switches on a device that the run did not start, once it is enrolled."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def switch_on() -> Path:
+        command = [*KDPIPE, "edge", "run", "--dir", str(home / "visitor"), "--exit-with-parent"]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=home))
+        assert started[-1].stdout
+        assert json.loads(started[-1].stdout.readline())["ready"]
+        return home / "visitor"
+
+    yield switch_on
+    for process in started:
+        assert process.stdin
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+def test_a_device_of_another_machine_joins_by_a_token_once(home: Path, folder: Path) -> None:
+    enrolment, device = home / "visitor.json", home / "visitor"
+    made = kdpipe("token", "new", folder, "panels", "--out", enrolment, cwd=home)
+    assert made.returncode == 0, made.stderr
+    assert enrolment.stat().st_mode & 0o777 == 0o600
+    first = kdpipe("edge", "enrol", device, "--enrolment", enrolment, cwd=home)
+    assert first.returncode == 0, first.stderr
+    stolen = kdpipe("edge", "enrol", home / "thief", "--enrolment", enrolment, cwd=home)
+    assert stolen.returncode != 0
+    assert "Traceback" not in stolen.stderr
+
+
+def test_the_next_run_adopts_what_was_kept_and_counts_the_visitor(home: Path, folder: Path, visitor: Callable[[], Path]) -> None:
+    before = kept(folder)
+    device = visitor()
+    again = kdpipe("run", "digits", "--keep", cwd=home)
+    assert again.returncode == 0, again.stderr
+    assert kept(folder) == before
+    assert "devices confirmed 4 of 4" in again.stdout
+    answer = kdpipe("edge", "status", device, "--json", cwd=home)
+    assert json.loads(answer.stdout)["state"] == "CONFIRMED"
+
+
+def test_a_population_that_is_not_there_is_named(home: Path, folder: Path) -> None:
+    refused = kdpipe("token", "new", folder, "phones", "--out", home / "x.json", cwd=home)
+    assert refused.returncode != 0
+    assert "panels" in refused.stderr
+
+
+def test_stop_ends_what_was_kept(home: Path, folder: Path) -> None:
+    processes = [psutil.Process(pid) for pid in kept(folder).values()]
+    stopped = kdpipe("stop", folder, cwd=home)
+    assert stopped.returncode == 0, stopped.stderr
+    assert all(part in stopped.stdout for part in ("orchestrator", "panels-1"))
+    assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

@@ -23,7 +23,7 @@ from pipeline.labels.store import open_store
 from tests.kit.runs import BackgroundRun, committed, kdpipe, read, stage_of
 
 PHASES = ("label", "train", "export", "sign", "wave")
-DELAY_S = {"label": 3.0, "train": 10.0, "export": 10.0, "sign": 0.1, "wave": 4.0}
+DELAY_S = {"label": 3.0, "train": 10.0, "export": 10.0, "sign": 0.02, "wave": 4.0}
 """Longest wait inside a phase before the kill."""
 
 

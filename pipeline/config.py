@@ -101,6 +101,12 @@ class LabellingSection(Section):
     """A unit whose teacher is silent for so long is given to another."""
     free_disk_bytes: int = Field(256 * 2**20, ge=0)
     """Below this much free disk labelling pauses."""
+    codec: Literal["auto", "dense_fp16", "top_k", "sampled"] = "auto"
+    """How soft labels are stored; `auto` keeps every class up to 256 classes, and `top_k` above."""
+    codec_k: int = Field(64, ge=1)
+    """Classes that `top_k` keeps of each label."""
+    codec_draws: int = Field(64, ge=1, le=2**16 - 1)
+    """Draws that `sampled` keeps of each label."""
 
 
 class StudentSection(Section):

@@ -3,27 +3,27 @@
     row        int64               global row number
     sample_id  string
     input      string | list<float32>   what a student needs
-    log_probs  by the codec        see `codec`
+    log_probs  by the codec        see `codecs`
     entropy    float32             nats
     margin     float32             p(first) - p(second)
     disagreement float32           between the members of a teacher of several; null where there is one
     label      string              the source's hard label; null where there is none
 
-The schema's metadata says version, codec, classes and teacher; what a reader does not know it refuses. Arrow IPC has no checksum and
-reads flipped bits as data, so every byte is checked against the crc32 that the commit recorded before it is looked at.
+The schema's metadata says version, codec with its options, classes and teacher; what a reader does not know it refuses. Arrow IPC has
+no checksum and reads flipped bits as data, so every byte is checked against the crc32 that the commit recorded before it is looked at.
 """
 
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
-from pipeline.labels.codec import CODECS, DENSE_FP16
+from pipeline.labels.codecs import CODECS, DENSE_FP16, Codec, SparseLabels, codec_from
 from pipeline.labels.entries import ShardRef
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.store import MappedStore, ObjectMissingError, Store
@@ -76,23 +76,29 @@ class Shard:
     table: pa.Table
     teacher: str
     classes: tuple[str, ...]
-    codec: str
+    codec: Codec
 
     def log_probs(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
         """float32 [N, K], renormalised, of those rows of the shard."""
+        return self.codec.decode(self._column(rows), len(self.classes))
+
+    def sparse(self, rows: NDArray[np.int64] | slice = slice(None)) -> SparseLabels:
+        """Of those rows, the classes that were recorded."""
+        return self.codec.sparse(self._column(rows), len(self.classes))
+
+    def _column(self, rows: NDArray[np.int64] | slice) -> pa.Array:
         column = self.table["log_probs"].combine_chunks()
-        chosen = column[rows] if isinstance(rows, slice) else column.take(pa.array(rows))
-        return CODECS[self.codec].decode(chosen, len(self.classes))
+        return column[rows] if isinstance(rows, slice) else column.take(pa.array(rows))
 
 
-def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ...]) -> bytes:
+def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ...], codec: Codec = DENSE_FP16) -> bytes:
     """The bytes of a shard. `log_probs_NK` may hold -inf, never NaN."""
     nothing = pa.nulls(len(labelled.rows_N), pa.float32())
     columns = {
         "row": pa.array(labelled.rows_N, pa.int64()),
         "sample_id": pa.array(labelled.sample_ids, pa.string()),
         "input": labelled.inputs,
-        "log_probs": DENSE_FP16.encode(labelled.log_probs_NK),
+        "log_probs": codec.encode(labelled.log_probs_NK, labelled.rows_N),
         "entropy": pa.array(entropy_nats(labelled.log_probs_NK)),
         "margin": pa.array(margin(labelled.log_probs_NK)),
         "disagreement": nothing if labelled.disagreement_N is None else pa.array(labelled.disagreement_N, pa.float32()),
@@ -100,8 +106,9 @@ def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ..
     }
     described = {
         "version": SHARD_VERSION,
-        "codec": DENSE_FP16.name,
-        "codec_version": DENSE_FP16.version,
+        "codec": codec.name,
+        "codec_version": codec.version,
+        "codec_options": asdict(codec),
         "classes": classes,
         "teacher": teacher,
     }
@@ -134,8 +141,14 @@ def read_shard(store: Store, ref: ShardRef) -> Shard:
     described = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     if described.get("version") != SHARD_VERSION:
         raise ShardUnknownError(ref.key, f"version {SHARD_VERSION}", f"version {described.get('version')}")
-    codec = CODECS.get(described["codec"])
-    if codec is None or codec.version != described["codec_version"]:
-        known = ", ".join(f"{known.name} {known.version}" for known in CODECS.values())
-        raise ShardUnknownError(ref.key, f"one of the codecs {known}", f"codec {described['codec']} {described['codec_version']}")
-    return Shard(table=table, teacher=described["teacher"], classes=tuple(described["classes"]), codec=codec.name)
+    options = described.get("codec_options", {})  # shards older than the key are dense
+    codec = codec_from(described["codec"], described["codec_version"], options)
+    if codec is None:
+        known = ", ".join(f"{name} {known.version}" for name, known in CODECS.items())
+        raise ShardUnknownError(
+            ref.key, f"one of the codecs {known}", f"codec {described['codec']} {described['codec_version']} with the options {options}"
+        )
+    classes, stored = tuple(described["classes"]), table.schema.field("log_probs").type
+    if stored != codec.column_type(len(classes)):
+        raise ShardUnknownError(ref.key, f"{codec.column_type(len(classes))} for {codec}", f"log_probs are {stored}")
+    return Shard(table=table, teacher=described["teacher"], classes=classes, codec=codec)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.labels.codecs import DENSE_FP16, Codec
 from pipeline.labels.entries import QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.rowspace import transposed
@@ -45,8 +46,8 @@ class _Answer:
 class Labeller:
     """Labels units with one teacher, from one source, into one store."""
 
-    def __init__(self, *, store: Store, source: Source, teacher: "Teacher", batch_rows: int, kind: Kind) -> None:
-        self.teacher = teacher
+    def __init__(self, *, store: Store, source: Source, teacher: "Teacher", batch_rows: int, kind: Kind, codec: Codec = DENSE_FP16) -> None:
+        self.teacher, self._codec = teacher, codec
         self._store, self._source, self._batch_rows, self._kind = store, source, batch_rows, kind
         self._reading, self._asking = threading.Lock(), threading.Lock()
 
@@ -61,6 +62,7 @@ class Labeller:
             teacher=load_teacher(spec.teacher, classes=spec.classes, base=spec.base),
             batch_rows=spec.teacher.batch_rows,
             kind=spec.source.section.kind,
+            codec=spec.codec,
         )
 
     def label(self, assignment: Assignment) -> Labelled | Failed:
@@ -139,7 +141,7 @@ class Labeller:
             log_probs_NK=answer.log_probs_NK[places],
             labels=kept["label"].to_pylist(),
         )
-        data = encode_shard(labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes)
+        data = encode_shard(labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes, codec=self._codec)
         try:
             return put_shard(self._store, assignment.key, data, rows=len(places))
         except StoreFullError as error:

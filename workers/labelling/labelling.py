@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.config import LabellingSection, TeacherSection
 from pipeline.errors import KdpipeError
+from pipeline.labels.codecs import codec_of
 from pipeline.labels.intervals import Run
 from pipeline.labels.ledger import Ledger
 from pipeline.labels.log import LogReader, LogWriter
@@ -69,7 +70,8 @@ class Labelling:
         store: Store | None = None,
         free_bytes: Callable[[], int | None] | None = None,
     ) -> None:
-        self._spec = LabellerSpec(store_url=store_url, source=source, teacher=teacher, classes=classes, base=base)
+        codec = codec_of(section, len(classes))
+        self._spec = LabellerSpec(store_url=store_url, source=source, teacher=teacher, classes=classes, base=base, codec=codec)
         self._section, self._seed, self._generation, self._holder = section, seed, generation, holder
         self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock
         self._store = store or open_store(store_url)

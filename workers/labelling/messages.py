@@ -5,6 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from pipeline.config import TeacherSection
+from pipeline.labels.codecs import DENSE_FP16, Codec
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.sources import SourceSpec
 
@@ -18,6 +19,8 @@ class LabellerSpec:
     teacher: TeacherSection
     classes: tuple[str, ...]
     base: Path
+    codec: Codec = DENSE_FP16
+    """What shards are written with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
-"""Shards and codecs: what a student gets is what the teacher said, or an error."""
+"""Shards: what a student gets is what the teacher said, or an error."""
 
 import json
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.labels.codec import CLAMP_NATS, CODECS, log_normalised
+from pipeline.labels.codecs import DENSE_FP16, Sampled, TopK, log_normalised
 from pipeline.labels.evidence import entropy_nats, faults, margin
 from pipeline.labels.shard import LabelledRows, ShardCorruptError, ShardUnknownError, encode_shard, put_shard, read_shard
 from tests.kit.stores import MemoryStore
@@ -31,6 +31,17 @@ def labelled(rows: int = 20, classes: int = 3, *, floats: bool = False) -> Label
     )
 
 
+def described_otherwise(data: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
+    """The same shard with other metadata."""
+    table = pa.ipc.open_file(data).read_all()
+    described = change(json.loads(table.schema.metadata[b"kdpipe.shard"]))
+    rewritten = table.replace_schema_metadata({b"kdpipe.shard": json.dumps(described).encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, rewritten.schema) as file:
+        file.write_table(rewritten)
+    return bytes(sink.getvalue())
+
+
 @pytest.fixture
 def stored():
     store = MemoryStore()
@@ -38,34 +49,11 @@ def stored():
     return store, put_shard(store, "shards/x", data, rows=20)
 
 
-@given(classes=st.integers(2, 300), seed=st.integers(0, 99), spread=st.floats(0.1, 40))
-def test_dense_log_probabilities_come_back_normalised_and_close(classes, seed, spread):
-    codec = CODECS["dense_fp16"]
-    given_NK = log_probs(7, classes, seed=seed, spread=spread)
-    back_NK = codec.decode(codec.encode(given_NK), classes)
-    assert back_NK.dtype == np.float32
-    np.testing.assert_allclose(np.exp(back_NK).sum(axis=1), 1, atol=1e-5)
-    kept = given_NK > -20
-    assert np.abs(np.exp(back_NK) - np.exp(given_NK)).max() < 2e-3
-    assert np.abs(back_NK - given_NK)[kept].max() < 0.02
-
-
-def test_a_class_with_probability_zero_is_normal_and_clamped():
-    codec = CODECS["dense_fp16"]
-    back = codec.decode(codec.encode(np.array([[0, -np.inf, -1000]], dtype=np.float32)), 3)
-    assert back[0].tolist() == [0, CLAMP_NATS, CLAMP_NATS]
-
-
-def test_a_sliced_column_decodes_its_own_rows():
-    codec, given_NK = CODECS["dense_fp16"], log_probs(10, 4)
-    np.testing.assert_allclose(codec.decode(codec.encode(given_NK)[3:6], 4), given_NK[3:6], atol=1e-2)
-
-
 @pytest.mark.parametrize("floats", [False, True])
 def test_a_shard_reads_back_with_its_evidence(floats):
     store, written = MemoryStore(), labelled(floats=floats)
     shard = read_shard(store, put_shard(store, "s", encode_shard(written, teacher="t1", classes=("a", "b", "c")), rows=20))
-    assert (shard.teacher, shard.classes, shard.codec) == ("t1", ("a", "b", "c"), "dense_fp16")
+    assert (shard.teacher, shard.classes, shard.codec) == ("t1", ("a", "b", "c"), DENSE_FP16)
     assert shard.table["row"].to_pylist() == list(range(100, 120))
     assert shard.table["input"].to_pylist() == written.inputs.to_pylist()
     assert shard.table["label"].to_pylist() == written.labels
@@ -108,18 +96,41 @@ def test_a_shard_that_is_short_or_gone_is_corrupt(stored):
 
 
 @pytest.mark.parametrize(
-    ("change", "found"), [({"version": 2}, "version 2"), ({"codec": "telepathy"}, "codec telepathy"), ({"codec_version": 9}, "9")]
+    ("change", "found"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"codec": "telepathy"}, "codec telepathy"),
+        ({"codec_version": 9}, "9"),
+        ({"codec_options": {"temperature": 2}}, "'temperature': 2"),
+        ({"codec": "top_k", "codec_options": {"k": 2, "tail": "none"}}, "'tail': 'none'"),
+        ({"codec": "top_k", "codec_options": {"k": 2, "tail": "uniform"}}, "log_probs are fixed_size_list"),
+        ({"classes": ["a", "b"]}, "log_probs are fixed_size_list"),
+    ],
 )
 def test_what_a_reader_does_not_know_it_refuses(stored, change, found):
     store, _ = stored
-    table = pa.ipc.open_file(store.get("shards/x")).read_all()
-    described = json.loads(table.schema.metadata[b"kdpipe.shard"]) | change
-    rewritten = table.replace_schema_metadata({b"kdpipe.shard": json.dumps(described).encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, rewritten.schema) as file:
-        file.write_table(rewritten)
     with pytest.raises(ShardUnknownError, match=found):
-        read_shard(store, put_shard(store, "z", bytes(sink.getvalue()), rows=20))
+        read_shard(store, put_shard(store, "z", described_otherwise(store.get("shards/x"), lambda described: described | change), rows=20))
+
+
+def test_a_shard_from_before_codecs_had_options_is_dense(stored):
+    store, _ = stored
+    old = described_otherwise(store.get("shards/x"), lambda it: {key: it[key] for key in it if key != "codec_options"})
+    assert read_shard(store, put_shard(store, "old", old, rows=20)).codec == DENSE_FP16
+
+
+def test_shards_of_all_codecs_are_read_side_by_side():
+    store, written = MemoryStore(), labelled(rows=20, classes=3)
+    shards = [
+        read_shard(store, put_shard(store, codec.name, encode_shard(written, teacher="t1", classes=("a", "b", "c"), codec=codec), rows=20))
+        for codec in (DENSE_FP16, TopK(k=2), Sampled(draws=300))
+    ]
+    assert [shard.codec for shard in shards] == [DENSE_FP16, TopK(k=2), Sampled(draws=300)]
+    for shard in shards:
+        np.testing.assert_allclose(np.exp(shard.log_probs()), np.exp(written.log_probs_NK), atol=4e-3)
+        np.testing.assert_allclose(shard.log_probs(np.array([7, 2])), shard.log_probs()[[7, 2]], atol=1e-6)
+        sparse = shard.sparse(slice(3, 9))
+        np.testing.assert_allclose(np.exp(sparse.log_probs_NR).sum(axis=1) + np.exp(sparse.tail_N), 1, atol=1e-5)
 
 
 def test_errors_survive_pickling():

@@ -1,0 +1,66 @@
+"""What every codec is: log-probabilities to an Arrow column and back, densely or as the few classes that were recorded.
+
+A student chooses its own temperature, so a codec keeps log-probabilities and not probabilities (fp16 loses 2 % of those to zero).
+Values are clamped at -30, below which no loss sees a difference; a teacher's -inf is normal. fp16 rounds each value, so a reader
+renormalises in fp32.
+
+N rows, K classes, R classes recorded.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+CLAMP_NATS = -30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseLabels:
+    """N labels as what was recorded of them. A row's recorded classes and its tail add to one; arrays may be read-only views."""
+
+    ids_NR: NDArray[Any]
+    """Classes, unsigned; a row with fewer than R ends in entries of class 0 with log-probability -inf."""
+    log_probs_NR: NDArray[np.float32]
+    tail_N: NDArray[np.float32]
+    """Log of the mass of all classes without a record; -inf where there is none."""
+
+
+class Codec(Protocol):
+    """A frozen dataclass; its fields are what the schema's metadata says beside name and version."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init__(self, **options: Any) -> None: ...
+
+    def column_type(self, classes: int) -> pa.DataType:
+        """Of every column that `encode` makes for so many classes."""
+        ...
+
+    def encode(self, log_probs_NK: NDArray[np.float32], rows_N: NDArray[np.int64]) -> pa.Array:
+        """The column. `rows_N` are global row numbers: the same row and answer give the same label in any shard."""
+        ...
+
+    def decode(self, column: pa.Array, classes: int) -> NDArray[np.float32]:
+        """float32 [N, K], what was encoded up to the codec's error, each row adding to one. The column may be a slice."""
+        ...
+
+    def sparse(self, column: pa.Array, classes: int) -> SparseLabels:
+        """The same labels without the classes that have no record."""
+        ...
+
+
+def log_normalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows that sum to one, in float32."""
+    top_N1 = log_probs_NK.max(axis=1, keepdims=True)
+    mass_N1 = np.exp(log_probs_NK - top_N1).sum(axis=1, keepdims=True)
+    return np.asarray(log_probs_NK - top_N1 - np.log(mass_N1), dtype=np.float32)
+
+
+def id_type(classes: int) -> type[np.unsignedinteger[Any]]:
+    """The narrowest that numbers so many classes. Unsigned: int16 ends at class 32,767."""
+    return np.uint16 if classes <= 2**16 else np.uint32

@@ -3,6 +3,7 @@
 The tests build on each other, as a user's days do.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_a_bad_shard_is_found_and_labelled_again_at_the_same_place(home: Path, f
     assert again.returncode == 0, again.stderr
     assert kdpipe("labels", "verify", folder, cwd=home).returncode == 0
     assert committed(folder) == before
+
+
+def test_labels_are_taken_elsewhere_and_priced(home: Path, folder: Path) -> None:
+    out = home / "labels.parquet"
+    exported = kdpipe("labels", "export", folder, out, cwd=home)
+    assert f"{len(committed(folder)):,} rows" in exported.stdout
+    assert kdpipe("labels", "export", folder, out, cwd=home).returncode == 2
+    cost = json.loads(kdpipe("labels", "cost", folder, "--json", cwd=home).stdout)
+    assert cost["rows"] == sum(spent["rows"] for spent in cost["generations"]) == len(committed(folder))
+    advice = json.loads(kdpipe("labels", "advise", folder, "--budget-bytes", "20", "--json", cwd=home).stdout)
+    assert advice["chosen"]["codec"] == "dense_fp16"
 
 
 def test_a_student_made_worse_ships_nothing_and_says_so(home: Path, folder: Path) -> None:

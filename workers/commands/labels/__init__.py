@@ -1,0 +1,12 @@
+"""`kdpipe labels`: looking at stored labels and taking them elsewhere; one verb a file."""
+
+import typer
+
+from workers.commands.labels import advise, cost, export, ls, verify
+
+app = typer.Typer(help="Look at a run's stored labels.", no_args_is_help=True, rich_markup_mode=None)
+app.command("ls")(ls.ls)
+app.command("verify")(verify.verify)
+app.command("cost")(cost.cost)
+app.command("export")(export.export)
+app.command("advise")(advise.advise)

@@ -5,13 +5,15 @@ The tests build on each other, as a user's days do.
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.kit.runs import KDPIPE, kdpipe, read
+from tests.kit.runs import KDPIPE, PATIENCE_S, kdpipe, read
+from workers.orchestrator.client import Operator
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -84,12 +86,25 @@ def test_a_device_of_another_machine_joins_by_a_token_once(home: Path, folder: P
 def test_the_next_run_adopts_what_was_kept_and_counts_the_visitor(home: Path, folder: Path, visitor: Callable[[], Path]) -> None:
     before = kept(folder)
     device = visitor()
+    _wait_until_confirmed(folder, devices=4)
     again = kdpipe("run", "digits", "--keep", cwd=home)
     assert again.returncode == 0, again.stderr
     assert kept(folder) == before
     assert "devices confirmed 4 of 4" in again.stdout
     answer = kdpipe("edge", "status", device, "--json", cwd=home)
     assert json.loads(answer.stdout)["state"] == "CONFIRMED"
+
+
+def _wait_until_confirmed(folder: Path, *, devices: int) -> None:
+    """A run waits for the devices of its own machine only: the kept orchestrator says when a visitor runs what it should."""
+    operator = Operator.open(folder / "fleet", host="127.0.0.1")
+    deadline_s = time.monotonic() + PATIENCE_S
+    try:
+        while sum(bool(device.running_digest) for device in operator.get_fleet().devices) < devices:
+            assert time.monotonic() < deadline_s, "the visitor never confirmed the release"
+            time.sleep(0.05)
+    finally:
+        operator.close()
 
 
 def test_a_population_that_is_not_there_is_named(home: Path, folder: Path) -> None:

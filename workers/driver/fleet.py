@@ -72,6 +72,7 @@ class Confirmed:
     target: str
     digest: str
     confirmed: int
+    """Said so; those of this machine since this run began, others when they last called."""
     devices: int
     """Enrolled and not revoked, those of other machines too."""
     behind: tuple[str, ...]
@@ -85,7 +86,7 @@ class Fleet:
         self._context = context
         self._operator: Operator | None = None
         self._since_unix_s = 0.0
-        """When this run's devices were started: what one said before is no proof that it runs."""
+        """When this machine's devices were started: what one of them said before is no proof that it runs."""
 
     def roll_out(self, files: StudentFiles, population: str, *, rollout: str) -> None:
         """Bring a signed release to a population, canary first; returns when the rollout has ended, writes how.
@@ -234,14 +235,14 @@ class Fleet:
     def _count(self, operator: Operator, population: str, release: Mapping[str, Any]) -> Confirmed:
         view = operator.get_fleet()
         devices = {d.device_id: d for d in view.devices if d.population == population and not d.is_revoked}
+        here = {load_identity(DeviceFolder(folder).identity).device: folder.name for folder in self.device_folders(population)}
         running = {
             name
             for name, device in devices.items()
-            if device.running_digest == release["digest"] and device.last_seen_unix_s >= self._since_unix_s
+            if device.running_digest == release["digest"] and (name not in here or device.last_seen_unix_s >= self._since_unix_s)
         }
         latest = [rollout for rollout in view.rollouts if rollout.population == population][-1:]
         halted = any(rollout.state is not RolloutState.COMPLETED for rollout in latest)
-        here = {load_identity(DeviceFolder(folder).identity).device: folder.name for folder in self.device_folders(population)}
         behind = () if halted else tuple(sorted(name for device, name in here.items() if device not in running))
         return Confirmed(target=release["target"], digest=release["digest"], confirmed=len(running), devices=len(devices), behind=behind)
 

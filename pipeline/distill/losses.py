@@ -1,8 +1,9 @@
 """Losses of distillation, in one dict. A new loss is one function, one line in `LOSSES`, one test.
 
 A loss maps the student's logits and what is known of each sample to one number a sample, in nats; weighting and the mean over the
-batch are `mean_loss`'s business. Teachers' log-probabilities are stored at temperature 1 with every class, so any temperature can be
-formed from them exactly. All in log-space: a confident teacher or student overflows nothing.
+batch are `mean_loss`'s business. Teachers' log-probabilities are stored at temperature 1. From the dense codec, which keeps every class,
+any other temperature follows, up to the rounding of fp16; from a sparse one (`top_k`, `sampled`) only approximately, since a temperature
+moves mass into classes that have no record. All in log-space: a confident teacher or student overflows nothing.
 
 Shapes: B batch, K classes.
 """

@@ -11,37 +11,26 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError
 from pipeline.files import sync_folder
 from pipeline.labels.log import LogReader
 from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-
-COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement")
-
-
-class NothingToExportError(DataError):
-    """No label is committed yet."""
-
-    def __str__(self) -> str:
-        return (
-            "nothing is labelled yet; expected at least one committed shard; `kdpipe run` labels, `kdpipe labels ls DIR` says how far it is"
-        )
+from pipeline.labels.stored import COLUMNS, NothingLabelledError
 
 
 def export_parquet(store: Store, out: Path) -> int:
     """Write every committed label to the new file `out`; its rows.
 
-    Columns: those of `COLUMNS`, `log_probs` (a list of float32, natural log, in the order of the classes in the schema's metadata under
-    `kdpipe.classes`), `weight` (0 or 1), `teacher` (fingerprint). Raises ConfigError if `out` is there, NothingToExportError,
-    ShardCorruptError.
+    Columns: those of `stored.COLUMNS`, `log_probs` (a list of float32, natural log, by class as in the schema's metadata under
+    `kdpipe.classes`), `weight` (0 or 1), `teacher` (fingerprint).
+    Raises ConfigError if `out` is there, NothingLabelledError, ShardCorruptError.
     """
     state = LogReader(store).refresh()
     if not state.commits:
-        raise NothingToExportError
+        raise NothingLabelledError
     if out.exists():
         raise _taken(out)
     rows, writer, partial = 0, None, out.with_name(f".tmp-{os.getpid()}-{out.name}")
@@ -57,19 +46,6 @@ def export_parquet(store: Store, out: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return rows
-
-
-def first_log_probs(store: Store, rows: int) -> NDArray[np.float32]:
-    """float32 [at most `rows`, K] of the first labels in the log. Raises NothingToExportError, ShardCorruptError."""
-    state, found, count = LogReader(store).refresh(), [], 0
-    for commit in state.commits:
-        if count >= rows:
-            break
-        found.append(read_shard(store, state.shard_of(commit)).log_probs(slice(0, rows - count)))
-        count += len(found[-1])
-    if not found:
-        raise NothingToExportError
-    return np.concatenate(found)
 
 
 def _columns(shard: Shard, state: LogState) -> pa.Table:

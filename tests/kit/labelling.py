@@ -227,9 +227,9 @@ class Bench:
         labelling.plan()
         return labelling.run(demand=demand, progress=progress, stop=stop or threading.Event())
 
-    def _open_crew(self, _spec: LabellerSpec) -> InlineCrew:
+    def _open_crew(self, spec: LabellerSpec) -> InlineCrew:
         def labeller() -> Labeller:
-            return Labeller(store=self.store, source=self.source, teacher=self.teacher, batch_rows=3, kind="text")
+            return Labeller(store=self.store, source=self.source, teacher=self.teacher, batch_rows=3, kind="text", codec=spec.codec)
 
         self.crews.append(InlineCrew(labeller, self.source))
         return self.crews[-1]

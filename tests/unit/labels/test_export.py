@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.labels.export import NothingToExportError, export_parquet, first_log_probs
+from pipeline.labels.export import export_parquet
 from pipeline.labels.log import LogReader
 from pipeline.labels.shard import ShardCorruptError
+from pipeline.labels.stored import NothingLabelledError
 from tests.kit.labelling import Bench, MemorySource, expected_log_probs
 from tests.kit.stores import MemoryStore
 
@@ -54,12 +55,5 @@ def test_a_corrupt_shard_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_without_labels_it_says_how_to_get_some(tmp_path: Path) -> None:
-    with pytest.raises(NothingToExportError, match="kdpipe run"):
+    with pytest.raises(NothingLabelledError, match="kdpipe run"):
         export_parquet(MemoryStore(), tmp_path / "labels.parquet")
-
-
-def test_the_first_labels_are_as_many_as_asked_for_and_no_more() -> None:
-    assert len(first_log_probs(labelled(), 7)) == 7
-    assert len(first_log_probs(labelled(), 1000)) == len(TEXTS)
-    with pytest.raises(NothingToExportError):
-        first_log_probs(MemoryStore(), 7)

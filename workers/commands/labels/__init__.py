@@ -2,10 +2,11 @@
 
 import typer
 
-from workers.commands.labels import advise, cost, export, ls, verify
+from workers.commands.labels import advise, cost, export, ls, show, verify
 
 app = typer.Typer(help="Look at a run's stored labels.", no_args_is_help=True, rich_markup_mode=None)
 app.command("ls")(ls.ls)
+app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.command("cost")(cost.cost)
 app.command("export")(export.export)

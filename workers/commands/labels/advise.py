@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workers.commands.labels.arguments import AsJson, Folder
+from workers.commands.labels.arguments import AsJson, Folder, open_labels
 
 
 def advise(
@@ -17,11 +17,9 @@ def advise(
 ) -> None:
     """Measure every codec on stored labels, and say which loses least within a budget."""
     from pipeline.labels.advice import advise as advise_codec
-    from pipeline.labels.export import first_log_probs
-    from pipeline.labels.store import open_store
-    from workers.driver.folder import RunFolder
+    from pipeline.labels.stored import StoredLabels
 
-    probe_NK = first_log_probs(open_store(str(RunFolder.existing(directory).labels)), rows)
+    probe_NK = StoredLabels(open_labels(directory)).log_probs(rows)
     found = advise_codec(probe_NK, float("inf") if budget_bytes is None else budget_bytes)
     if as_json:
         typer.echo(json.dumps(asdict(found) | {"measured": [_named(each) for each in found.measured], "chosen": _named(found.chosen)}))

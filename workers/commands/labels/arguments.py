@@ -1,9 +1,20 @@
 """What the verbs of `kdpipe labels` have in common on the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from pipeline.labels.store import Store
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")]
+
+
+def open_labels(directory: Path) -> "Store":
+    """The label store of the run in this folder. Raises ConfigError where no run was started."""
+    from pipeline.labels.store import open_store
+    from workers.driver.folder import RunFolder
+
+    return open_store(str(RunFolder.existing(directory).labels))

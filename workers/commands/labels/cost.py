@@ -5,17 +5,15 @@ from dataclasses import asdict
 
 import typer
 
-from workers.commands.labels.arguments import AsJson, Folder
+from workers.commands.labels.arguments import AsJson, Folder, open_labels
 
 
 def cost(directory: Folder, as_json: AsJson = False) -> None:
     """Teacher seconds in the log, by generation and by teacher; without repairs and what was lost before its commit."""
     from pipeline.labels.cost import labels_cost
     from pipeline.labels.log import LogReader
-    from pipeline.labels.store import open_store
-    from workers.driver.folder import RunFolder
 
-    found = labels_cost(LogReader(open_store(str(RunFolder.existing(directory).labels))).refresh())
+    found = labels_cost(LogReader(open_labels(directory)).refresh())
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return

@@ -5,14 +5,12 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.labels.arguments import Folder
+from workers.commands.labels.arguments import Folder, open_labels
 
 
 def export(directory: Folder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write; must not exist.")]) -> None:
     """Write all labels to one Parquet file, every shard checked on the way."""
     from pipeline.labels.export import export_parquet
-    from pipeline.labels.store import open_store
-    from workers.driver.folder import RunFolder
 
-    rows = export_parquet(open_store(str(RunFolder.existing(directory).labels)), out)
+    rows = export_parquet(open_labels(directory), out)
     typer.echo(f"{rows:,} rows in {out}, {out.stat().st_size:,} bytes")

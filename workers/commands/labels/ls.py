@@ -5,16 +5,14 @@ from dataclasses import asdict
 
 import typer
 
-from workers.commands.labels.arguments import AsJson, Folder
+from workers.commands.labels.arguments import AsJson, Folder, open_labels
 
 
 def ls(directory: Folder, as_json: AsJson = False) -> None:
     """What is planned, labelled and quarantined, by file and in all."""
-    from pipeline.labels.store import open_store
     from pipeline.labels.verify import summarise
-    from workers.driver.folder import RunFolder
 
-    summary = summarise(open_store(str(RunFolder.existing(directory).labels)))
+    summary = summarise(open_labels(directory))
     if as_json:
         typer.echo(json.dumps(asdict(summary)))
         return

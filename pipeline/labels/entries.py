@@ -16,6 +16,11 @@ LOG_VERSION: Literal[1] = 1
 Count = Annotated[int, Field(ge=0)]
 
 
+def record_key(seq: int) -> str:
+    """Key of record number `seq`."""
+    return f"log/{seq:020d}.json"
+
+
 class Fact(BaseModel):
     """Base of all that the log stores: frozen, strict, no unknown fields."""
 

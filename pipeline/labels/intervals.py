@@ -38,6 +38,11 @@ class Intervals:
         return f"Intervals({list(self)!r})"
 
     @property
+    def runs(self) -> int:
+        """How many runs the set is made of."""
+        return int(self._starts.size)
+
+    @property
     def rows(self) -> int:
         """How many rows are in the set."""
         return int((self._stops - self._starts).sum())

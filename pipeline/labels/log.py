@@ -3,6 +3,7 @@
     log/00000000000000000000.json   the first record; its nonce is the log's identity
     log/00000000000000000001.json   ...
     log/head.json                   a hint how long the log is at least; advisory
+    log/manifests/, log/segments/   what older records came to; see `manifest`
 
 Why it can be trusted:
 
@@ -13,6 +14,9 @@ Why it can be trusted:
 3. If the answer to a put is lost, the record may be there or not. The writer keeps its bytes and puts them again at the same
    number; if the object there is its own, to the byte (the nonce makes it unique), then it has won already.
 
+Every `FILE_FACTS` entries the tail is filed: facts into a segment, what they add up to into a manifest. Opening reads the newest manifest
+and the records after it, so that its time and memory grow with the tail and not with the history.
+
 What records mean is left to `entries` and `state`; when to write is left to the committer.
 """
 
@@ -20,7 +24,8 @@ import json
 from collections.abc import Iterable
 
 from pipeline.errors import LabelStoreError
-from pipeline.labels.entries import LOG_VERSION, Entry, LogUnreadableError, Open, Record
+from pipeline.labels.entries import LOG_VERSION, Entry, LogUnreadableError, Open, Record, record_key
+from pipeline.labels.manifest import FILE_FACTS, Manifest, facts_in_memory, file_tail, is_due, newest_manifest, rebased, state_of
 from pipeline.labels.state import LogState, fold
 from pipeline.labels.store import ObjectMissingError, Store
 
@@ -70,30 +75,51 @@ class ForeignClassesError(LabelStoreError):
         )
 
 
-def record_key(seq: int) -> str:
-    """Key of record number `seq`."""
-    return f"log/{seq:020d}.json"
-
-
 class LogReader:
     """Follows a log. Needs no writer to be alive and never waits."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.state = LogState()
+        self.manifest: Manifest | None = None
+        """The manifest that the older part of `state` lies in."""
+        self._look_again_at = 2 * FILE_FACTS
 
     def refresh(self) -> LogState:
         """Read on to the tail. Raises LogUnreadableError, LogGapError."""
-        # Read before the records: a hint that is read after them may be newer than they are.
-        known_seq = self._head() if self.state.next_seq == 0 else 0
+        if self.state.next_seq == 0:
+            self._jump()
+        self._read_on()
+        known_seq = self._head()
+        if self.state.next_seq < known_seq:  # it grew at this moment; or what comes next was filed, and went while this reader slept
+            self._jump()
+            self._read_on()
+            if self.state.next_seq < known_seq:
+                raise LogGapError(self.state.next_seq, known_seq)
+        self._forget()
+        return self.state
+
+    def _read_on(self) -> None:
         records: list[Record] = []
         while (record := self._record(self.state.next_seq + len(records))) is not None:
             records.append(record)
         if records:
             self.state = fold(self.state, *records)
-        if self.state.next_seq < known_seq:
-            raise LogGapError(self.state.next_seq, known_seq)
-        return self.state
+
+    def _jump(self) -> None:
+        """Take the newest manifest's word for the records before it."""
+        found = newest_manifest(self._store)
+        if found and found.state.next_seq > self.state.next_seq:
+            self.state, self.manifest = state_of(self._store, found), found
+
+    def _forget(self) -> None:
+        """Leave to segments what is in them by now: a reader that follows for months does not grow."""
+        if facts_in_memory(self.state) < self._look_again_at:
+            return
+        found = newest_manifest(self._store)
+        if found and found.state.next_seq <= self.state.next_seq and found != self.manifest:
+            self.state, self.manifest = rebased(self.state, self._store, found), found
+        self._look_again_at = facts_in_memory(self.state) + 2 * FILE_FACTS
 
     def _record(self, seq: int) -> Record | None:
         try:
@@ -121,9 +147,10 @@ class LogWriter:
     Entries are queued and written together by `flush`. `state` has what is durable, not what is queued.
     """
 
-    def __init__(self, store: Store, state: LogState, *, term: int, nonce: str) -> None:
+    def __init__(self, store: Store, state: LogState, manifest: Manifest | None, *, term: int, nonce: str) -> None:
         self._store = store
         self._nonce = nonce
+        self._manifest = manifest
         self._queue: list[Entry] = []
         self._in_flight: Record | None = None
         self._fenced: FencedError | None = None
@@ -141,7 +168,7 @@ class LogWriter:
             state = reader.refresh()
             if state.classes not in ((), classes):
                 raise ForeignClassesError(state.classes, classes)
-            writer = cls(store, state, term=state.term + 1, nonce=nonce)
+            writer = cls(store, state, reader.manifest, term=state.term + 1, nonce=nonce)
             writer.queue([Open(holder=holder, classes=classes)])
             try:
                 writer.flush(now_unix_s=now_unix_s)
@@ -172,6 +199,14 @@ class LogWriter:
             if self.state.next_seq % HEAD_EVERY_RECORDS == 0:
                 self.write_head()
         return self.state
+
+    def file_if_due(self, *, now_unix_s: float) -> bool:
+        """Put a tail that has grown long into a segment. After any exception it may be called again, or never: the records are there."""
+        if not is_due(self.state):
+            return False
+        self._manifest = file_tail(self._store, self.state, self._manifest, now_unix_s=now_unix_s)
+        self.state = rebased(self.state, self._store, self._manifest)
+        return True
 
     def write_head(self) -> None:
         """Tell readers how long the log is at least."""

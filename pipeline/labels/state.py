@@ -5,8 +5,10 @@ safety is enforced a last time, whoever wrote it: of commits that share a row th
 of an older term than its predecessor, a window that does not continue the last one, an `end` that is not the next are refused.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from pipeline.labels.entries import (
     Commit,
@@ -22,8 +24,18 @@ from pipeline.labels.entries import (
     ShardRef,
     Tombstone,
 )
+from pipeline.labels.history import History
 from pipeline.labels.intervals import Intervals, Run
-from pipeline.labels.prefix import Prefix
+
+
+class CommitIndex(Protocol):
+    """Finds commits that are not in memory."""
+
+    def commit_at(self, row: int) -> Commit | None: ...
+
+
+DONE_AT_ONCE = 1024
+"""Claimed runs that are kept in a list before they are merged into the set of rows that are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +48,10 @@ class LogState:
     term: int = 0
     holder: str = ""
     classes: tuple[str, ...] = ()
-    plans: Prefix[Plan] = field(default_factory=Prefix)
-    commits: Prefix[Commit] = field(default_factory=Prefix)
-    windows: Prefix[Seal] = field(default_factory=Prefix)
-    quarantined: Prefix[Quarantine] = field(default_factory=Prefix)
+    plans: History[Plan] = field(default_factory=History)
+    commits: History[Commit] = field(default_factory=History)
+    windows: History[Seal] = field(default_factory=History)
+    quarantined: History[Quarantine] = field(default_factory=History)
     repairs: Mapping[str, ShardRef] = field(default_factory=dict)
     """Key of a committed shard -> the shard that took its place."""
     ends: Mapping[int, int] = field(default_factory=dict)
@@ -54,6 +66,8 @@ class LogState:
     """Generation that had ended last (-1: none) -> when the first and the last commit after it were recorded, Unix seconds."""
     void_commits: int = 0
     """Commits that shared a row with an earlier one. Never so unless a committer is broken."""
+    segments: CommitIndex | None = field(default=None, compare=False, repr=False)
+    """Where the older facts of the histories lie."""
 
     @property
     def rows_planned(self) -> int:
@@ -83,6 +97,12 @@ class LogState:
             return self.commits[start:]
         return self.commits[start : self.windows[windows - 1].stop_commit if windows else 0]
 
+    def commit_at(self, row: int) -> Commit | None:
+        """The commit that holds global row `row`, labelled or quarantined in it."""
+        recent = self.commits.tail(len(self.commits) - self.commits.in_memory)
+        found = next((commit for commit in reversed(recent) if commit.start <= row < commit.stop), None)
+        return found or (self.segments.commit_at(row) if self.segments else None)
+
     def shard_of(self, commit: Commit) -> ShardRef:
         """The shard that holds the commit's rows now."""
         return self.repairs.get(commit.shard.key, commit.shard)
@@ -108,6 +128,7 @@ class _Folding:
         self._quarantined: list[Quarantine] = []
         self._repairs, self._ends, self._teachers = dict(state.repairs), dict(state.ends), set(state.teachers)
         self._done: list[Run] = []
+        """Sorted, disjoint, and not in the base's yet."""
         self._tombstoned: list[Run] = []
         self._commit_times = dict(state.commit_times)
         self._void = 0
@@ -158,10 +179,12 @@ class _Folding:
 
     def _claim(self, start: int, stop: int) -> bool:
         """Take the rows if they are free: exactly once, by construction."""
-        if self._base.done.overlaps(start, stop) or any(start < taken[1] and taken[0] < stop for taken in self._done):
+        place = bisect_left(self._done, (start, start))
+        near = self._done[max(place - 1, 0) : place + 1]
+        if self._base.done.overlaps(start, stop) or any(start < taken[1] and taken[0] < stop for taken in near):
             return False
-        self._done.append((start, stop))
-        if len(self._done) >= 64:  # keeps the scan above short
+        insort(self._done, (start, stop))
+        if len(self._done) >= DONE_AT_ONCE:
             self._base = replace(self._base, done=self._base.done.union(self._done))
             self._done.clear()
         return True
@@ -206,4 +229,5 @@ class _Folding:
             rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
             commit_times=self._commit_times,
             void_commits=base.void_commits + self._void,
+            segments=base.segments,
         )

@@ -105,6 +105,7 @@ class Committer:
         if len(self.state.commits) > known:
             self.last_commit_unix_s = now_unix_s
             self.first_commit_unix_s = self.first_commit_unix_s or now_unix_s
+        self._writer.file_if_due(now_unix_s=now_unix_s)
 
     def end(self, *, now_s: float, now_unix_s: float) -> None:
         """Seal what is open and end the generation, once. Everything planned must be done."""

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.labels.entries import Plan
+from pipeline.labels.history import History
 from pipeline.labels.intervals import Intervals
-from pipeline.labels.prefix import Prefix
 from pipeline.labels.rowspace import plan_of, planned, transposed, units_left
 
 RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12)
@@ -42,7 +42,7 @@ def test_what_is_missing_from_a_range_is_what_the_set_does_not_have(runs, start,
 
 
 def test_an_extended_sequence_leaves_the_shorter_one_alone():
-    base = Prefix([1, 2])
+    base = History([1, 2])
     longer = base.extended([3])
     fork = base.extended([4, 5])
     assert (list(base), list(longer), list(fork)) == ([1, 2], [1, 2, 3], [1, 2, 4, 5])

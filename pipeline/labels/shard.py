@@ -28,6 +28,8 @@ from pipeline.labels.entries import ShardRef
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.store import MappedStore, ObjectMissingError, Store
 
+SHARDS = "shards/"
+"""Where their keys begin."""
 SHARD_VERSION = 1
 _METADATA_KEY = b"kdpipe.shard"
 

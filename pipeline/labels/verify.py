@@ -1,6 +1,7 @@
 """Looking at stored labels from outside: what is there, and what is bad. Reads only; needs no run to be alive."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from pipeline.errors import LabelStoreError
 from pipeline.labels.entries import Commit
 from pipeline.labels.log import LogReader
-from pipeline.labels.shard import read_shard
+from pipeline.labels.shard import SHARDS, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
@@ -27,9 +28,15 @@ class BadShard:
 class Verification:
     shards: int
     rows: int
+    windows: int
+    rows_left: int
+    """Planned and neither labelled nor quarantined: work, no fault."""
     bad: tuple[BadShard, ...]
     problems: tuple[str, ...]
     """Of the log itself."""
+    orphans: int
+    """Objects beside the shards that the log names: attempts that were lost, or are not committed yet; harmless."""
+    orphan_bytes: int
 
     @property
     def sound(self) -> bool:
@@ -80,12 +87,36 @@ class TeacherCost:
     last_commit_unix_s: float | None
 
 
-def verify(store: Store) -> Verification:
-    """Check every committed shard against the log, byte by byte. Raises LabelStoreError only if the log can't be read."""
+def verify(store: Store, *, progress: Callable[[int, int], None] = lambda done, rows: None) -> Verification:
+    """Check the log against itself and every committed shard, byte by byte, against the log. `progress` hears (rows done, rows).
+
+    Raises LabelStoreError only if the log can't be read: a record is missing, or contradicts those before it.
+    """
     state = LogReader(store).refresh()
-    bad = [found for commit in state.commits if (found := _problem(store, state, commit))]
-    problems = [f"{state.void_commits} commits shared rows with earlier ones and are void"] if state.void_commits else []
-    return Verification(shards=len(state.commits), rows=state.rows_labelled, bad=tuple(bad), problems=tuple(problems))
+    bad, rows = [], 0
+    for commit in state.commits:
+        if found := _problem(store, state, commit):
+            bad.append(found)
+        rows += commit.shard.rows
+        progress(rows, state.rows_labelled)
+    orphans = orphaned(store, state)
+    return Verification(
+        shards=len(state.commits),
+        rows=state.rows_labelled,
+        windows=len(state.windows),
+        rows_left=state.rows_left,
+        bad=tuple(bad),
+        problems=tuple(_contradictions(state)),
+        orphans=len(orphans),
+        orphan_bytes=sum(orphans.values()),
+    )
+
+
+def orphaned(store: Store, state: LogState) -> dict[str, int]:
+    """Key -> bytes of each object beside the shards that no entry of the log names, as the log was at `state`."""
+    named = {commit.shard.key for commit in state.commits} | {repair.key for repair in state.repairs.values()}
+    sizes = {key: store.size(key) for key in store.list(SHARDS) if key not in named}
+    return {key: size for key, size in sizes.items() if size is not None}
 
 
 def summarise(store: Store) -> LabelsSummary:
@@ -141,13 +172,41 @@ def teacher_cost(state: LogState, generation: int) -> TeacherCost:
     )
 
 
+def _contradictions(state: LogState) -> Iterator[str]:
+    """What can't be in a log that one committer at a time wrote."""
+    if state.void_commits:
+        yield f"{state.void_commits} commits shared rows with earlier ones and are void"
+    if state.done.rows != state.rows_labelled + state.rows_quarantined:
+        yield f"{state.rows_labelled} rows labelled and {state.rows_quarantined} quarantined are not the {state.done.rows} that are done"
+    for start, stop in state.done:
+        if stop > state.rows_planned:
+            yield f"rows {max(start, state.rows_planned)} to {stop - 1} are done and were never planned"
+    for seal in state.windows:
+        held = sum(commit.shard.rows for commit in state.commits[seal.first_commit : seal.stop_commit])
+        if held != seal.rows:
+            yield f"window {seal.window} was sealed with {seal.rows} rows and holds {held}"
+    committed = {commit.shard.key for commit in state.commits}
+    for key in state.repairs:
+        if key not in committed:
+            yield f"{key} was repaired and never committed"
+
+
 def _problem(store: Store, state: LogState, commit: Commit) -> BadShard | None:
+    ref = state.shard_of(commit)
     try:
-        shard = read_shard(store, state.shard_of(commit))
+        shard = read_shard(store, ref)
     except LabelStoreError as error:
-        return BadShard(shard=commit.shard.key, rows=commit.shard.rows, problem=str(error))
+        return _bad(commit, str(error))
     quarantined = {bad.row for bad in commit.quarantined}
     expected = [row for row in range(commit.start, commit.stop) if row not in quarantined]
     if not np.array_equal(shard.table["row"].to_numpy(), expected):
-        return BadShard(shard=commit.shard.key, rows=commit.shard.rows, problem="its rows are not those of its commit")
+        return _bad(commit, "its rows are not those of its commit")
+    if shard.classes != state.classes:
+        return _bad(commit, f"its classes are {list(shard.classes)}; expected {list(state.classes)} as in the log")
+    if shard.teacher not in ({commit.teacher} if ref == commit.shard else state.teachers):
+        return _bad(commit, f"its teacher is {shard.teacher}; expected {commit.teacher} as in the log")
     return None
+
+
+def _bad(commit: Commit, problem: str) -> BadShard:
+    return BadShard(shard=commit.shard.key, rows=commit.shard.rows, problem=problem)

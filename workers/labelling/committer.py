@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pipeline.labels.entries import Commit, End, Quarantine, QuarantinedRow, Repair, Seal, ShardRef, Tombstone
 from pipeline.labels.log import LogWriter
 from pipeline.labels.sealing import OpenWindow, is_due
+from pipeline.labels.shard import SHARDS
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 GROUP_COMMIT_S = 0.2
-SHARDS = "shards/"
 _KEY = re.compile(r"shards/\d+-\d+-(?P<term>\d+)\.\w+\.arrow")
 
 

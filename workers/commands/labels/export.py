@@ -1,16 +1,29 @@
-"""`kdpipe labels export`: the labels as a file that other tools read."""
+"""`kdpipe labels export`: the labels as files that other tools read."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workers.commands.labels.arguments import Folder, open_labels
+from workers.commands.labels.progress import bar
 
 
-def export(directory: Folder, out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write; must not exist.")]) -> None:
-    """Write all labels to one Parquet file, every shard checked on the way."""
-    from pipeline.labels.export import export_parquet
+class Format(StrEnum):
+    PARQUET = "parquet"
+    HF = "hf"
 
-    rows = export_parquet(open_labels(directory), out)
-    typer.echo(f"{rows:,} rows in {out}, {out.stat().st_size:,} bytes")
+
+def export(
+    directory: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write, or folder with --format hf; must not exist.")],
+    form: Annotated[Format, typer.Option("--format", help="hf: a folder for datasets.load_from_disk.")] = Format.PARQUET,
+) -> None:
+    """Write all labels for use elsewhere, every shard checked on the way."""
+    from pipeline.labels.export import export as export_labels
+
+    with bar(directory, "export") as progress:
+        rows = export_labels(open_labels(directory), out, form=form, progress=progress)
+    size = sum(path.stat().st_size for path in (out.iterdir() if out.is_dir() else [out]))
+    typer.echo(f"{rows:,} rows in {out}, {size:,} bytes")

@@ -2,33 +2,46 @@
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
-from workers.commands.labels.arguments import AsJson, Folder
+from workers.commands.labels.arguments import AsJson, Folder, open_labels
+from workers.commands.labels.progress import bar
+
+if TYPE_CHECKING:
+    from pipeline.labels.verify import Verification
 
 
 def verify(directory: Folder, as_json: AsJson = False) -> None:
-    """Check every committed shard against the log, byte by byte; exit 4 if one is bad."""
+    """Check the log against itself and every committed shard, byte by byte, against the log; exit 4 if something is bad."""
     from pipeline.errors import LabelStoreError
-    from pipeline.labels.store import open_store
     from pipeline.labels.verify import verify as verify_labels
     from workers.driver.folder import RunFolder, write_json
 
     folder = RunFolder.existing(directory)
-    found = verify_labels(open_store(str(folder.labels)))
+    with bar(directory, "verify") as progress:
+        found = verify_labels(open_labels(directory), progress=progress)
     if found.bad:
         write_json(folder.bad_shards_file, [bad.shard for bad in found.bad])
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
     else:
-        for bad in found.bad:
-            typer.echo(f"bad: {bad.shard} ({bad.rows:,} rows): {bad.problem}")
-        for problem in found.problems:
-            typer.echo(f"log: {problem}")
-        verdict = "all sound" if found.shards else "nothing is labelled yet"
-        if not found.sound:
-            verdict = f"{len(found.bad)} bad; the next `kdpipe run` labels them again"
-        typer.echo(f"{found.shards:,} shards, {found.rows:,} rows: {verdict}")
+        folder.bad_shards_file.unlink(missing_ok=True)
+    typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(_lines(found)))
     if not found.sound:
         raise typer.Exit(LabelStoreError.exit_code)
+
+
+def _lines(found: "Verification") -> list[str]:
+    lines = [f"bad: {bad.shard} ({bad.rows:,} rows): {bad.problem}" for bad in found.bad]
+    lines += [f"log: {problem}" for problem in found.problems]
+    if found.orphans:
+        lines.append(
+            f"{found.orphans:,} objects ({found.orphan_bytes:,} bytes) that the log does not name: attempts that were not committed"
+        )
+    verdict = "all sound" if found.shards else "nothing is labelled yet"
+    if found.bad:
+        verdict = f"{len(found.bad)} bad; the next `kdpipe run` labels them again"
+    elif found.problems:
+        verdict = "the log contradicts itself; restore it from a copy, or begin anew with `kdpipe clean DIR --labels`"
+    left = f"; {found.rows_left:,} planned rows to label" if found.rows_left else ""
+    return [*lines, f"{found.shards:,} shards, {found.rows:,} rows, {found.windows:,} windows: {verdict}{left}"]

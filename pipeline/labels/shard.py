@@ -139,7 +139,10 @@ def read_shard(store: Store, ref: ShardRef) -> Shard:
     crc32 = zlib.crc32(data)
     if crc32 != ref.crc32:
         raise ShardCorruptError(ref.key, f"crc32 {ref.crc32:08x}", f"crc32 is {crc32:08x}")
-    table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+    try:
+        table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+    except pa.ArrowInvalid as error:
+        raise ShardUnknownError(ref.key, "an Arrow IPC file", str(error)) from error
     described = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     if described.get("version") != SHARD_VERSION:
         raise ShardUnknownError(ref.key, f"version {SHARD_VERSION}", f"version {described.get('version')}")

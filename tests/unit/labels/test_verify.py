@@ -88,7 +88,7 @@ def test_an_intact_shard_with_other_content_is_bad(other: dict[str, Any], says: 
     assert says in bad.problem
 
 
-def test_a_window_that_was_sealed_with_other_rows_is_told() -> None:
+def test_a_window_that_was_sealed_with_other_rows_and_a_shard_that_is_none_are_told() -> None:
     store = MemoryStore()
     bench = Bench(store, MemorySource({"a": TEXTS}))
     bench.run()
@@ -99,6 +99,7 @@ def test_a_window_that_was_sealed_with_other_rows_is_told() -> None:
     commits = len(state.commits)
     append(store, part, commit, Seal(window=len(state.windows), first_commit=commits, stop_commit=commits + 1, rows=5))
     found = verify(store)
+    assert [(bad.shard, bad.rows) for bad in found.bad] == [("shards/b.arrow", 4)]
     assert found.problems == (f"window {len(state.windows)} was sealed with 5 rows and holds 4",)
     assert not found.sound
 

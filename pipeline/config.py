@@ -107,6 +107,10 @@ class LabellingSection(Section):
     """Classes that `top_k` keeps of each label."""
     codec_draws: int = Field(64, ge=1, le=2**16 - 1)
     """Draws that `sampled` keeps of each label."""
+    keep_bytes: int | None = Field(None, ge=0)
+    """Most bytes of labels to keep when a generation begins; older windows go. Unset, labels are kept for ever."""
+    keep_days: float | None = Field(None, gt=0)
+    """Labels of generations whose last label is older go when a generation begins."""
 
 
 class StudentSection(Section):

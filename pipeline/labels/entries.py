@@ -122,6 +122,30 @@ class Tombstone(Fact):
     reason: str
 
 
+class Floor(Fact):
+    """Generations that have not begun yet replay from window `window` on. Only says what may go; a `Drop` says what goes."""
+
+    kind: Literal["floor"] = "floor"
+    window: Count
+
+
+class Drop(Fact):
+    """The bytes of all windows before `stop_window`, the commits before `stop_commit`, go: this is written before the first is deleted."""
+
+    kind: Literal["drop"] = "drop"
+    stop_window: Count
+    stop_commit: Count
+    reason: str
+
+
+class Sweep(Fact):
+    """Deleted is what was put in terms before `term` and no commit names, and what the dropped commits before `stop_commit` held."""
+
+    kind: Literal["sweep"] = "sweep"
+    term: Annotated[int, Field(ge=1)]
+    stop_commit: Count
+
+
 class End(Fact):
     """Generation `generation` has all its windows. It closes the generation, not the log."""
 
@@ -129,7 +153,7 @@ class End(Fact):
     generation: Count
 
 
-Entry = Annotated[Open | Plan | Commit | Quarantine | Seal | Repair | Tombstone | End, Field(discriminator="kind")]
+Entry = Annotated[Open | Plan | Commit | Quarantine | Seal | Repair | Tombstone | Floor | Drop | Sweep | End, Field(discriminator="kind")]
 
 
 class Record(Fact):

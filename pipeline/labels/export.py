@@ -114,7 +114,7 @@ def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable
 
 
 def _tables(store: Store, state: LogState) -> Iterator[pa.Table]:
-    for commit in state.commits:
+    for commit in state.kept_commits():
         shard = read_shard(store, state.shard_of(commit))
         step = max(1, DECODED_BYTES // (4 * len(shard.classes)))
         for start in range(0, len(shard.table), step):

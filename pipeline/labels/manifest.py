@@ -49,6 +49,13 @@ class Summary(Fact):
     classes: tuple[str, ...]
     repairs: Mapping[str, ShardRef]
     ends: Mapping[int, Count]
+    rows_at_end: Count
+    floors: Mapping[int, Count]
+    dropped_windows: Count
+    dropped_commits: Count
+    swept_term: Count
+    swept_commits: Count
+    commits_at_term: Mapping[int, Count]
     teachers: frozenset[str]
     done: tuple[Run, ...]
     tombstoned: tuple[Run, ...]

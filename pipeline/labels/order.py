@@ -1,7 +1,7 @@
 """The order in which a student sees samples: a pure function of (log, seed, epoch), whatever the number of readers.
 
-Epoch 0 is the live pass: the windows of one generation, in the order they were sealed. Every later epoch replays all windows up to
-the end of that generation, in an order drawn from (seed, epoch). Within a window the rows, in log order, are permuted by a draw from
+Epoch 0 is the live pass: the windows of one generation, in the order they were sealed. Every later epoch replays all windows from
+its replay floor to its end, in an order drawn from (seed, epoch). Within a window the rows, in log order, are permuted by a draw from
 (seed, epoch, window). Positions count through the concatenated windows; a batch is a run of positions, of which each rank reads its
 slice. Draws sort raw Philox output, which numpy promises never to change (it does not promise that for `permutation`).
 """
@@ -64,7 +64,8 @@ def epoch_order(state: LogState, *, generation: int, epoch: int, seed: int) -> E
     if epoch == 0:
         windows_W = np.arange(state.first_window(generation), len(state.windows) if end is None else end, dtype=np.int64)
     else:
-        windows_W = permutation(end or 0, seed, epoch)
+        floor = state.replay_floor(generation)
+        windows_W = permutation(max((end or 0) - floor, 0), seed, epoch) + floor
     rows_W = np.array([state.windows[window].rows for window in windows_W.tolist()], dtype=np.int64)
     return EpochOrder(windows_W=windows_W, stops_W=np.cumsum(rows_W), closed=end is not None)
 

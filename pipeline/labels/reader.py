@@ -43,6 +43,20 @@ class LogEmptyError(LabelStoreError):
         return "the label log is empty; expected a plan; `kdpipe run` plans the source before trainers start"
 
 
+class WindowDroppedError(LabelStoreError):
+    """A window that the retention policy let go."""
+
+    def __init__(self, window: int, first_kept: int) -> None:
+        super().__init__(window, first_kept)
+        self.window, self.first_kept = window, first_kept
+
+    def __str__(self) -> str:
+        return (
+            f"window {self.window} was dropped by the retention policy; expected one from {self.first_kept} on; "
+            "a generation that older labels are needed for is over: `kdpipe run` goes on with the newest"
+        )
+
+
 class MixedTeachersError(LabelStoreError):
     """The labels were written by teachers that differ."""
 
@@ -212,6 +226,8 @@ class LabelReader:
 
     def _shards(self, state: LogState, window: int) -> list[Shard]:
         """The checked shards of a window, in log order. A bad one is named as its commit names it."""
+        if window < state.dropped_windows:
+            raise WindowDroppedError(window, state.dropped_windows)
         seal = state.windows[window]
         shards = []
         for commit in state.commits[seal.first_commit : seal.stop_commit]:

@@ -6,14 +6,16 @@ of an older term than its predecessor, a window that does not continue the last 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipeline.labels.entries import (
     Commit,
+    Drop,
     End,
     Entry,
+    Floor,
     LogUnreadableError,
     Open,
     Plan,
@@ -22,6 +24,7 @@ from pipeline.labels.entries import (
     Repair,
     Seal,
     ShardRef,
+    Sweep,
     Tombstone,
 )
 from pipeline.labels.history import History
@@ -56,6 +59,20 @@ class LogState:
     """Key of a committed shard -> the shard that took its place."""
     ends: Mapping[int, int] = field(default_factory=dict)
     """Generation -> how many windows the log had when it ended."""
+    rows_at_end: int = 0
+    """Labelled rows when the last generation ended."""
+    floors: Mapping[int, int] = field(default_factory=dict)
+    """Generation that had ended last (-1: none) -> the first window that younger generations replay."""
+    dropped_windows: int = 0
+    """The bytes of the windows before this one are gone, or about to go."""
+    dropped_commits: int = 0
+    """So are those of the commits before this one."""
+    swept_term: int = 1
+    """What was put in older terms and never committed is gone."""
+    swept_commits: int = 0
+    """Dropped commits whose bytes are known to be gone."""
+    commits_at_term: Mapping[int, int] = field(default_factory=dict)
+    """Term that was not swept yet -> how many commits the log had when it began."""
     teachers: frozenset[str] = frozenset()
     done: Intervals = field(default_factory=Intervals)
     """Rows that need no label any more: committed or quarantined."""
@@ -85,6 +102,14 @@ class LogState:
     def first_window(self, generation: int) -> int:
         """Number of the first window of a generation: those before it belong to older ones."""
         return max((windows for older, windows in self.ends.items() if older < generation), default=0)
+
+    def replay_floor(self, generation: int) -> int:
+        """Number of the first window that a generation replays."""
+        return max((window for ended, window in self.floors.items() if ended < generation), default=0)
+
+    def kept_commits(self) -> Iterator[Commit]:
+        """The commits whose bytes were not dropped, in log order."""
+        return self.commits.since(self.dropped_commits)
 
     def commits_of(self, generation: int) -> list[Commit]:
         """Commits of an ended generation, or of the one that is open."""
@@ -132,6 +157,9 @@ class _Folding:
         self._tombstoned: list[Run] = []
         self._commit_times = dict(state.commit_times)
         self._void = 0
+        self._rows_at_end, self._floors = state.rows_at_end, dict(state.floors)
+        self._dropped, self._swept = (state.dropped_windows, state.dropped_commits), (state.swept_term, state.swept_commits)
+        self._commits_at_term = dict(state.commits_at_term)
 
     def apply(self, record: Record) -> None:
         opens = bool(record.entries) and isinstance(record.entries[0], Open)
@@ -149,6 +177,7 @@ class _Folding:
                 if self._classes and entry.classes != self._classes:
                     raise self._contradiction(f"classes {list(entry.classes)} after {list(self._classes)}")
                 self._holder, self._classes = entry.holder, entry.classes
+                self._commits_at_term[self._term] = len(self._base.commits) + len(self._commits)
             case Plan():
                 last = self._plans[-1] if self._plans else (self._base.plans[-1] if self._base.plans else None)
                 if entry.first != (last.first + last.rows if last else 0):
@@ -172,10 +201,15 @@ class _Folding:
                 self._teachers.add(entry.teacher)
             case Tombstone():
                 self._tombstoned.append((entry.start, entry.stop))
+            case Floor():
+                self._floors[max(self._ends, default=-1)] = entry.window
+            case Drop():
+                self._drop(entry)
+            case Sweep():
+                self._swept = entry.term, entry.stop_commit
+                self._commits_at_term = {term: known for term, known in self._commits_at_term.items() if term >= entry.term}
             case End():
-                if entry.generation <= max(self._ends, default=-1):
-                    raise self._contradiction(f"generation {entry.generation} ends after generation {max(self._ends)}")
-                self._ends[entry.generation] = len(self._base.windows) + len(self._windows)
+                self._end(entry)
 
     def _claim(self, start: int, stop: int) -> bool:
         """Take the rows if they are free: exactly once, by construction."""
@@ -205,6 +239,21 @@ class _Folding:
             )
         self._windows.append(seal)
 
+    def _end(self, end: End) -> None:
+        if end.generation <= max(self._ends, default=-1):
+            raise self._contradiction(f"generation {end.generation} ends after generation {max(self._ends)}")
+        self._ends[end.generation] = len(self._base.windows) + len(self._windows)
+        self._rows_at_end = self._rows_labelled()
+
+    def _drop(self, drop: Drop) -> None:
+        floor = max(self._floors.values(), default=0)
+        if not self._dropped[0] <= drop.stop_window <= floor:
+            raise self._contradiction(f"windows up to {drop.stop_window} are dropped; the floor is {floor}")
+        self._dropped = drop.stop_window, drop.stop_commit
+
+    def _rows_labelled(self) -> int:
+        return self._base.rows_labelled + sum(commit.shard.rows for commit in self._commits)
+
     def _contradiction(self, problem: str) -> LogUnreadableError:
         return LogUnreadableError(f"log/{self._seq:020d}.json", problem)
 
@@ -222,10 +271,17 @@ class _Folding:
             quarantined=base.quarantined.extended(self._quarantined),
             repairs=self._repairs,
             ends=self._ends,
+            rows_at_end=self._rows_at_end,
+            floors=self._floors,
+            dropped_windows=self._dropped[0],
+            dropped_commits=self._dropped[1],
+            swept_term=self._swept[0],
+            swept_commits=self._swept[1],
+            commits_at_term=self._commits_at_term,
             teachers=frozenset(self._teachers),
             done=base.done.union(self._done),
             tombstoned=base.tombstoned.union(self._tombstoned),
-            rows_labelled=base.rows_labelled + sum(commit.shard.rows for commit in self._commits),
+            rows_labelled=self._rows_labelled(),
             rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
             commit_times=self._commit_times,
             void_commits=base.void_commits + self._void,

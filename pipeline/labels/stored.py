@@ -93,7 +93,7 @@ class StoredLabels:
                 raise ConfigError(
                     "--row", f"row {row} is quarantined: {bad.reason}", "a row with a label", "`kdpipe labels ls DIR` counts them"
                 )
-        for at, commit in enumerate(state.commits):
+        for at, commit in enumerate(state.kept_commits(), start=state.dropped_commits):
             if commit.start <= row < commit.stop:
                 shard = read_shard(self._store, state.shard_of(commit))
                 places = np.flatnonzero(shard.table["row"].to_numpy() == row)
@@ -138,7 +138,7 @@ class StoredLabels:
 
     def _shards(self) -> Iterator[tuple[int, Shard]]:
         """(place of the commit in the log, its shard)."""
-        for at, commit in enumerate(self._state.commits):
+        for at, commit in enumerate(self._state.kept_commits(), start=self._state.dropped_commits):
             yield at, read_shard(self._store, self._state.shard_of(commit))
 
     def _weighing(self, shard: Shard, wanted_N: NDArray[np.bool_]) -> list[int]:

@@ -94,14 +94,14 @@ def verify(store: Store, *, progress: Callable[[int, int], None] = lambda done, 
     """
     state = LogReader(store).refresh()
     bad, rows = [], 0
-    for commit in state.commits:
+    for commit in state.kept_commits():
         if found := _problem(store, state, commit):
             bad.append(found)
         rows += commit.shard.rows
         progress(rows, state.rows_labelled)
     orphans = orphaned(store, state)
     return Verification(
-        shards=len(state.commits),
+        shards=len(state.commits) - state.dropped_commits,
         rows=state.rows_labelled,
         windows=len(state.windows),
         rows_left=state.rows_left,
@@ -114,7 +114,7 @@ def verify(store: Store, *, progress: Callable[[int, int], None] = lambda done, 
 
 def orphaned(store: Store, state: LogState) -> dict[str, int]:
     """Key -> bytes of each object beside the shards that no entry of the log names, as the log was at `state`."""
-    named = {commit.shard.key for commit in state.commits} | {repair.key for repair in state.repairs.values()}
+    named = {commit.shard.key for commit in state.kept_commits()} | {repair.key for repair in state.repairs.values()}
     sizes = {key: store.size(key) for key in store.list(SHARDS) if key not in named}
     return {key: size for key, size in sizes.items() if size is not None}
 
@@ -140,8 +140,8 @@ def summarise(store: Store) -> LabelsSummary:
         rows_committed=state.rows_labelled,
         rows_quarantined=state.rows_quarantined,
         rows_tombstoned=state.tombstoned.rows,
-        shards=len(state.commits),
-        bytes=sum(state.shard_of(commit).bytes for commit in state.commits),
+        shards=len(state.commits) - state.dropped_commits,
+        bytes=sum(state.shard_of(commit).bytes for commit in state.kept_commits()),
         teacher_s=sum(commit.teacher_s for commit in state.commits),
         repairs=len(state.repairs),
         windows=len(state.windows),

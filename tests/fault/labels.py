@@ -22,15 +22,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.labels import manifest
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource
 
-PHASES = ("open", "plan", "put shard", "check shard", "commit", "seal", "end", "sweep")
+PHASES = ("open", "plan", "put shard", "check shard", "commit", "seal", "end", "sweep", "file")
 ROWS_PER_PART = 150
 UNIT_ROWS = 5
+FILE_FACTS = 40
+"""So few that a tail is filed now and then in a run of so few rows."""
 
 
 class TracedStore(LocalStore):
@@ -44,13 +47,15 @@ class TracedStore(LocalStore):
         os.write(self._pipe, f"{phase}\n".encode())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        kinds = {entry["kind"] for entry in json.loads(data)["entries"]}
-        phase = next(name for kind, name in _LOG_PHASES if kind in kinds)
-        self.say(phase)
+        if key.startswith("log/manifests/"):
+            self.say("file")
+        else:
+            kinds = {entry["kind"] for entry in json.loads(data)["entries"]}
+            self.say(next(name for kind, name in _LOG_PHASES if kind in kinds))
         return super().put_if_absent(key, data)
 
     def put(self, key: str, data: bytes) -> None:
-        self.say("put shard" if key.startswith("shards/") else "end")
+        self.say("put shard" if key.startswith("shards/") else "file" if key.startswith("log/segments/") else "end")
         super().put(key, data)
 
     def size(self, key: str) -> int | None:
@@ -58,7 +63,7 @@ class TracedStore(LocalStore):
         return super().size(key)
 
     def list(self, prefix: str) -> Iterator[str]:
-        self.say("sweep")
+        self.say("sweep" if prefix.startswith("shards/") else "open")
         return super().list(prefix)
 
     def delete(self, key: str) -> None:
@@ -66,7 +71,15 @@ class TracedStore(LocalStore):
         super().delete(key)
 
 
-_LOG_PHASES = (("end", "end"), ("open", "open"), ("plan", "plan"), ("seal", "seal"), ("commit", "commit"), ("quarantine", "commit"))
+_LOG_PHASES = (
+    ("end", "end"),
+    ("open", "open"),
+    ("plan", "plan"),
+    ("seal", "seal"),
+    ("commit", "commit"),
+    ("quarantine", "commit"),
+    ("sweep", "sweep"),
+)
 
 
 @dataclass
@@ -125,6 +138,7 @@ def _run_child(root: Path, parts: int, *, kill_after: int | None, delay_s: float
         os.close(told)
         code = 1
         try:
+            manifest.FILE_FACTS = FILE_FACTS
             bench = Bench(TracedStore(root, tell), source_of(parts), unit_rows=UNIT_ROWS, window_rows=40)
             # Generation n ends with n parts; the one before has ended, or there would not be part n.
             bench.run(parts)

@@ -8,26 +8,31 @@ Times are arguments: `now_s` from a clock that only goes forward, `now_unix_s` f
 import re
 from collections.abc import Sequence
 
-from pipeline.labels.entries import Commit, End, Quarantine, QuarantinedRow, Repair, Seal, ShardRef, Tombstone
+from pipeline.labels.entries import Commit, End, Quarantine, QuarantinedRow, Repair, Seal, ShardRef, Sweep, Tombstone
 from pipeline.labels.log import LogWriter
+from pipeline.labels.retention import Retention, retired
 from pipeline.labels.sealing import OpenWindow, is_due
 from pipeline.labels.shard import SHARDS
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 GROUP_COMMIT_S = 0.2
-_KEY = re.compile(r"shards/\d+-\d+-(?P<term>\d+)\.\w+\.arrow")
+_KEY = re.compile(r"shards/(?P<term>\d+)/(?P<start>\d+)-\d+-\w+\.arrow")
 
 
 def shard_key(start: int, stop: int, *, term: int, attempt: str) -> str:
-    """Key of one attempt at the rows [start, stop)."""
-    return f"{SHARDS}{start:012d}-{stop:012d}-{term}.{attempt}.arrow"
+    """Key of one attempt at the rows [start, stop), leased in `term`."""
+    return f"{_of_term(term)}{start:012d}-{stop:012d}-{attempt}.arrow"
 
 
-def term_of(key: str) -> int | None:
-    """The term in which the attempt was leased; None if the object is none of ours."""
+def first_row(key: str) -> int | None:
+    """The first row that the attempt was at; None if the key is none of ours."""
     found = _KEY.fullmatch(key)
-    return int(found["term"]) if found else None
+    return int(found["start"]) if found else None
+
+
+def _of_term(term: int) -> str:
+    return f"{SHARDS}{term:08d}/"
 
 
 class Committer:
@@ -42,7 +47,7 @@ class Committer:
         self._open_rows = sum(commit.shard.rows for commit in state.commits[state.sealed_commits :])
         self._open_since_s = now_s
         self._last_flush_s = -GROUP_COMMIT_S
-        self._rows_before = sum(seal.rows for seal in state.windows[: self._first_window])
+        self._rows_before = state.rows_at_end
         self.first_commit_unix_s: float | None = None
         self.last_commit_unix_s: float | None = None
 
@@ -115,13 +120,32 @@ class Committer:
         self.flush(now_s=now_s, now_unix_s=now_unix_s)
         self._writer.write_head()
 
-    def sweep(self) -> int:
-        """Delete attempts of older terms that no commit names. They never will be: this term fenced their committers."""
-        named = {commit.shard.key for commit in self.state.commits} | {repair.key for repair in self.state.repairs.values()}
-        orphans = [key for key in self._store.list(SHARDS) if key not in named and (term_of(key) or self.term) < self.term]
-        for key in orphans:
+    def retire(self, policy: Retention, *, now_unix_s: float) -> None:
+        """Write what the retention policy lets go of; `sweep` deletes it. To be called before a generation's first commit."""
+        self._writer.queue(retired(self.state, policy, now_unix_s=now_unix_s))
+        self._writer.flush(now_unix_s=now_unix_s)
+
+    def sweep(self, *, now_unix_s: float) -> int:
+        """Delete attempts of older terms that no commit names, and shards that were dropped; how many.
+
+        No such attempt will ever be committed: this term fenced those who would. Looks at what came since the last sweep only.
+        """
+        state, gone = self.state, self._orphans()
+        for commit in state.commits[state.swept_commits : state.dropped_commits]:
+            gone += {commit.shard.key, state.shard_of(commit).key}
+        for key in gone:
             self._store.delete(key)
-        return len(orphans)
+        if gone or state.swept_term < self.term:
+            self._writer.queue([Sweep(term=self.term, stop_commit=state.dropped_commits)])
+            self._writer.flush(now_unix_s=now_unix_s)
+        return len(gone)
+
+    def _orphans(self) -> list[str]:
+        state = self.state
+        since = min(state.commits_at_term.values(), default=0)
+        named = {commit.shard.key for commit in state.commits.since(since)} | {repair.key for repair in state.repairs.values()}
+        terms = range(state.swept_term, self.term)
+        return [key for term in terms for key in self._store.list(_of_term(term)) if key not in named]
 
     def drop(self, shard: ShardRef) -> None:
         """Delete an attempt of this term that was fenced and will never be committed."""

@@ -21,6 +21,7 @@ from pipeline.labels.intervals import Run
 from pipeline.labels.ledger import Ledger
 from pipeline.labels.log import LogReader, LogWriter
 from pipeline.labels.planning import SourceChange, source_change
+from pipeline.labels.retention import Retention
 from pipeline.labels.rowspace import units_left
 from pipeline.labels.state import LogState
 from pipeline.labels.store import LocalStore, Store, open_store
@@ -34,6 +35,7 @@ from workers.labelling.reports import Demand, LabellingOutcome, LabellingProgres
 from workers.labelling.session import Instant, Session
 
 PROGRESS_EVERY_S = 0.2
+DAY_S = 24 * 3600.0
 
 
 def _now() -> Instant:
@@ -76,6 +78,8 @@ class Labelling:
         self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock
         self._store = store or open_store(store_url)
         self._free_bytes = free_bytes or (self._store.free_bytes if isinstance(self._store, LocalStore) else lambda: None)
+        keep_s = None if section.keep_days is None else section.keep_days * DAY_S
+        self._retention = Retention(keep_bytes=section.keep_bytes, keep_s=keep_s)
         self._source: Source | None = None
         self._shown: frozenset[str] | None = None
         """Parts that the last `preview` saw, until the next `plan`."""
@@ -134,7 +138,8 @@ class Labelling:
         if not state.rows_left and not demand().corrupt:
             committer.end(now_s=now.mono_s, now_unix_s=now.unix_s)
             return self._outcome(_state_only(writer.state), ended=True)
-        committer.sweep()
+        committer.retire(self._retention, now_unix_s=now.unix_s)
+        committer.sweep(now_unix_s=now.unix_s)
         units = units_left(state.plans, state.done, unit_rows=self._section.unit_rows)
         return self._work(committer, units, demand, progress, stop, ends=True)
 

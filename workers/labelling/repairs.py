@@ -14,7 +14,7 @@ from pipeline.labels.rowspace import plan_of
 from pipeline.labels.shard import ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from workers.labelling.committer import shard_key
+from workers.labelling.committer import first_row, shard_key
 from workers.labelling.faults import RepairFailedError
 from workers.labelling.messages import Assignment
 
@@ -51,9 +51,10 @@ class Repairs:
         """Take up those of the reported shards that are bad indeed; others were repaired in the meantime, or are none of ours."""
         if not reported:
             return
-        for commit in state.commits:
-            key = commit.shard.key
-            if key not in reported or (key, state.shard_of(commit).key) in self._known:
+        for key in sorted(reported):
+            row = first_row(key)
+            commit = None if row is None else state.commit_at(row)
+            if commit is None or commit.shard.key != key or (key, state.shard_of(commit).key) in self._known:
                 continue
             self._known.add((key, state.shard_of(commit).key))
             try:
@@ -111,7 +112,7 @@ class Repairs:
 
 def _width(store: Store, state: LogState) -> int:
     """Length of the samples' lists of numbers, from any shard that can be read; 1 where there is none to be had."""
-    for commit in state.commits:
+    for commit in state.kept_commits():
         try:
             inputs = read_shard(store, state.shard_of(commit)).table["input"]
         except ShardCorruptError:

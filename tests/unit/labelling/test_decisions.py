@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.labels.entries import Plan, Quarantine, ShardRef
 from pipeline.labels.log import LogReader, LogWriter
 from tests.kit.stores import MemoryStore
-from workers.labelling.committer import GROUP_COMMIT_S, Committer, shard_key, term_of
+from workers.labelling.committer import GROUP_COMMIT_S, Committer, first_row, shard_key
 from workers.labelling.doubt import Doubt
 from workers.labelling.faults import TeacherFailsError
 from workers.labelling.pool import PoolRule, PoolView, Pressure, decide
@@ -175,9 +175,21 @@ def test_only_attempts_of_older_terms_are_swept():
     committer_of(store := MemoryStore())
     committer = committer_of(store, name="m")
     old, own, foreign = shard_key(0, 10, term=1, attempt="3"), shard_key(0, 10, term=2, attempt="3"), "shards/notes.txt"
-    assert [term_of(key) for key in (old, own, foreign)] == [1, 2, None]
-    assert term_of(shard_key(0, 10**13, term=12, attempt="repair1x1")) == 12
+    assert [first_row(key) for key in (shard_key(20, 10**13, term=12, attempt="repair1x1"), foreign)] == [20, None]
     for key in (old, own, foreign):
         store.put(key, b"")
-    assert committer.sweep() == 1
-    assert list(store.list("shards/")) == [own, foreign]
+    assert committer.sweep(now_unix_s=0) == 1
+    assert set(store.list("shards/")) == {own, foreign}
+
+
+def test_a_sweep_looks_at_no_term_twice():
+    committer_of(store := MemoryStore()).sweep(now_unix_s=0)
+    for name in "mno":
+        committer = committer_of(store, name=name)
+    store.steps.clear()
+    assert committer.sweep(now_unix_s=0) == 0
+    assert [step for step in store.steps if step.startswith("list")] == [f"list shards/{term:08d}/" for term in (1, 2, 3)]
+    committer = committer_of(store, name="p")
+    store.steps.clear()
+    committer.sweep(now_unix_s=0)
+    assert [step for step in store.steps if step.startswith("list")] == ["list shards/00000004/"]

@@ -1,7 +1,9 @@
 """Labelling from plan to end, without Ray: exactly once, whatever fails."""
 
+import contextlib
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from pipeline.config import SourceSection
 from pipeline.labels.entries import record_key
 from pipeline.labels.log import HEAD_KEY, FencedError, LogReader, LogWriter
 from pipeline.labels.planning import SUPERSEDED
-from pipeline.labels.reader import LabelBatch, LabelReader
+from pipeline.labels.reader import LabelBatch, LabelReader, WindowDroppedError
 from pipeline.labels.store import StoreFullError
 from pipeline.labels.verify import teacher_cost
 from pipeline.sources import SourceSpec
@@ -587,3 +589,43 @@ def test_a_watched_file_is_planned_whole_or_not_at_all(store, tmp_path: Path):
     assert watching.preview().rows_new == 0
     assert watching.preview().rows_new == 4
     assert watching.plan().rows_left == 3 + 5 + 4
+
+
+def test_labels_beyond_the_retention_policy_go_when_a_generation_begins_and_are_not_asked_for_again(store):
+    bench = bench_of(store, keep_bytes=0)
+    bench.run(1)
+    first = {commit.shard.key for commit in LogReader(store).refresh().commits}
+    bench.source.texts["c"] = texts(20, "second")
+    bench.run(2)
+    second = {commit.shard.key for commit in LogReader(store).refresh().kept_commits()}
+    bench.source.texts["d"] = texts(20, "third")
+    asked = len(bench.teacher.asked)
+    bench.run(3)
+    assert len(bench.teacher.asked) == asked + 20
+    assert not first & set(store.objects)
+    assert second - first <= set(store.objects), "the last generation's labels stay"
+    reader = LabelReader(store, generation=3, batch=5, seed=1)
+    ids, _ = read_epoch(reader, replace(reader.start(), epoch=1))
+    assert {sample.partition(":")[0] for sample in ids} == {"c", "d"}
+    with pytest.raises(WindowDroppedError, match="window 0 was dropped"):
+        read_epoch(old := LabelReader(store, generation=1, batch=5, seed=1), old.start())
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_while_labels_go_leaves_none_behind_and_takes_none_too_many(number, after):
+    store = MemoryStore()
+    bench = bench_of(store, keep_bytes=0)
+    bench.run(1)
+    bench.source.texts["c"] = texts(20, "second")
+    bench.run(2)
+    bench.source.texts["d"] = texts(20, "third")
+    store.crash_at(number, after=after)
+    with contextlib.suppress(Crash):
+        bench.run(3)
+    store.revive()
+    bench.run(3)
+    state = LogReader(store).refresh()
+    assert set(store.list("shards/")) == {commit.shard.key for commit in state.kept_commits()}
+    assert state.rows_left == 0
+    assert state.dropped_windows == state.ends[1]

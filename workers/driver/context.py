@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.config import RunFile
-from pipeline.errors import KdpipeError
 from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
@@ -14,19 +13,7 @@ from workers.driver.control import Controls
 from workers.driver.folder import RunFolder
 from workers.driver.metrics import RunMetrics
 from workers.driver.reporter import Reporter
-
-
-class StoppedError(KdpipeError):
-    """The user asked the run to stop. What was committed stays; the same command goes on."""
-
-    exit_code = 130
-
-    def __init__(self, command: str) -> None:
-        super().__init__(command)
-        self.command = command
-
-    def __str__(self) -> str:
-        return f"stopped; every process it started has ended, nothing is lost; `{self.command}` goes on from here"
+from workers.driver.stopping import StoppedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pipeline.config import RunFile
 from pipeline.sources import SourceSpec
 from workers.driver.folder import RunFolder
 from workers.labelling import Labelling
+from workers.labelling.labelling import OpenCrew, ray_crew
 
 
 class Place(Protocol):
@@ -21,12 +22,12 @@ class Place(Protocol):
     def folder(self) -> RunFolder: ...
 
 
-def labelling_of(place: Place, generation: int) -> Labelling:
-    """Labelling of one generation, not yet started."""
+def labelling_of(place: Place, generation: int, *, source: SourceSpec | None = None, open_crew: OpenCrew = ray_crew) -> Labelling:
+    """Labelling of one generation, not yet started; from the run's source unless another is given."""
     run = place.run
     return Labelling(
         store_url=str(place.folder.labels),
-        source=SourceSpec(section=run.stream, base=place.base),
+        source=source or SourceSpec(section=run.stream, base=place.base),
         teacher=run.teacher,
         classes=run.classes,
         base=place.base,
@@ -34,4 +35,5 @@ def labelling_of(place: Place, generation: int) -> Labelling:
         seed=run.seed,
         generation=generation,
         holder=f"driver pid {os.getpid()}",
+        open_crew=open_crew,
     )

@@ -1,5 +1,6 @@
 """What a person asked for: which run file, which folder, which mode."""
 
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pipeline.config import RunFile, load
 from pipeline.errors import ConfigError
 from pipeline.files import read_bounded
 from pipeline.recipes import RECIPES, recipe_text
-from workers.driver.folder import RunFolder
+from workers.driver.folder import RunFolder, read_json
 
 MAX_RUN_FILE_BYTES = 2**20
 
@@ -53,6 +54,18 @@ class RunRequest:
             root = directory.resolve() if directory else base / "runs" / run.name
         named = directory is not None
         return cls(name=name, run=run, base=base, folder=RunFolder(root), named_dir=named, overrides=overrides, **modes)
+
+    @classmethod
+    def again(cls, folder: RunFolder) -> Self:
+        """What was asked for when the folder's run was last started, with the run file as it was then."""
+        origin = read_json(folder.origin_file)
+        return cls(
+            name=origin["name"],
+            run=RunFile.model_validate_json(json.dumps(origin["run"])),
+            base=Path(origin["base"]),
+            folder=folder,
+            named_dir=True,
+        )
 
 
 def _read(path: Path) -> str:

@@ -7,17 +7,14 @@ the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
 import contextlib
 import logging
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from types import FrameType
 
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
-from workers.driver.context import RunContext, StoppedError
+from workers.driver.context import RunContext
 from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import DevicesBehindError, Fleet
@@ -27,8 +24,10 @@ from workers.driver.metrics import RunMetrics
 from workers.driver.planning import check_inputs, plan_text
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
+from workers.driver.repairing import label_again, teachers_on
 from workers.driver.reporter import Gauge, Reporter
 from workers.driver.request import RunRequest
+from workers.driver.stopping import StoppedError, stop_on_signals
 from workers.driver.summary import summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
@@ -47,7 +46,7 @@ def drive(request: RunRequest) -> None:
             if request.run.prepare is None or request.folder.origin_file.exists():
                 check_inputs(request)
         return
-    with Holder(request.folder), _stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
+    with Holder(request.folder), stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
         cluster = Cluster(request.run.ray, keys=request.folder.keys)
         context = RunContext(
             run=request.run,
@@ -113,13 +112,11 @@ def _go(context: RunContext, request: RunRequest) -> None:
 
 
 def _repair(context: RunContext) -> None:
-    """Label again what `kdpipe labels verify` found bad. Ids and positions stay, so no student notices."""
+    """Label again what `kdpipe labels verify` found bad."""
     bad = read_json(context.folder.bad_shards_file)
     if bad:
         context.reporter.stage(f"repair {len(bad)} bad shard(s)")
-        context.cluster.ensure()
-        last = max(context.folder.generations(), default=1)
-        outcome = labelling_of(context, last).repair(frozenset(bad), progress=lambda now: None, stop=context.stop)
+        outcome = label_again(context, bad, open_crew=teachers_on(context.cluster), reporter=context.reporter, stop=context.stop)
         context.check_stop()
         context.reporter.say(
             f"labelled again: {', '.join(outcome.repaired)}; {outcome.rows_forgotten} rows could not be and count for nothing"
@@ -203,24 +200,6 @@ def _wait_for_samples(context: RunContext) -> Labelling:
 
 def _remember(request: RunRequest) -> None:
     write_json(request.folder.origin_file, {"base": str(request.base), "name": request.name, "run": request.run.model_dump(mode="json")})
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """The flag that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

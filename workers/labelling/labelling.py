@@ -42,7 +42,11 @@ def _now() -> Instant:
     return Instant(mono_s=time.monotonic(), unix_s=time.time())
 
 
-def _ray_crew(spec: LabellerSpec) -> Crew:
+OpenCrew = Callable[[LabellerSpec], Crew]
+
+
+def ray_crew(spec: LabellerSpec) -> Crew:
+    """Teachers as actors of a Ray that is connected."""
     from workers.labelling.ray_crew import RayCrew  # a run that labels nothing need not import ray
 
     return RayCrew(spec)
@@ -67,7 +71,7 @@ class Labelling:
         generation: int,
         holder: str,
         mixed_teachers: bool = False,
-        open_crew: Callable[[LabellerSpec], Crew] = _ray_crew,
+        open_crew: OpenCrew = ray_crew,
         clock: Callable[[], Instant] = _now,
         store: Store | None = None,
         free_bytes: Callable[[], int | None] | None = None,
@@ -143,11 +147,23 @@ class Labelling:
         units = units_left(state.plans, state.done, unit_rows=self._section.unit_rows)
         return self._work(committer, units, demand, progress, stop, ends=True)
 
-    def repair(self, shards: frozenset[str], *, progress: Callable[[LabellingProgress], None], stop: threading.Event) -> LabellingOutcome:
+    def rows_of(self, shards: Collection[str]) -> int:
+        """Rows in the committed shards of these keys."""
+        return sum(commit.shard.rows for commit in self._log.refresh().commits if commit.shard.key in shards)
+
+    def repair(
+        self,
+        shards: frozenset[str],
+        *,
+        progress: Callable[[LabellingProgress], None],
+        stop: threading.Event,
+        forget: bool = True,
+    ) -> LabellingOutcome:
         """Label these committed shards again where they are bad indeed, whether the generation is open or has ended.
 
-        Their rows keep their positions. Labels nothing else, plans nothing and ends nothing; with nothing bad it starts no teacher and
-        writes nothing. Raises what `run` raises.
+        Their rows keep their positions. Rows that can't be labelled again get weight 0; with `forget` false their shards stay bad instead,
+        and the outcome names them. Labels nothing else, plans nothing and ends nothing; with nothing bad it starts no teacher and writes
+        nothing. Raises what `run` raises.
         """
         state, bad = self._log.refresh(), Repairs()
         bad.look(self._store, state, shards)
@@ -155,7 +171,7 @@ class Labelling:
             return self._outcome(_state_only(state), ended=self._ended(state))
         writer = self._open_writer()
         self._write_left()
-        return self._work(self._committer(writer), (), lambda: Demand(corrupt=shards), progress, stop, ends=False)
+        return self._work(self._committer(writer), (), lambda: Demand(corrupt=shards), progress, stop, ends=False, forget=forget)
 
     def _work(
         self,
@@ -166,6 +182,7 @@ class Labelling:
         stop: threading.Event,
         *,
         ends: bool,
+        forget: bool = True,
     ) -> LabellingOutcome:
         crew = self._open_crew(self._spec)
         session = Session(
@@ -177,6 +194,7 @@ class Labelling:
             teacher=self._spec.teacher,
             mixed_teachers=self._mixed_teachers,
             free_bytes=self._free_bytes,
+            forget=forget,
         )
         try:
             self._steps(session, demand, progress, stop, ends=ends)
@@ -186,8 +204,7 @@ class Labelling:
                 session.flush(self._clock())
         last = session.progress(self._clock())
         progress(last)
-        repairs = session.repairs
-        return self._outcome(last, ended=self._ended(committer.state), repaired=tuple(repairs.done), forgotten=repairs.rows_forgotten)
+        return self._outcome(last, ended=self._ended(committer.state), repairs=session.repairs)
 
     def _steps(
         self,
@@ -261,8 +278,16 @@ class Labelling:
             )
         return self._writer
 
-    def _outcome(self, last: LabellingProgress, *, ended: bool, repaired: tuple[str, ...] = (), forgotten: int = 0) -> LabellingOutcome:
-        return LabellingOutcome(**vars(last), generation=self._generation, ended=ended, repaired=repaired, rows_forgotten=forgotten)
+    def _outcome(self, last: LabellingProgress, *, ended: bool, repairs: Repairs | None = None) -> LabellingOutcome:
+        done = repairs or Repairs()
+        return LabellingOutcome(
+            **vars(last),
+            generation=self._generation,
+            ended=ended,
+            repaired=tuple(done.done),
+            rows_forgotten=done.rows_forgotten,
+            refused=done.refused,
+        )
 
 
 def _state_only(state: LogState) -> LabellingProgress:

@@ -1,15 +1,17 @@
 """Committed shards that went bad and wait to be labelled again. No clock, no process.
 
 A repair has the same rows at the same places as the shard it replaces, so no reader's position moves. It is given to a worker before
-any new unit, since a trainer may be waiting for it.
+any new unit, since a trainer may be waiting for it. A row that can't be labelled again is forgotten, or, where that is not wanted, its
+shard stays as it is and is named.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.labels.entries import Commit
+from pipeline.labels.entries import Commit, QuarantinedRow
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.shard import ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
@@ -33,11 +35,15 @@ class _Job:
 class Repairs:
     """Jobs by lease number, which is negative, so that it is never one of the ledger's."""
 
+    forget: bool = True
+    """A row that can't be labelled again loses its weight; without this its shard is left alone and `refused`."""
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _known: set[tuple[str, str]] = field(default_factory=set)
     """(committed shard, shard it had then): looked at already."""
     done: list[str] = field(default_factory=list)
     rows_forgotten: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    """Committed shard -> why some of its rows can't be labelled again."""
 
     @property
     def waiting(self) -> int:
@@ -80,13 +86,16 @@ class Repairs:
             width=_width(store, state),
         )
 
-    def settle(self, number: int, *, forgotten: int) -> Commit | None:
-        """The repair is done; its commit, or None if it was fenced."""
+    def settle(self, number: int, bad: Sequence[QuarantinedRow]) -> Commit | None:
+        """The repair is done, but for the rows in `bad`; its commit, or None if it was fenced or must not forget them."""
         job = self._jobs.pop(number, None)
         if job is None or job.leased is None:
             return None
+        if bad and not self.forget:
+            self.refused[job.commit.shard.key] = f"{len(bad)} of its {job.commit.shard.rows} rows: {bad[0].reason}"
+            return None
         self.done.append(job.commit.shard.key)
-        self.rows_forgotten += forgotten
+        self.rows_forgotten += len(bad)
         return job.commit
 
     def fail(self, number: int, reason: str) -> None:

@@ -71,3 +71,5 @@ class LabellingOutcome(LabellingProgress):
     """Keys of committed shards that were labelled again."""
     rows_forgotten: int = 0
     """Rows of repaired shards that could not be labelled again: their weight is 0 from now on."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Committed shard that stays bad -> which rows can't be labelled again, and why; only where forgetting them was not wanted."""

@@ -64,6 +64,7 @@ class Session:
         teacher: TeacherSection,
         mixed_teachers: bool,
         free_bytes: Callable[[], int | None],
+        forget: bool = True,
     ) -> None:
         self._store, self._committer, self._ledger, self._crew = store, committer, ledger, crew
         self._section, self._mixed_teachers, self._free_bytes = section, mixed_teachers, free_bytes
@@ -71,7 +72,7 @@ class Session:
         self._doubt = Doubt(rows_planned=committer.state.rows_planned)
         self._teachers = set(committer.state.teachers)
         self._workers: dict[str, _Worker] = {}
-        self.repairs = Repairs()
+        self.repairs = Repairs(forget=forget)
         self._full_until_s = 0.0
         self._write_failures: Counter[str] = Counter()
         """In succession, of shards and of log records."""
@@ -167,7 +168,7 @@ class Session:
             self._take_failure(Failed(lease=done.lease, trouble=Trouble.WRITE, reason=f"{done.shard.key} is not in the store"), now)
             return
         self._write_failures["shard"] = 0
-        repaired = self.repairs.settle(done.lease, forgotten=len(done.bad))
+        repaired = self.repairs.settle(done.lease, done.bad)
         lease = self._ledger.settle(done.lease)
         if repaired and done.shard:
             self._committer.repair(repaired.shard.key, done.shard, done.bad, teacher=done.teacher)

@@ -123,6 +123,7 @@ def test_the_verb_notes_what_is_bad_for_the_next_run_and_forgets_it_once_it_is_n
     told = run_verb(tmp_path)
     assert told.exit_code == 4
     assert f"bad: {key}" in told.stdout
+    assert "kdpipe labels repair" in told.stdout
     assert json.loads((tmp_path / "bad-shards.json").read_bytes()) == [key]
     store.put(key, good)
     told = run_verb(tmp_path, "--json")

@@ -40,7 +40,7 @@ def _lines(found: "Verification") -> list[str]:
         )
     verdict = "all sound" if found.shards else "nothing is labelled yet"
     if found.bad:
-        verdict = f"{len(found.bad)} bad; the next `kdpipe run` labels them again"
+        verdict = f"{len(found.bad)} bad; `kdpipe labels repair DIR` or the next `kdpipe run` labels them again"
     elif found.problems:
         verdict = "the log contradicts itself; restore it from a copy, or begin anew with `kdpipe clean DIR --labels`"
     left = f"; {found.rows_left:,} planned rows to label" if found.rows_left else ""

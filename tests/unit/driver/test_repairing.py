@@ -1,0 +1,166 @@
+"""`kdpipe labels repair`: bad shards are labelled again in their place, and nothing is given up unasked."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.config import load
+from pipeline.errors import FolderBusyError
+from pipeline.labels.log import LogReader
+from pipeline.labels.store import LocalStore
+from pipeline.labels.stored import StoredLabels
+from pipeline.labels.verify import verify
+from tests.kit.crews import LocalCrew
+from workers.cli import app
+from workers.driver import repairing
+from workers.driver.cluster import Cluster
+from workers.driver.folder import Holder, RunFolder, write_json
+from workers.driver.labels import labelling_of
+from workers.driver.repairing import RepairRefusedError
+from workers.driver.request import RunRequest
+from workers.labelling import Demand
+
+RUN = """
+name = "mine"
+classes = ["ham", "spam"]
+[stream]
+path = "stream"
+[validation]
+path = "stream"
+[teacher]
+use = "{module}:load"
+[labelling]
+unit_rows = 16
+[students.tiny]
+[fleet.populations.phones]
+student = "tiny"
+devices = 1
+"""
+
+TEACHER = """
+from pathlib import Path
+import numpy as np
+class Two:
+    classes = ["ham", "spam"]
+    fingerprint = "two"
+    def log_probs(self, inputs):
+        if Path(__file__).with_name("refuse").exists():
+            raise ValueError("refused")
+        share = np.array([0.1 + 0.8 * (sum(text.encode()) % 97) / 97 for text in inputs.to_pylist()], dtype=np.float32)
+        return np.log(np.stack([share, 1 - share], axis=1))
+def load():
+    return Two()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRequest:
+    """A run with 40 labels of two files, made without Ray; teachers of a repair need none either."""
+    module = f"teacher_{tmp_path.name}"  # an imported module stays
+    (tmp_path / f"{module}.py").write_text(TEACHER)
+    (tmp_path / "stream").mkdir()
+    for name in ("a", "b"):
+        lines = [json.dumps({"text": f"mail {name} {row}"}) for row in range(20)]
+        (tmp_path / "stream" / f"{name}.jsonl").write_text("\n".join(lines))
+    folder = RunFolder(tmp_path / "run")
+    described = load(RUN.replace("{module}", module), where="run.toml")
+    write_json(folder.origin_file, {"base": str(tmp_path), "name": "run.toml", "run": described.model_dump(mode="json")})
+    request = RunRequest.again(folder)
+    assert request.run == described
+    labelling = labelling_of(request, 1, open_crew=LocalCrew)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+    monkeypatch.setattr(Cluster, "ensure", lambda self: None)
+    monkeypatch.setattr(repairing, "ray_crew", LocalCrew)
+    return request
+
+
+def store_of(run: RunRequest) -> LocalStore:
+    return LocalStore(run.folder.labels)
+
+
+def spoil(run: RunRequest, *places: int) -> list[str]:
+    """Flip a byte in these commits' shards; their keys."""
+    store = store_of(run)
+    keys = [LogReader(store).refresh().commits[place].shard.key for place in places]
+    for key in keys:
+        data = bytearray(store.get(key))
+        data[len(data) // 2] ^= 1
+        store.put(key, bytes(data))
+    return keys
+
+
+def samples(run: RunRequest) -> list[tuple[Any, ...]]:
+    found = StoredLabels(store_of(run)).first(1000)
+    return [(s.row, s.sample_id, s.input, s.top, s.weight) for s in found]
+
+
+def repair(run: RunRequest, *words: str) -> Any:
+    return CliRunner().invoke(app, ["labels", "repair", str(run.folder.root), *words], catch_exceptions=False)
+
+
+def test_what_was_bad_is_as_it_was_and_the_verb_says_what_it_did(run: RunRequest) -> None:
+    before, keys = samples(run), spoil(run, 0, 2)
+    told = repair(run)
+    assert told.exit_code == 0
+    assert [line for line in told.stdout.splitlines() if line.startswith("labelled again")] == [f"labelled again: {key}" for key in keys]
+    assert "2 shards, the teacher was asked about" in told.stdout
+    assert samples(run) == before
+    assert verify(store_of(run)).sound
+    assert not run.folder.bad_shards_file.exists()
+
+
+def test_with_nothing_bad_no_teacher_starts(run: RunRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairing, "ray_crew", None)
+    assert "nothing is bad" in repair(run).stdout
+
+
+def test_rows_whose_source_is_gone_stay_until_somebody_gives_them_up(run: RunRequest) -> None:
+    before = samples(run)
+    part_of = {sample.shard: sample.part for sample in StoredLabels(store_of(run)).first(1000)}
+    commits = LogReader(store_of(run)).refresh().commits
+    in_b = next(place for place, commit in enumerate(commits) if part_of[commit.shard.key] == "b.jsonl")
+    in_a = next(place for place, commit in enumerate(commits) if part_of[commit.shard.key] == "a.jsonl")
+    lost, kept = spoil(run, in_b, in_a)
+    (run.base / "stream" / "b.jsonl").unlink()
+
+    with pytest.raises(RepairRefusedError, match=r"gone.*--forget"):
+        repair(run)
+    assert [bad.shard for bad in verify(store_of(run)).bad] == [lost]
+    assert kept in LogReader(store_of(run)).refresh().repairs
+
+    told = repair(run, "--forget")
+    assert "could not be and weigh nothing from now on" in told.stdout
+    assert verify(store_of(run)).sound
+    after = samples(run)
+    assert [sample[0] for sample in after] == [sample[0] for sample in before]
+    forgotten = {sample[0] for sample in after if sample[-1] == 0}
+    assert forgotten == {row for row, *_ in before if commits[in_b].start <= row < commits[in_b].stop}
+
+
+def test_a_source_of_which_nothing_is_left_is_forgotten_too(run: RunRequest) -> None:
+    spoil(run, 0)
+    for path in (run.base / "stream").iterdir():
+        path.unlink()
+    (run.base / "stream").rmdir()
+    with pytest.raises(RepairRefusedError, match=r"stream.*--forget"):
+        repair(run)
+    assert repair(run, "--forget").exit_code == 0
+    assert verify(store_of(run)).sound
+
+
+def test_a_row_that_the_teacher_now_refuses_is_no_reason_to_give_it_up(run: RunRequest) -> None:
+    spoil(run, 0)
+    (run.base / "refuse").touch()
+    with pytest.raises(RepairRefusedError, match="ValueError: refused"):
+        repair(run)
+
+
+def test_a_live_run_repairs_for_itself(run: RunRequest) -> None:
+    spoil(run, 0)
+    with Holder(run.folder), pytest.raises(FolderBusyError):
+        repair(run)

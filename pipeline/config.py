@@ -7,6 +7,7 @@ This module reads no environment and no clock; the caller hands it the text.
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -88,6 +89,15 @@ class TeacherSection(Section):
         if self.workers_min > self.workers_max:
             raise ValueError(f"workers_min {self.workers_min} is above workers_max {self.workers_max}")
         return self
+
+    @property
+    def threads(self) -> int:
+        """Threads of one teacher actor, in every library that has a pool: the CPUs it leases, rounded up."""
+        return ceil(self.cpus)
+
+
+UNITS_PER_TEACHER = 3
+"""In flight per teacher: one that is read, one that is labelled and one that is written."""
 
 
 class LabellingSection(Section):
@@ -268,7 +278,8 @@ class RunFile(Section):
                 raise ValueError(
                     f"fleet.populations.{name}.student = {population.student!r} is no student; known: {', '.join(sorted(self.students))}"
                 )
-        largest = max(2 * self.labelling.window_rows + self.teacher.workers_max * 2 * self.labelling.unit_rows, 1)
+        in_flight = self.teacher.workers_max * UNITS_PER_TEACHER * self.labelling.unit_rows
+        largest = 2 * self.labelling.window_rows + in_flight
         if self.labelling.lead_max < largest:
             raise ValueError(
                 f"labelling.lead_max = {self.labelling.lead_max} could stall: "

@@ -15,7 +15,6 @@ no checksum and reads flipped bits as data, so every byte is checked against the
 
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -64,10 +63,12 @@ class LabelledRows:
     """N labelled samples in memory, ascending by row."""
 
     rows_N: NDArray[np.int64]
-    sample_ids: Sequence[str]
+    sample_ids: pa.Array
+    """string."""
     inputs: pa.Array
     log_probs_NK: NDArray[np.float32]
-    labels: Sequence[str | None]
+    labels: pa.Array
+    """string, null where there is none."""
     disagreement_N: NDArray[np.float32] | None = None
 
 
@@ -98,13 +99,13 @@ def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ..
     nothing = pa.nulls(len(labelled.rows_N), pa.float32())
     columns = {
         "row": pa.array(labelled.rows_N, pa.int64()),
-        "sample_id": pa.array(labelled.sample_ids, pa.string()),
+        "sample_id": labelled.sample_ids,
         "input": labelled.inputs,
         "log_probs": codec.encode(labelled.log_probs_NK, labelled.rows_N),
         "entropy": pa.array(entropy_nats(labelled.log_probs_NK)),
         "margin": pa.array(margin(labelled.log_probs_NK)),
         "disagreement": nothing if labelled.disagreement_N is None else pa.array(labelled.disagreement_N, pa.float32()),
-        "label": pa.array(labelled.labels, pa.string()),
+        "label": labelled.labels,
     }
     described = {
         "version": SHARD_VERSION,

@@ -21,7 +21,9 @@ class CheckedTeacher:
         self.classes = classes
         self.fingerprint = raw.fingerprint
         self._raw, self._name = raw, name
-        self._order = [known.index(wanted) for wanted in classes]
+        order = [known.index(wanted) for wanted in classes]
+        self._order = slice(None) if order == list(range(len(known))) else order
+        """Columns as the run file wants them; as they are, without a copy, where that is the same."""
 
     def log_probs(self, inputs: Any) -> NDArray[np.float32]:
         if len(inputs) == 0:
@@ -32,7 +34,7 @@ class CheckedTeacher:
             raise TeacherOutputError(self._name, f"{given.dtype} of shape {given.shape}", f"floats of shape {expected}")
         log_probs_BK: NDArray[np.float32] = np.ascontiguousarray(given[:, self._order], dtype=np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
-            sums_B = np.exp(log_probs_BK.astype(np.float64)).sum(axis=1)
+            sums_B = np.exp(log_probs_BK).sum(axis=1, dtype=np.float64)
         # NaN and all -inf rows are single bad samples, for the caller to set aside.
         odd_B = np.isfinite(sums_B) & (sums_B > 0) & (abs(sums_B - 1) > SUM_TOLERANCE) | np.isposinf(sums_B)
         if odd_B.any():

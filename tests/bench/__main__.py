@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
+import inspect
 import pkgutil
 import sys
 
 import tests.bench
 
-NOT_BENCHMARKS = {"__main__", "compare"}
+NOT_BENCHMARKS = {"__main__", "compare", "labelling_peers"}
 
 
 def known() -> list[str]:
@@ -18,8 +19,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("name", choices=known())
     parser.add_argument("--json", action="store_true", help="end with one JSON object a line for each comparison")
+    parser.add_argument("--rows", type=int, help="a smaller or larger input, where a benchmark can")
+    parser.add_argument("--runs", type=int, help="turns, where a benchmark takes some")
     options = parser.parse_args(arguments)
-    found = importlib.import_module(f"tests.bench.{options.name}").run()
+    run = importlib.import_module(f"tests.bench.{options.name}").run
+    asked = {name: value for name in ("rows", "runs") if (value := getattr(options, name)) is not None}
+    if unknown := set(asked) - set(inspect.signature(run).parameters):
+        parser.error(f"{options.name} has no --{min(unknown)}")
+    found = run(**asked)
     for comparison in found:
         print(comparison)
     if options.json:

@@ -1,6 +1,7 @@
 """One teacher at work: read a unit, ask the teacher, put the shard. A plain class; the Ray actor around it is in `ray_crew`.
 
-`label` may be called from several threads: while one waits for the teacher, others read the next unit and write the last one.
+`label` may be called from several threads: while one is at the teacher, another reads the next unit and a third writes the last one. One
+reads and one asks at a time; how many are on their way is up to the caller, who has that many calls under way and no queue.
 What the source's and the teacher's code raise becomes a value here, at the boundary to foreign code; a row at which the teacher
 raises is found by halving the batch and set aside with the reason.
 """
@@ -113,7 +114,7 @@ class Labeller:
         while waiting:
             asked = waiting.pop()
             try:
-                answer = self.teacher.log_probs(inputs.take(pa.array(asked)))
+                answer = self.teacher.log_probs(_rows_of(inputs, asked))
             except Exception as error:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the rows
                 if len(asked) == 1:
                     bad[int(asked[0])] = f"the teacher failed: {_reason(error)}"
@@ -121,9 +122,11 @@ class Labeller:
                     waiting += [asked[len(asked) // 2 :], asked[: len(asked) // 2]]
                 continue
             found = faults(answer)
-            bad |= {int(asked[place]): why for place, why in found.items()}
-            fine = np.setdiff1d(np.arange(len(asked)), np.array(list(found), dtype=np.int64))
-            log_probs_NK[asked[fine]] = answer[fine]
+            if found:
+                bad |= {int(asked[place]): why for place, why in found.items()}
+                fine = np.setdiff1d(np.arange(len(asked)), np.array(list(found), dtype=np.int64))
+                asked, answer = asked[fine], answer[fine]
+            log_probs_NK[asked] = answer
         return _Answer(log_probs_NK=log_probs_NK, bad=bad, asked=len(places), seconds=time.perf_counter() - began_s)
 
     def _write(
@@ -133,13 +136,13 @@ class Labeller:
         places = np.setdiff1d(np.arange(len(rows_N)), np.array(left_out, dtype=np.int64))
         if not len(places):
             return None
-        kept = batch.take(pa.array(places))
+        kept = _rows_of(batch, places)
         labelled = LabelledRows(
             rows_N=rows_N[places],
-            sample_ids=kept["sample_id"].to_pylist(),
+            sample_ids=kept["sample_id"],
             inputs=_without_nulls(kept["input"], width=assignment.width),
-            log_probs_NK=answer.log_probs_NK[places],
-            labels=kept["label"].to_pylist(),
+            log_probs_NK=answer.log_probs_NK if len(places) == len(rows_N) else answer.log_probs_NK[places],
+            labels=kept["label"],
         )
         data = encode_shard(labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes, codec=self._codec)
         try:
@@ -148,6 +151,13 @@ class Labeller:
             return Failed(lease=assignment.lease, trouble=Trouble.FULL, reason=str(error))
         except OSError as error:
             return Failed(lease=assignment.lease, trouble=Trouble.WRITE, reason=_reason(error))
+
+
+def _rows_of(batch: Any, places_P: NDArray[np.int64]) -> Any:
+    """Those places of an array or a batch: a view where they lie one after the other, which they nearly always do."""
+    if len(places_P) and (np.diff(places_P) == 1).all():
+        return batch.slice(int(places_P[0]), len(places_P))
+    return batch.take(pa.array(places_P))
 
 
 def _unreadable(part: str, rows: Sequence[int], reason: str, *, kind: Kind) -> Any:

@@ -6,8 +6,7 @@ is one teacher, after the reason has held for a while, so that a pool on the bor
 
 from dataclasses import dataclass
 
-UNITS_PER_TEACHER = 2
-"""In flight per teacher: one that is labelled and one that is read or written."""
+from pipeline.config import UNITS_PER_TEACHER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 An actor is a shell around `Labeller`: a small spec goes in, about 200 bytes a unit come back, label bytes go from the actor straight to
 the store. Ray restarts a dead actor (`max_restarts=-1`) and never repeats a call (`max_task_retries=0`): the ledger owns retries.
-Two calls run at once in an actor, so that one unit is read or written while the teacher works on the other.
+Some calls run at once in an actor, so that one unit is read and one written while the teacher works on a third.
 """
 
 import time
@@ -12,11 +12,12 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
+from pipeline.config import UNITS_PER_TEACHER
 from pipeline.errors import KdpipeError, TeacherError
 from workers.labelling.crew import Broken, Died, Event, Finished, Ready
 from workers.labelling.labeller import Labeller
 from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec
-from workers.labelling.pool import UNITS_PER_TEACHER
+from workers.labelling.threads import use_threads
 
 SLOW_START_S = 30.0
 RETRY_READY_S = 0.5
@@ -39,6 +40,7 @@ class TeacherActor:
     def __init__(self, spec: LabellerSpec) -> None:
         self._labeller: Labeller | None = None
         self._error: KdpipeError | None = None
+        use_threads(spec.teacher.threads)  # before anything brings torch along
         try:
             self._labeller = Labeller.load(spec)
         except KdpipeError as error:

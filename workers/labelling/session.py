@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.config import LabellingSection, TeacherSection
+from pipeline.config import UNITS_PER_TEACHER, LabellingSection, TeacherSection
 from pipeline.labels.entries import Quarantine
 from pipeline.labels.ledger import GivenUp, Ledger
 from pipeline.labels.rowspace import plan_of
@@ -22,7 +22,7 @@ from workers.labelling.crew import Broken, Crew, Died, Event, Finished, Ready
 from workers.labelling.doubt import Doubt
 from workers.labelling.faults import PartVanishedError, StoreWriteError, TeacherChangedError
 from workers.labelling.messages import Assignment, Failed, Labelled, Trouble
-from workers.labelling.pool import UNITS_PER_TEACHER, PoolRule, PoolView, Pressure, decide
+from workers.labelling.pool import PoolRule, PoolView, Pressure, decide
 from workers.labelling.repairs import Repairs
 from workers.labelling.reports import Demand, LabellingProgress
 

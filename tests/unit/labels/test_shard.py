@@ -22,12 +22,12 @@ def log_probs(rows: int, classes: int, *, seed: int = 0, spread: float = 3.0):
 def labelled(rows: int = 20, classes: int = 3, *, floats: bool = False) -> LabelledRows:
     return LabelledRows(
         rows_N=np.arange(100, 100 + rows),
-        sample_ids=[f"s{row}" for row in range(rows)],
+        sample_ids=pa.array([f"s{row}" for row in range(rows)]),
         inputs=pa.array([[float(row)] * 4 for row in range(rows)], pa.list_(pa.float32()))
         if floats
         else pa.array([f"t{row}" for row in range(rows)]),
         log_probs_NK=log_probs(rows, classes),
-        labels=[None if row % 2 else "a" for row in range(rows)],
+        labels=pa.array([None if row % 2 else "a" for row in range(rows)], pa.string()),
     )
 
 
@@ -56,7 +56,7 @@ def test_a_shard_reads_back_with_its_evidence(floats):
     assert (shard.teacher, shard.classes, shard.codec) == ("t1", ("a", "b", "c"), DENSE_FP16)
     assert shard.table["row"].to_pylist() == list(range(100, 120))
     assert shard.table["input"].to_pylist() == written.inputs.to_pylist()
-    assert shard.table["label"].to_pylist() == written.labels
+    assert shard.table["label"].to_pylist() == written.labels.to_pylist()
     assert shard.table["disagreement"].null_count == 20
     np.testing.assert_allclose(shard.table["entropy"].to_numpy(), entropy_nats(written.log_probs_NK))
     np.testing.assert_allclose(shard.table["margin"].to_numpy(), margin(written.log_probs_NK))

@@ -57,10 +57,10 @@ def swapped(store: Any, **other: Any) -> None:
     shard = read_shard(store, state.shard_of(commit))
     labelled_rows = LabelledRows(
         rows_N=shard.table["row"].to_numpy() + other.get("shift", 0),
-        sample_ids=shard.table["sample_id"].to_pylist(),
+        sample_ids=shard.table["sample_id"].combine_chunks(),
         inputs=shard.table["input"].combine_chunks(),
         log_probs_NK=shard.log_probs(),
-        labels=shard.table["label"].to_pylist(),
+        labels=shard.table["label"].combine_chunks(),
     )
     data = encode_shard(labelled_rows, teacher=other.get("teacher", shard.teacher), classes=other.get("classes", CLASSES))
     ref = put_shard(store, "shards/other.arrow", data, rows=len(shard.table))

@@ -1,6 +1,10 @@
-"""What labels took of the teacher's time, as the log has it. Pure."""
+"""What labels took of the teacher's time, as the log has it, and what that time would have been without keeping them. Pure.
 
-from collections.abc import Iterable
+Spent is measured: the seconds that teachers were at work on what was then committed. What students would have asked for is arithmetic
+on two measured figures: labels a student read, times the mean seconds a label took.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.labels.entries import Commit
@@ -17,6 +21,31 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """One student's training in one generation, now over: which labels it read."""
+
+    student: str
+    generation: int
+    teacher: str
+    """Fingerprint of who made the labels."""
+    new_rows: int
+    """Labels of the generation itself, which it read first, each once."""
+    rows: int
+    """Labels it read in all, each as often as it did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a training would have taken of the teacher's time, had the student asked for itself."""
+
+    training: Training
+    once_s: float
+    """For each of the generation's new labels once: the least that a student of its own labels would have needed."""
+    each_time_s: float
+    """At each reading: a teacher in the training loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsCost:
     """Without repairs, and without what was lost before it was committed."""
 
@@ -25,21 +54,30 @@ class LabelsCost:
     generations: tuple[Spent, ...]
     teachers: tuple[Spent, ...]
     """By fingerprint."""
+    students: tuple[Asked, ...]
+    """Empty where no training is over."""
 
 
-def labels_cost(state: LogState) -> LabelsCost:
-    """Add up the commits, by generation (the open one last) and by teacher."""
+def labels_cost(state: LogState, trainings: Sequence[Training] = ()) -> LabelsCost:
+    """Add up the commits, by generation (the open one last) and by teacher, and hold them against what students read."""
     last = max(state.ends, default=0)
     by_generation = [(f"generation {number}", state.commits_of(number)) for number in sorted(state.ends)]
     by_generation.append((f"generation {last + 1}, open", state.commits_of(last + 1)))
-    by_teacher = [(f"teacher {name}", [found for found in state.commits if found.teacher == name]) for name in sorted(state.teachers)]
+    by_teacher = {name: _spent(f"teacher {name}", (c for c in state.commits if c.teacher == name)) for name in sorted(state.teachers)}
     total = _spent("all", state.commits)
     return LabelsCost(
         rows=total.rows,
         teacher_s=total.teacher_s,
         generations=tuple(_spent(of, commits) for of, commits in by_generation if commits),
-        teachers=tuple(_spent(of, commits) for of, commits in by_teacher if commits),
+        teachers=tuple(spent for spent in by_teacher.values() if spent.rows),
+        students=tuple(_asked(training, by_teacher.get(training.teacher, total)) for training in trainings),
     )
+
+
+def _asked(training: Training, spent: Spent) -> Asked:
+    """By the mean of its teacher; by the mean of all where labels of several were mixed."""
+    a_label_s = spent.teacher_s / spent.rows if spent.rows else 0.0
+    return Asked(training=training, once_s=training.new_rows * a_label_s, each_time_s=training.rows * a_label_s)
 
 
 def _spent(of: str, commits: Iterable[Commit]) -> Spent:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunFile, StudentSection
+from pipeline.labels.cost import Training
 from pipeline.loop.generation import Fate, Opening, StudentFacts, wanted_digests
 from workers.driver.folder import RunFolder, read_json, write_json
 
@@ -139,6 +140,17 @@ def outcomes(folder: RunFolder) -> dict[int, dict[str, Any]]:
 def trained_in(folder: RunFolder, opening: Opening) -> frozenset[str]:
     """Students whose training in this generation is over."""
     return frozenset(name for name in opening.students if student_files(folder, opening.generation, name).trained.exists())
+
+
+def trainings(folder: RunFolder) -> list[Training]:
+    """Every training that is over, and which labels it read, oldest first."""
+    found = []
+    for number in folder.generations():
+        for path in sorted((folder.generation(number) / "students").glob("*/weights.pt.json")):
+            trained = read_json(path)
+            facts = {"teacher": trained["teacher"], "new_rows": trained["live_rows"], "rows": trained["rows"]}
+            found.append(Training(student=trained["name"], generation=number, **facts))
+    return found
 
 
 def trained_digests(folder: RunFolder) -> dict[str, str]:

@@ -86,26 +86,26 @@ FORMATS: Mapping[str, type[Writer]] = {"parquet": ParquetFile, "hf": DatasetFold
 
 
 def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable[[int, int], None] = lambda done, rows: None) -> int:
-    """Write every committed label to the new file or folder `out`, in one of FORMATS; its rows. `progress` hears (rows done, rows).
+    """Write every label that is kept to the new file or folder `out`, in one of FORMATS; its rows. `progress` hears (rows done, rows).
 
     Columns: those of `stored.COLUMNS`, `log_probs` (K float32, natural log, in the order of the classes, which the format says), `weight`
     (0 or 1), `teacher` (fingerprint). Raises ConfigError if `out` is there, NothingLabelledError, ShardCorruptError, ExportFailedError.
     """
     state = LogReader(store).refresh()
-    if not state.commits:
+    if not state.rows_kept:
         raise NothingLabelledError
     if out.exists() or out.is_symlink():
         raise _taken(out)
     if not out.parent.is_dir():
         raise ConfigError("OUT", f"no folder {out.parent}", "a name in a folder that is there", f"mkdir -p {out.parent}")
-    rows, partial = 0, out.with_name(f".tmp-{os.getpid()}-{out.name}")
+    rows, kept, partial = 0, state.rows_kept, out.with_name(f".tmp-{os.getpid()}-{out.name}")
     _remove(partial)
     try:
         with _writing(out), FORMATS[form](partial, classes=state.classes, name=f"{state.log}.{state.next_seq}") as writer:
             for table in _tables(store, state):
                 writer.write(table)
                 rows += len(table)
-                progress(rows, state.rows_labelled)
+                progress(rows, kept)
         with _writing(out):
             _publish(partial, out)
     finally:

@@ -42,8 +42,8 @@ class ShardCorruptError(LabelStoreError):
 
     def __str__(self) -> str:
         return (
-            f"shard {self.shard}: {self.found}; expected {self.expected} as in the log; the next `kdpipe run` relabels it, "
-            "`kdpipe labels verify DIR` lists every bad one"
+            f"shard {self.shard}: {self.found}; expected {self.expected} as in the log; `kdpipe labels repair DIR` or the next "
+            "`kdpipe run` labels it again, `kdpipe labels verify DIR` lists every bad one"
         )
 
 

@@ -99,6 +99,11 @@ class LogState:
         """Commits that are in a window."""
         return self.windows[-1].stop_commit if self.windows else 0
 
+    @property
+    def rows_kept(self) -> int:
+        """Labelled rows whose bytes were not dropped."""
+        return self.rows_labelled - sum(seal.rows for seal in self.windows[: self.dropped_windows])
+
     def first_window(self, generation: int) -> int:
         """Number of the first window of a generation: those before it belong to older ones."""
         return max((windows for older, windows in self.ends.items() if older < generation), default=0)

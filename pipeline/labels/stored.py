@@ -74,7 +74,7 @@ class StoredLabels:
         """`top` is how many classes to name. Raises NothingLabelledError."""
         self._store, self._top = store, top
         self._state = LogReader(store).refresh()
-        if not self._state.commits:
+        if not self._state.rows_kept:
             raise NothingLabelledError
 
     def first(self, rows: int) -> list[StoredSample]:
@@ -98,6 +98,8 @@ class StoredLabels:
                 shard = read_shard(self._store, state.shard_of(commit))
                 places = np.flatnonzero(shard.table["row"].to_numpy() == row)
                 return next(self._samples(at, shard, places.tolist()))
+        if state.done.overlaps(row, row + 1):
+            raise ConfigError("--row", f"row {row} was labelled and its label dropped by the retention policy", "a row that is kept")
         raise ConfigError("--row", f"row {row} is planned and not labelled yet", "a row with a label", "`kdpipe run` goes on labelling")
 
     def called(self, sample_id: str) -> list[StoredSample]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import LabelStoreError
 from pipeline.labels.entries import Commit
 from pipeline.labels.log import LogReader
-from pipeline.labels.shard import SHARDS, read_shard
+from pipeline.labels.shard import SHARDS, ShardCorruptError, ShardUnknownError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
@@ -26,6 +25,8 @@ class BadShard:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
+    """Shards, rows and windows are those that were not dropped."""
+
     shards: int
     rows: int
     windows: int
@@ -93,17 +94,17 @@ def verify(store: Store, *, progress: Callable[[int, int], None] = lambda done, 
     Raises LabelStoreError only if the log can't be read: a record is missing, or contradicts those before it.
     """
     state = LogReader(store).refresh()
-    bad, rows = [], 0
+    bad, rows, kept = [], 0, state.rows_kept
     for commit in state.kept_commits():
         if found := _problem(store, state, commit):
             bad.append(found)
         rows += commit.shard.rows
-        progress(rows, state.rows_labelled)
+        progress(rows, kept)
     orphans = orphaned(store, state)
     return Verification(
         shards=len(state.commits) - state.dropped_commits,
-        rows=state.rows_labelled,
-        windows=len(state.windows),
+        rows=kept,
+        windows=len(state.windows) - state.dropped_windows,
         rows_left=state.rows_left,
         bad=tuple(bad),
         problems=tuple(_contradictions(state)),
@@ -195,8 +196,8 @@ def _problem(store: Store, state: LogState, commit: Commit) -> BadShard | None:
     ref = state.shard_of(commit)
     try:
         shard = read_shard(store, ref)
-    except LabelStoreError as error:
-        return _bad(commit, str(error))
+    except (ShardCorruptError, ShardUnknownError) as error:
+        return _bad(commit, f"{error.found}; expected {error.expected}")
     quarantined = {bad.row for bad in commit.quarantined}
     expected = [row for row in range(commit.start, commit.stop) if row not in quarantined]
     if not np.array_equal(shard.table["row"].to_numpy(), expected):

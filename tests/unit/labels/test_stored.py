@@ -11,10 +11,12 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from pipeline.errors import ConfigError
+from pipeline.labels.export import export
 from pipeline.labels.log import LogReader
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import LocalStore, Store
 from pipeline.labels.stored import NothingLabelledError, StoredLabels
+from pipeline.labels.verify import verify
 from tests.kit.labelling import CLASSES, Bench, MemorySource, expected_log_probs
 from tests.kit.stores import MemoryStore
 from workers.cli import app
@@ -96,6 +98,21 @@ def test_a_row_without_a_label_says_why() -> None:
         labels.at(2)
     with pytest.raises(ConfigError, match="expected 0 to 2"):
         labels.at(3)
+
+
+def test_labels_that_were_let_go_are_passed_over_and_said_to_be_gone(tmp_path: Path) -> None:
+    store = MemoryStore()
+    bench = Bench(store, MemorySource({"a": TEXTS}), keep_bytes=0)
+    bench.run(1)
+    for generation, name in ((2, "b"), (3, "c")):
+        bench.source.texts[name] = [f"text {name}"]
+        bench.run(generation)
+    state, labels = LogReader(store).refresh(), StoredLabels(store)
+    assert state.rows_kept == 2 == len(labels.first(1000)) == export(store, tmp_path / "out")
+    assert (verify(store).sound, verify(store).rows) == (True, 2)
+    assert labels.at(30) in labels.first(1000)
+    with pytest.raises(ConfigError, match="dropped by the retention policy"):
+        labels.at(0)
 
 
 def test_what_is_not_there_is_named_with_what_is() -> None:

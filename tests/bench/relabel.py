@@ -22,7 +22,8 @@ TIMEOUT_S = 600
 
 def run(rows: int = 200_000, runs: int = 3) -> list[Comparison]:
     """Cases: an unchanged source again, the same with the start of the process, and the rows the teacher was asked about."""
-    first, again, first_process, again_process, asked = [], [], [], [], 0
+    first, again, first_process, again_process = list[float](), list[float](), list[float](), list[float]()
+    asked = 0
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home, "relabel")
         write_samples(folder, rows=rows)

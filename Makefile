@@ -10,11 +10,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+AZURITE := $(VENV)/node/azurite-3.37.0
+
 # Two workers: the tests wait on sockets and disks as much as they compute. Tests of one file stay together, and so do all that start Ray.
 PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup run test test-slow lint format docs clean check-python check-npm
+.PHONY: help setup run test test-slow azurite lint format docs clean check-python check-npm
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +26,13 @@ setup: $(STAMP) ## make .venv and install kdpipe with all it needs, at the pinne
 run: check-npm $(STAMP) ## run the spam recipe to the end: teacher, students, gate, rollout to three devices
 	$(BIN)/kdpipe run spam
 
-test: lint ## check style, types and layers, and run every test that is not slow
+test: lint azurite ## check style, types and layers, and run every test that is not slow
 	$(PYTEST) -m "not slow" $(PARALLEL)
 
-test-slow: $(STAMP) ## run the slow tests
+test-slow: $(STAMP) azurite ## run the slow tests
 	$(PYTEST) -m slow
+
+azurite: $(AZURITE) ## install the Azure Blob server that tests talk to, in .venv
 
 lint: $(STAMP) ## check style, types and layers only
 	$(BIN)/ruff check .
@@ -54,6 +58,10 @@ $(STAMP): pyproject.toml constraints.txt | check-python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(AZURITE): | check-npm $(STAMP)
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/node azurite@3.37.0
+	touch $@
+
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "kdpipe needs Python 3.11 or newer; found: $$($(PYTHON) --version 2>&1 || true)." >&2; \
@@ -63,4 +71,4 @@ check-python:
 
 check-npm:
 	@command -v npm >/dev/null || { \
-	  echo "the spam recipe fetches its e-mails with npm, and there is no npm on PATH. Debian: apt-get install npm" >&2; exit 1; }
+	  echo "the spam recipe fetches its e-mails with npm, tests their Azure server, and there is no npm on PATH. Debian: apt-get install npm" >&2; exit 1; }

@@ -101,6 +101,8 @@ UNITS_PER_TEACHER = 3
 
 
 class LabellingSection(Section):
+    store: str | None = Field(None, min_length=1)
+    """Where labels are kept: a folder beside the run file, or s3://, gs:// or az://BUCKET/PREFIX; unset, in the run's own folder."""
     unit_rows: int = Field(128, ge=1)
     """Rows of one unit, the piece of work that is leased and committed."""
     window_rows: int = Field(1024, ge=1)

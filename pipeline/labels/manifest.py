@@ -207,10 +207,7 @@ def _is_over(retired: Retired, now_unix_s: float) -> bool:
 
 def _remove(store: Store, retired: Iterable[Retired]) -> None:
     for old in retired:
-        for seq in range(old.first_seq, old.stop_seq):
-            store.delete(record_key(seq))
-        for key in old.keys:
-            store.delete(key)
+        store.delete(*(record_key(seq) for seq in range(old.first_seq, old.stop_seq)), *old.keys)
 
 
 def _remove_unnamed(store: Store, manifest: Manifest) -> None:

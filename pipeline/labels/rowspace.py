@@ -48,11 +48,22 @@ def plan_of(plans: Sequence[Plan], row: int) -> Plan:
     return plans[bisect_right(plans, row, key=lambda plan: plan.first) - 1]
 
 
-def units_left(plans: Iterable[Plan], done: Intervals, *, unit_rows: int) -> Iterator[Run]:
-    """Planned rows minus done rows, cut at the part's multiples of `unit_rows`: no unit reaches over a part."""
-    for plan in plans:
-        for start, stop in done.missing_from(plan.first, plan.first + plan.rows):
+def units_left(plans: Sequence[Plan], done: Intervals, *, unit_rows: int) -> Iterator[Run]:
+    """Planned rows minus done rows, ascending, cut at the part's multiples of `unit_rows`: no unit reaches over a part."""
+    for plan, missing in reversed(list(_unfinished(plans, done))):
+        for start, stop in missing:
             while start < stop:
                 cut = min(stop, start - (start - plan.first) % unit_rows + unit_rows)
                 yield start, cut
                 start = cut
+
+
+def _unfinished(plans: Sequence[Plan], done: Intervals) -> Iterator[tuple[Plan, list[Run]]]:
+    """Parts with rows that are not done, the newest first: of a long history the last few, so no more of it is read."""
+    rows_left = plans[-1].first + plans[-1].rows - done.rows if plans else 0
+    for plan in reversed(plans):
+        if not rows_left:
+            return
+        missing = done.missing_from(plan.first, plan.first + plan.rows)
+        rows_left -= sum(stop - start for start, stop in missing)
+        yield plan, missing

@@ -23,6 +23,13 @@ OBJECT_MAX_BYTES = 1 << 30
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
+def checked_key(key: str) -> str:
+    """The key, which names a place below the store and nowhere else. Raises ValueError."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not a key: {key!r}")
+    return key
+
+
 class Store(Protocol):
     """Objects by key. Keys are relative paths of letters, digits, `.`, `_` and `-`; no part begins with a dot."""
 
@@ -38,8 +45,8 @@ class Store(Protocol):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Bytes [start, start + length), fewer where the object ends. Raises ObjectMissingError."""
 
-    def delete(self, key: str) -> None:
-        """Remove the object; one that is not there is fine."""
+    def delete(self, *keys: str) -> None:
+        """Remove the objects; one that is not there is fine."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys that begin with `prefix`, ascending."""
@@ -122,8 +129,9 @@ class LocalStore:
         except FileNotFoundError as error:
             raise ObjectMissingError(key) from error
 
-    def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._path(key).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[str]:
         # Only the folder part of the prefix need be walked. A temporary file of a crashed writer begins with a dot.
@@ -145,9 +153,7 @@ class LocalStore:
         return shutil.disk_usage(folder).free
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"not a key: {key!r}")
-        return self.root / key
+        return self.root / checked_key(key)
 
     def _path_to_write(self, key: str) -> Path:
         path = self._path(key)
@@ -162,10 +168,20 @@ def _translated(error: OSError, key: str) -> Exception:
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`: a local path or `file:///path`. Raises ConfigError for anything else."""
+    """The store at `url`: a local path, `file:///path`, or an object store as in `objects`. Raises ConfigError for anything else."""
     parts = urlparse(url)
+    if parts.scheme in ("s3", "gs", "az"):
+        from pipeline.labels.objects import ObjectStore  # a run on local disk need not load it
+
+        return ObjectStore(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalStore(Path(unquote(parts.path)))
     if "://" in url:
-        raise ConfigError("label store", repr(url), "a local folder or file:///folder")
+        raise ConfigError("label store", repr(url), "a local folder, or s3://, gs:// or az://BUCKET/PREFIX")
     return LocalStore(Path(url))
+
+
+def remove_labels(store: Store) -> None:
+    """Delete every object that a label store is made of. After a crash, do it again."""
+    for prefix in ("shards/", "log/"):
+        store.delete(*store.list(prefix))

@@ -66,9 +66,10 @@ class TracedStore(LocalStore):
         self.say("sweep" if prefix.startswith("shards/") else "open")
         return super().list(prefix)
 
-    def delete(self, key: str) -> None:
-        self.say("sweep")
-        super().delete(key)
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.say("sweep")
+            super().delete(key)
 
 
 _LOG_PHASES = (

@@ -3,7 +3,9 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -67,6 +69,46 @@ class StoreContract:
         assert list(store.list("log/1")) == ["log/10"]
         assert list(store.list("")) == ["log/09", "log/10", "log/deep/1", "log/head", "logs/1", "shards/1"]
         assert list(store.list("nothing/")) == []
+
+    def test_a_listing_has_many_pages(self, store: Store) -> None:
+        keys = [f"many/{number:04d}" for number in range(1_050)]
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda key: store.put(key, b""), keys))
+        assert list(store.list("many/")) == keys
+        store.delete(*keys)
+        assert list(store.list("many/")) == []
+
+    def test_a_range_beyond_the_end_is_short_and_never_an_error(self, store: Store) -> None:
+        store.put("short", b"0123")
+        assert [store.get_range("short", start, 10) for start in (0, 2, 4, 99)] == [b"0123", b"23", b"", b""]
+        assert store.get_range("short", 1, 0) == b""
+
+    def test_a_large_object_is_whole(self, store: Store) -> None:
+        data = bytes(range(256)) * 2**16
+        store.put("large", data)
+        assert store.size("large") == len(data)
+        assert store.get("large") == data
+        assert store.put_if_absent("large-once", data)
+        assert not store.put_if_absent("large-once", b"")
+        assert store.get("large-once") == data
+
+    def test_a_reader_sees_the_old_bytes_or_the_new(self, store: Store) -> None:
+        versions = [bytes([number]) * 50_000 for number in range(20)]
+        store.put("head", versions[0])
+        seen: list[bytes] = []
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                seen.append(store.get("head"))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for version in versions:
+            store.put("head", version)
+        done.set()
+        reader.join()
+        assert set(seen) <= set(versions)
 
     def test_an_empty_object_is_an_object(self, store: Store) -> None:
         assert store.put_if_absent("empty", b"")
@@ -154,8 +196,9 @@ class MemoryStore:
     def put(self, key: str, data: bytes) -> None:
         self._change(f"put {key}", lambda: self.objects.__setitem__(key, bytes(data)))
 
-    def delete(self, key: str) -> None:
-        self._change(f"delete {key}", lambda: self.objects.pop(key, None))
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._change(f"delete {key}", partial(self.objects.pop, key, None))
 
     def get(self, key: str) -> bytes:
         self._step(f"get {key}", lambda: None)

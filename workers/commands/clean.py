@@ -14,18 +14,24 @@ def clean(
 ) -> None:
     """Remove what a run made in DIR: labels, models, keys, devices. Refuses while a run or a process of it lives."""
     from pipeline.errors import FolderBusyError
+    from pipeline.labels.store import open_store, remove_labels
     from pipeline.recipes.prepared import MARKER
     from workers.driver.children import recorded
     from workers.driver.folder import LABEL_ENTRIES, RECIPE_ENTRIES, RUN_ENTRIES, Holder, RunFolder
+    from workers.driver.labels import store_url_in
 
     folder = RunFolder.existing(directory)
+    store = store_url_in(folder)
+    elsewhere = "" if store == str(folder.labels) else f", and the labels in {store}"
     if not yes:
         what = "labels" if labels else "labels, models, keys and devices"
-        typer.confirm(f"remove the {what} in {folder.root}?", abort=True)
+        typer.confirm(f"remove the {what} in {folder.root}{elsewhere}?", abort=True)
     with Holder(folder):
         living = [child.part for child in recorded(folder).values() if child.alive()]
         if living:
             raise FolderBusyError(str(directory), ", ".join(living))
+        if elsewhere:
+            remove_labels(open_store(store))
         by_recipe = RECIPE_ENTRIES if (folder.root / MARKER).is_file() else ()
         for path in (folder.root / name for name in (LABEL_ENTRIES if labels else (*by_recipe, *RUN_ENTRIES))):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ def _facts(folder: Any) -> dict[str, Any]:
     from pipeline.labels.verify import summarise
     from workers.driver.children import recorded
     from workers.driver.folder import holder_of, read_json
+    from workers.driver.labels import store_url_in
 
     last = read_json(folder.status_file) or {}
     driver = holder_of(folder)
@@ -37,7 +38,7 @@ def _facts(folder: Any) -> dict[str, Any]:
         "error": last.get("error", ""),
         "elapsed_s": last.get("elapsed_s"),
         "gauges": last.get("gauges", []),
-        "labels": asdict(summarise(open_store(str(folder.labels)))),
+        "labels": asdict(summarise(open_store(store_url_in(folder)))),
         "generations": [
             {"generation": number, **(read_json(folder.generation(number) / "outcome.json") or {"students": {}, "open": True})}
             for number in folder.generations()

@@ -25,11 +25,10 @@ class RunMetrics:
         self._labelling: LabellingProgress | None = None
         self._ended_rows, self._ended_s = 0, 0.0
 
-    def start(self, folder: RunFolder) -> None:
-        """Say what the log holds, then listen. Raises MetricsPortError where the wanted port is taken; LabelStoreError."""
-        if folder.labels.exists():
-            log = summarise(open_store(str(folder.labels)))
-            self.series.labels(planned=log.rows_planned, committed=log.rows_committed, quarantined=log.rows_quarantined)
+    def start(self, folder: RunFolder, *, labels: str) -> None:
+        """Say what the log in the store `labels` holds, then listen. Raises MetricsPortError if the port is taken, LabelStoreError."""
+        log = summarise(open_store(labels))
+        self.series.labels(planned=log.rows_planned, committed=log.rows_committed, quarantined=log.rows_quarantined)
         self._note = folder.root / "metrics.json"
         write_json(self._note, {"port": self._server.start()})
 

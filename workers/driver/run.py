@@ -19,7 +19,7 @@ from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import DevicesBehindError, Fleet
 from workers.driver.folder import Holder, read_json, write_json
-from workers.driver.labels import labelling_of
+from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
 from workers.driver.planning import check_inputs, plan_text
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
@@ -61,7 +61,7 @@ def drive(request: RunRequest) -> None:
             command=request.command,
         )
         with _ending(context, keep=request.keep):
-            context.metrics.start(request.folder)
+            context.metrics.start(request.folder, labels=store_url(context))
             _go(context, request)
 
 

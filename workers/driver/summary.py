@@ -21,6 +21,7 @@ from workers.driver.context import RunContext
 from workers.driver.evaluation import test_figures
 from workers.driver.fleet import Confirmed, Fleet
 from workers.driver.folder import read_json
+from workers.driver.labels import store_url
 from workers.driver.records import incumbent_of, outcomes, student_files
 from workers.edge.local_client import LocalDevice
 
@@ -34,7 +35,7 @@ def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet
     """Needs a closed generation and a settled fleet."""
     closed = outcomes(context.folder)
     latest = max(closed)
-    labels = summarise_labels(open_store(str(context.folder.labels)))
+    labels = summarise_labels(open_store(store_url(context)))
     trained = [name for name in closed[latest]["students"] if student_files(context.folder, latest, name).verdict.exists()]
     return {
         "version": VERSION,

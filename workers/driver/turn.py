@@ -17,7 +17,7 @@ from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import Fleet, RolloutEndedBadlyError
 from workers.driver.folder import read_json, write_json
 from workers.driver.judging import judge_student
-from workers.driver.labels import labelling_of
+from workers.driver.labels import labelling_of, store_url
 from workers.driver.learning import label_and_train
 from workers.driver.records import Incumbent, facts_of, incumbent_of, outcomes, populations_of, section_of, student_files
 from workers.driver.releasing import sign_student
@@ -70,7 +70,7 @@ class Turn:
             self._context.reporter.say(f"student {name} failed, the others go on: {error}")
         if learning.labelling is None:
             raise next(iter(learning.failed.values()))  # nobody can learn: the teacher was asked nothing
-        cost = teacher_cost(LogReader(open_store(str(self._context.folder.labels))).refresh(), self._opening.generation)
+        cost = teacher_cost(LogReader(open_store(store_url(self._context))).refresh(), self._opening.generation)
         write_json(self._context.folder.generation(self._opening.generation) / "labelling.json", learning.to_json(cost))
 
     def _judge(self) -> None:
@@ -104,7 +104,7 @@ class Turn:
             student=section_of(context.folder, self._opening.generation, name),
             classes=run.classes,
             kind=run.stream.kind,
-            store_url=str(context.folder.labels),
+            store_url=store_url(context),
             generation=self._opening.generation,
             seed=run.seed,
             base=context.base,

@@ -133,8 +133,7 @@ class Committer:
         state, gone = self.state, self._orphans()
         for commit in state.commits[state.swept_commits : state.dropped_commits]:
             gone += {commit.shard.key, state.shard_of(commit).key}
-        for key in gone:
-            self._store.delete(key)
+        self._store.delete(*gone)
         if gone or state.swept_term < self.term:
             self._writer.queue([Sweep(term=self.term, stop_commit=state.dropped_commits)])
             self._writer.flush(now_unix_s=now_unix_s)

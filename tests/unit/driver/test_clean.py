@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, FolderBusyError
+from pipeline.labels.store import open_store
 from workers.commands.clean import clean
 from workers.driver.folder import Holder, RunFolder, write_json
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    write_json(tmp_path / "origin.json", {"base": str(tmp_path)})
+    write_json(tmp_path / "origin.json", {"base": str(tmp_path), "run": {"labelling": {}}})
     for name in ("labels/log", "data", "devices/device-1"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "data" / "mine.csv").write_text("text\nhello\n")
@@ -34,6 +35,15 @@ def test_only_the_labels_go_if_only_they_are_asked_for(run: Path) -> None:
     clean(run, labels=True, yes=True)
     assert not (run / "labels").exists()
     assert (run / "devices" / "device-1").exists()
+
+
+def test_labels_that_are_kept_elsewhere_go_too_and_nothing_beside_them(run: Path) -> None:
+    write_json(run / "origin.json", {"base": str(run), "run": {"labelling": {"store": "elsewhere"}}})
+    store = open_store(str(run / "elsewhere"))
+    for key in ("log/1", "shards/1", "notes.txt"):
+        store.put(key, b"")
+    clean(run, labels=True, yes=True)
+    assert list(store.list("")) == ["notes.txt"]
 
 
 def test_a_live_run_is_never_cleaned(run: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_first_scrape_of_a_restarted_driver_has_what_the_log_holds(tmp_path:
     texts = [f"mail {number}" for number in range(40)] + ["unparseable"]
     Bench(open_store(str(folder.labels)), MemorySource({"mail": texts}), unit_rows=8).run()
     metrics = metrics_of_a_run()
-    metrics.start(folder)
+    metrics.start(folder, labels=str(folder.labels))
     try:
         port = read_json(tmp_path / "metrics.json")["port"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
@@ -96,6 +96,6 @@ def test_the_first_scrape_of_a_restarted_driver_has_what_the_log_holds(tmp_path:
 
 def test_a_run_without_a_log_starts_at_nothing_and_makes_none(tmp_path: Path) -> None:
     metrics = metrics_of_a_run()
-    metrics.start(RunFolder(tmp_path))
+    metrics.start(RunFolder(tmp_path), labels=str(tmp_path / "labels"))
     metrics.close()
     assert list(tmp_path.iterdir()) == []

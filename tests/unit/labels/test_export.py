@@ -178,7 +178,7 @@ def test_without_labels_it_says_how_to_get_some(tmp_path: Path) -> None:
 
 
 def test_the_verb_says_what_it_wrote_and_keeps_its_progress_off_standard_output(tmp_path: Path) -> None:
-    write_json(tmp_path / "run" / "origin.json", {})
+    write_json(tmp_path / "run" / "origin.json", {"base": "", "run": {"labelling": {}}})
     labelled(LocalStore(tmp_path / "run" / "labels"))
     for form in FORMATS:
         words = ["labels", "export", str(tmp_path / "run"), str(tmp_path / form), "--format", form]

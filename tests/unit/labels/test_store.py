@@ -1,13 +1,23 @@
 """Every store against one contract, and what is particular to the local one."""
 
+import base64
 import errno
 import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.labels.store import LocalStore, MappedStore, StoreFullError, open_store
+from pipeline.errors import ConfigError, LabelStoreError
+from pipeline.labels.entries import End
+from pipeline.labels.log import FencedError, LogWriter
+from pipeline.labels.objects import RETRY, StoreDeniedError, StoreUnreachableError
+from pipeline.labels.store import LocalStore, MappedStore, Store, StoreFullError, open_store
+from tests.kit.azure_server import CONTAINER, azure_server
+from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once
+from tests.kit.s3_server import BUCKET, free_ports, s3_server
 from tests.kit.stores import MemoryStore, StoreContract
 
 
@@ -59,6 +69,106 @@ class TestLocalStore(StoreContract):
         assert store.free_bytes() > 0
 
 
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    with azure_server(tmp_path_factory.mktemp("azure")) as variables:
+        yield variables
+
+
+class RemoteStoreContract(StoreContract):
+    """A store on a service, which tests share: each has a prefix of its own. Subclass it with a fixture `bucket`: the URL to go below."""
+
+    @pytest.fixture
+    def url(self, bucket: str, request: pytest.FixtureRequest) -> str:
+        return f"{bucket}/{re.sub('[^a-z]', '-', request.node.originalname)}"
+
+    @pytest.fixture
+    def store(self, url: str) -> Store:
+        return open_store(url)
+
+    def test_stores_beside_each_other_do_not_see_each_other(self, url: str) -> None:
+        mine, theirs = open_store(url), open_store(f"{url}2")
+        theirs.put("log/1", b"theirs")
+        assert list(mine.list("")) == []
+        assert mine.put_if_absent("log/1", b"mine")
+        assert theirs.get("log/1") == b"theirs"
+
+    @pytest.mark.parametrize("key", ["../outside", "/abs", "a/../../b", "", ".tmp-x"])
+    def test_a_key_that_leaves_the_store_is_refused(self, store: Store, key: str) -> None:
+        for act in (lambda: store.get(key), lambda: store.put(key, b""), lambda: store.delete(key), lambda: store.size(key)):
+            with pytest.raises(ValueError, match="not a key"):
+                act()
+
+    def test_a_log_is_written_followed_and_taken_over_there(self, store: Store) -> None:
+        bench = Bench(store, MemorySource({"a": [f"text {row}" for row in range(30)]}))
+        bench.run()
+        assert_exactly_once(store, bench.source)
+        older = LogWriter.open(store, holder="older", classes=CLASSES, nonce="o", now_unix_s=0)
+        LogWriter.open(store, holder="newer", classes=CLASSES, nonce="n", now_unix_s=0)
+        older.queue([End(generation=2)])
+        with pytest.raises(FencedError, match="newer"):
+            older.flush(now_unix_s=0)
+
+
+@pytest.mark.xdist_group("object stores")
+class TestS3Store(RemoteStoreContract):
+    @pytest.fixture
+    def bucket(self, s3: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+        _set(monkeypatch, s3)
+        return f"s3://{BUCKET}"
+
+    def test_a_wrong_secret_is_refused_and_never_shown(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+        with pytest.raises(StoreDeniedError, match=r"403.*set AWS_ACCESS_KEY_ID") as refused:
+            open_store(url).put("a", b"")
+        assert "not-the-secret" not in str(refused.value)
+
+
+@pytest.mark.xdist_group("object stores")
+class TestAzureStore(RemoteStoreContract):
+    @pytest.fixture
+    def bucket(self, azure: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+        _set(monkeypatch, azure)
+        return f"az://{CONTAINER}"
+
+    def test_a_wrong_key_is_refused(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"not the key").decode())
+        with pytest.raises(StoreDeniedError, match=r"403.*set AZURE_STORAGE_ACCOUNT_NAME"):
+            open_store(url).put("a", b"")
+
+    def test_a_container_that_is_not_there_is_no_empty_store(self, azure: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        _set(monkeypatch, azure)
+        with pytest.raises(LabelStoreError):
+            open_store("az://elsewhere/run").put("a", b"")
+
+
+def test_a_service_that_does_not_answer_is_named_and_the_error_is_one_to_try_again_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setitem(RETRY, "max_retries", 1)
+    _set(monkeypatch, {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    with pytest.raises(StoreUnreachableError, match=r"label store s3://labels/run: .*The same command goes on") as failed:
+        open_store("s3://labels/run").put("a", b"")
+    assert isinstance(failed.value, OSError)
+    assert str(pickle.loads(pickle.dumps(failed.value))) == str(failed.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://", "s3://key:secret@bucket/run", "s3://bucket/run?x=1", "az://container"])
+def test_a_url_without_a_place_of_its_own_or_with_keys_in_it_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="BUCKET/PREFIX, without keys"):
+        open_store(url)
+
+
+def _set(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
 class TestMemoryStore(StoreContract):
     @pytest.fixture
     def store(self) -> MemoryStore:
@@ -70,5 +180,5 @@ def test_a_url_names_its_store(tmp_path: Path) -> None:
         store = open_store(url)
         assert isinstance(store, LocalStore)
         assert store.root == tmp_path
-    with pytest.raises(ConfigError, match=r"s3://bucket.*expected a local folder"):
-        open_store("s3://bucket")
+    with pytest.raises(ConfigError, match=r"ftp://bucket.*expected a local folder"):
+        open_store("ftp://bucket/run")

@@ -141,7 +141,7 @@ def test_the_first_answers_are_as_many_as_asked_for_and_no_more() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_json(tmp_path / "origin.json", {"base": str(tmp_path)})
+    write_json(tmp_path / "origin.json", {"base": str(tmp_path), "run": {"labelling": {}}})
     labelled(LocalStore(tmp_path / "labels"), ["\x1b[2J\x1b]0;owned\x07" + "wide 字" * 200, "rtl \u202e line\nbreak"])
     return tmp_path
 

@@ -115,7 +115,7 @@ def run_verb(folder: Path, *words: str) -> Any:
 
 
 def test_the_verb_notes_what_is_bad_for_the_next_run_and_forgets_it_once_it_is_not(tmp_path: Path) -> None:
-    write_json(tmp_path / "origin.json", {})
+    write_json(tmp_path / "origin.json", {"base": "", "run": {"labelling": {}}})
     store = labelled(LocalStore(tmp_path / "labels"))
     key = LogReader(store).refresh().commits[0].shard.key
     good = store.get(key)

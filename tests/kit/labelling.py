@@ -8,6 +8,8 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,9 @@ from pipeline.labels.store import Store
 from pipeline.sources import SCHEMAS, Part
 from pipeline.sources.source import PartChangedError
 from workers.labelling import Demand, Labelling, LabellingOutcome, LabellingProgress
-from workers.labelling.crew import Died, Event, Finished, Ready
+from workers.labelling.crew import Died, Event, Finished, Probed, Ready
 from workers.labelling.labeller import Labeller
-from workers.labelling.messages import Assignment, LabellerSpec
+from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec
 from workers.labelling.session import Instant
 
 CLASSES = ("ham", "spam")
@@ -103,11 +105,26 @@ class MemoryTeacher:
         return answer
 
 
+class OtherTeacher(MemoryTeacher):
+    """Well-formed answers of the same fingerprint that are wrong, each kind in its own way, once it has been asked often enough."""
+
+    def __init__(self, shift: float = 0.3, *, after: int = 0) -> None:
+        super().__init__()
+        self._shift, self._after = shift, after
+
+    def log_probs(self, inputs: Any) -> NDArray[np.float32]:
+        answer = super().log_probs(inputs)
+        if len(self.asked) <= self._after:
+            return answer
+        probs_B = (np.exp(answer[:, 0]) + self._shift) % 1.0
+        return np.log(np.stack([probs_B, 1 - probs_B], axis=1)).astype(np.float32)
+
+
 class InlineCrew:
     """Each poll does one assignment, in the thread that polls. What texts ask for happens to the worker."""
 
-    def __init__(self, labeller: Callable[[], Labeller], source: MemorySource) -> None:
-        self._make, self._source = labeller, source
+    def __init__(self, labeller: Callable[[], Labeller], source: MemorySource, seconds_per_row: Mapping[str, float]) -> None:
+        self._make, self._source, self._seconds_per_row = labeller, source, seconds_per_row
         self._labellers: dict[str, Labeller] = {}
         self._events: deque[Event] = deque()
         self._waiting: deque[tuple[str, Assignment]] = deque()
@@ -125,12 +142,21 @@ class InlineCrew:
     def submit(self, worker: str, assignment: Assignment) -> None:
         self._waiting.append((worker, assignment))
 
+    def probe(self, worker: str, canary: Canary) -> None:
+        texts = self._texts(canary)
+        if "kill" in texts:
+            self._die(worker)
+        elif "hang" not in texts:
+            self._events.append(Probed(worker=worker, log_probs_NK=self._labellers[worker].probe(canary)))
+
     def restart(self, worker: str) -> None:
         self.restarted += 1
         self._die(worker)
 
     def stop(self, worker: str) -> None:
         del self._labellers[worker]
+        self._waiting = deque(item for item in self._waiting if item[0] != worker)
+        self._events = deque(event for event in self._events if event.worker != worker)
 
     def poll(self, timeout_s: float) -> Sequence[Event]:
         if not self._events and self._waiting:
@@ -140,7 +166,7 @@ class InlineCrew:
                 self.killed_rows.append(assignment.stop - assignment.start)
                 self._die(worker)
             elif "hang" not in texts:
-                self._events.append(Finished(worker=worker, outcome=self._labellers[worker].label(assignment)))
+                self._events.append(Finished(worker=worker, outcome=self._timed(worker, self._labellers[worker].label(assignment))))
         events = list(self._events)
         self._events.clear()
         return events
@@ -151,7 +177,12 @@ class InlineCrew:
     def close(self) -> None:
         self._labellers.clear()
 
-    def _texts(self, assignment: Assignment) -> str:
+    def _timed(self, worker: str, outcome: Labelled | Failed) -> Labelled | Failed:
+        if isinstance(outcome, Failed) or worker not in self._seconds_per_row:
+            return outcome
+        return replace(outcome, teacher_s=self._seconds_per_row[worker] * outcome.teacher_rows)
+
+    def _texts(self, assignment: Assignment | Canary) -> str:
         plan = assignment.plan
         return " ".join(
             self._source.texts[plan.part][row]
@@ -178,8 +209,12 @@ class Bench:
 
     def __init__(self, store: Store, source: MemorySource, *, unit_rows: int = 4, workers_max: int = 2, **section: Any) -> None:
         self.store, self.source, self.teacher = store, source, MemoryTeacher()
-        self.section = LabellingSection(**({"unit_rows": unit_rows, "window_rows": 16, "free_disk_bytes": 0} | section))
+        self.section = LabellingSection(**({"unit_rows": unit_rows, "window_rows": 16, "free_disk_bytes": 0, "canary_rows": 0} | section))
         self.teacher_section = TeacherSection(use="memory", workers_max=workers_max, batch_rows=3)
+        self.replicas: dict[int, MemoryTeacher] = {}
+        """Of the n-th worker that a run starts; others have `teacher`."""
+        self.seconds_per_row: dict[str, float] = {}
+        """What workers of these names say that they took."""
         self.crews: list[InlineCrew] = []
         self.progress: list[LabellingProgress] = []
         self.free_bytes: Callable[[], int | None] = lambda: None
@@ -228,10 +263,13 @@ class Bench:
         return labelling.run(demand=demand, progress=progress, stop=stop or threading.Event())
 
     def _open_crew(self, spec: LabellerSpec) -> InlineCrew:
-        def labeller() -> Labeller:
-            return Labeller(store=self.store, source=self.source, teacher=self.teacher, batch_rows=3, kind="text", codec=spec.codec)
+        numbers = count(1)
 
-        self.crews.append(InlineCrew(labeller, self.source))
+        def labeller() -> Labeller:
+            teacher = self.replicas.get(next(numbers), self.teacher)
+            return Labeller(store=self.store, source=self.source, teacher=teacher, batch_rows=3, kind="text", codec=spec.codec)
+
+        self.crews.append(InlineCrew(labeller, self.source, self.seconds_per_row))
         return self.crews[-1]
 
 

@@ -23,7 +23,7 @@ class RunMetrics:
         )
         self._note: Path | None = None
         self._labelling: LabellingProgress | None = None
-        self._ended_rows, self._ended_s = 0, 0.0
+        self._ended_rows, self._ended_s, self._ended_taken_out = 0, 0.0, 0
 
     def start(self, folder: RunFolder, *, labels: str) -> None:
         """Say what the log in the store `labels` holds, then listen. Raises MetricsPortError if the port is taken, LabelStoreError."""
@@ -49,9 +49,10 @@ class RunMetrics:
         if before and _another_run(before, now):
             self._ended_rows += before.teacher_calls
             self._ended_s += before.teacher_s
+            self._ended_taken_out += before.teachers_taken_out
         self._labelling = now
         rows, seconds = self._ended_rows + now.teacher_calls, self._ended_s + now.teacher_s
-        self.series.teachers(rows=rows, seconds=seconds, actors=now.actors)
+        self.series.teachers(rows=rows, seconds=seconds, actors=now.actors, taken_out=self._ended_taken_out + now.teachers_taken_out)
 
     def close(self) -> None:
         self._server.close()

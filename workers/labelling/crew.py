@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.errors import KdpipeError
-from workers.labelling.messages import Assignment, Failed, Labelled
+from workers.labelling.messages import Assignment, Canary, Failed, Labelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,13 @@ class Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probed:
+    worker: str
+    log_probs_NK: NDArray[np.float32] | None
+    """Of the canary's samples, NaN where the teacher failed; None if the source could not be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Died:
     """The worker's process is gone and with it what it had; it starts again by itself and will be Ready."""
 
@@ -39,7 +49,7 @@ class Broken:
     error: KdpipeError
 
 
-Event = Ready | Finished | Died | Broken
+Event = Ready | Finished | Probed | Died | Broken
 
 
 class Crew(Protocol):
@@ -51,6 +61,10 @@ class Crew(Protocol):
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Give work to a worker that is ready."""
+        ...
+
+    def probe(self, worker: str, canary: Canary) -> None:
+        """Ask a worker that is ready what its teacher says about the canary."""
         ...
 
     def restart(self, worker: str) -> None:

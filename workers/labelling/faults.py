@@ -31,6 +31,21 @@ class TeacherFailsError(TeacherError):
         )
 
 
+class TeachersDisagreeError(TeacherError):
+    """Replicas of one teacher answer the same samples differently, and none has most of the others on its side."""
+
+    def __init__(self, replicas: int, deviating: int) -> None:
+        super().__init__(replicas, deviating)
+        self.replicas, self.deviating = replicas, deviating
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.replicas} replicas of the teacher at least {self.deviating} answer the same samples otherwise than the rest; "
+            "expected most to agree; if the teacher draws at random or computes in low precision, set labelling.canary_tolerance; "
+            "else look at the machines"
+        )
+
+
 class SourceFailsError(DataError):
     """The source can't be read: not a bad file, a bad disk, mount or adapter."""
 

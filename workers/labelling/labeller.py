@@ -8,7 +8,6 @@ raises is found by halving the batch and set aside with the reason.
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,14 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.labels.codecs import DENSE_FP16, Codec
-from pipeline.labels.entries import QuarantinedRow, ShardRef
+from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.rowspace import transposed
 from pipeline.labels.shard import LabelledRows, encode_shard, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
-from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec, Trouble
+from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -42,6 +41,12 @@ class _Answer:
     """Place in the unit -> why it has no label."""
     asked: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unread:
+    trouble: Trouble
+    reason: str
 
 
 class Labeller:
@@ -70,11 +75,12 @@ class Labeller:
     def label(self, assignment: Assignment) -> Labelled | Failed:
         """Do the assignment. When this returns Labelled, its shard is durable; it counts once the driver commits it."""
         rows_N = np.setdiff1d(np.arange(assignment.start, assignment.stop), np.array(assignment.without, dtype=np.int64))
-        batch = self._read(assignment, rows_N)
-        if isinstance(batch, Failed):
-            return batch
-        missing = np.flatnonzero(batch["input"].is_null().to_numpy(zero_copy_only=False)).tolist()
-        problems = {place: batch["problem"][place].as_py() or "no input" for place in missing}
+        batch = self._read(assignment.plan, rows_N)
+        if isinstance(batch, _Unread):
+            if not assignment.keep_every_row:
+                return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
+            batch = _unreadable(assignment.plan, rows_N, batch.reason, kind=self._kind)
+        problems = _problems(batch)
         with self._asking:
             answer = self._ask(batch["input"], problems)
         bad = problems | answer.bad
@@ -91,19 +97,26 @@ class Labeller:
             refused=0 < answer.asked == len(answer.bad),
         )
 
-    def _read(self, assignment: Assignment, rows_N: NDArray[np.int64]) -> Any:
-        plan = assignment.plan
-        rows = transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride).tolist()
+    def probe(self, canary: Canary) -> NDArray[np.float32] | None:
+        """What the teacher says about the canary, NaN for a row at which it fails; None if the source can't be read."""
+        batch = self._read(canary.plan, np.arange(canary.start, canary.stop))
+        if isinstance(batch, _Unread):
+            return None
+        problems = _problems(batch)
+        with self._asking:
+            answer = self._ask(batch["input"], problems)
+        answer.log_probs_NK[list(problems | answer.bad)] = np.nan
+        return answer.log_probs_NK
+
+    def _read(self, plan: Plan, rows_N: NDArray[np.int64]) -> Any:
+        """The batch, or why there is none."""
         try:
             with self._reading:
-                return self._source.read(plan.part, rows)
+                return self._source.read(plan.part, _part_rows(plan, rows_N))
         except PartChangedError as error:
-            trouble, reason = Trouble.GONE, str(error)
+            return _Unread(trouble=Trouble.GONE, reason=str(error))
         except Exception as error:  # noqa: BLE001 - the source may be the user's code; whatever it raises is a fact about the unit
-            trouble, reason = Trouble.READ, _reason(error)
-        if assignment.keep_every_row:
-            return _unreadable(plan.part, rows, reason, kind=self._kind)
-        return Failed(lease=assignment.lease, trouble=trouble, reason=reason)
+            return _Unread(trouble=Trouble.READ, reason=_reason(error))
 
     def _ask(self, inputs: Any, problems: dict[int, str]) -> _Answer:
         """Ask about every row without a problem; a batch at which the teacher raises is halved until the bad rows are alone."""
@@ -156,6 +169,12 @@ class Labeller:
             return Failed(lease=assignment.lease, trouble=Trouble.WRITE, reason=_reason(error))
 
 
+def _problems(batch: Any) -> dict[int, str]:
+    """Place -> why there is no input."""
+    missing = np.flatnonzero(batch["input"].is_null().to_numpy(zero_copy_only=False)).tolist()
+    return {place: batch["problem"][place].as_py() or "no input" for place in missing}
+
+
 def _rows_of(batch: Any, places_P: NDArray[np.int64]) -> Any:
     """Those places of an array or a batch: a view where they lie one after the other, which they nearly always do."""
     if len(places_P) and (np.diff(places_P) == 1).all():
@@ -163,12 +182,17 @@ def _rows_of(batch: Any, places_P: NDArray[np.int64]) -> Any:
     return batch.take(pa.array(places_P))
 
 
-def _unreadable(part: str, rows: Sequence[int], reason: str, *, kind: Kind) -> Any:
+def _part_rows(plan: Plan, rows_N: NDArray[np.int64]) -> list[int]:
+    rows: list[int] = transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride).tolist()
+    return rows
+
+
+def _unreadable(plan: Plan, rows_N: NDArray[np.int64], reason: str, *, kind: Kind) -> Any:
     """A batch of rows whose source is gone; only their places are left."""
     schema = SCHEMAS[kind]
-    unknown = [pa.nulls(len(rows), schema.field(name).type) for name in ("input", "label")]
-    ids = pa.array([f"{part}:{row}" for row in rows], pa.string())
-    return pa.record_batch([ids, *unknown, pa.array([reason] * len(rows), pa.string())], schema=schema)
+    unknown = [pa.nulls(len(rows_N), schema.field(name).type) for name in ("input", "label")]
+    ids = pa.array([f"{plan.part}:{row}" for row in _part_rows(plan, rows_N)], pa.string())
+    return pa.record_batch([ids, *unknown, pa.array([reason] * len(rows_N), pa.string())], schema=schema)
 
 
 def _without_nulls(inputs: Any, *, width: int) -> Any:

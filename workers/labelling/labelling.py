@@ -29,6 +29,7 @@ from pipeline.sources import Part, Source, SourceSpec
 from workers.labelling.committer import Committer
 from workers.labelling.crew import Crew
 from workers.labelling.faults import PartVanishedError, TeacherChangedError
+from workers.labelling.inspection import canary_of
 from workers.labelling.messages import LabellerSpec
 from workers.labelling.repairs import Repairs
 from workers.labelling.reports import Demand, LabellingOutcome, LabellingProgress, PlanSummary
@@ -184,7 +185,7 @@ class Labelling:
         ends: bool,
         forget: bool = True,
     ) -> LabellingOutcome:
-        crew = self._open_crew(self._spec)
+        crew, state = self._open_crew(self._spec), committer.state
         session = Session(
             store=self._store,
             committer=committer,
@@ -195,6 +196,7 @@ class Labelling:
             mixed_teachers=self._mixed_teachers,
             free_bytes=self._free_bytes,
             forget=forget,
+            canary=canary_of(state.plans, state.done, rows=self._section.canary_rows, classes=len(self._spec.classes)),
         )
         try:
             self._steps(session, demand, progress, stop, ends=ends)

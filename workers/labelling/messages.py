@@ -41,6 +41,15 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """Say what the teacher makes of the rows [start, stop), which lie in `plan`'s part; nothing is written."""
+
+    plan: Plan
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Labelled:
     """An assignment was done."""
 

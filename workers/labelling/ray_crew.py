@@ -7,20 +7,31 @@ Some calls run at once in an actor, so that one unit is read and one written whi
 
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 from pipeline.config import UNITS_PER_TEACHER
 from pipeline.errors import KdpipeError, TeacherError
-from workers.labelling.crew import Broken, Died, Event, Finished, Ready
+from workers.labelling.crew import Broken, Died, Event, Finished, Probed, Ready
 from workers.labelling.labeller import Labeller
-from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec
+from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec
 from workers.labelling.threads import use_threads
 
 SLOW_START_S = 30.0
 RETRY_READY_S = 0.5
+
+
+class Call(Enum):
+    """What an actor was asked."""
+
+    READY = "ready"
+    LABEL = "label"
+    PROBE = "probe"
 
 
 class TeacherStartError(TeacherError):
@@ -54,6 +65,9 @@ class TeacherActor:
     def label(self, assignment: Assignment) -> Labelled | Failed:
         return self._loaded().label(assignment)
 
+    def probe(self, canary: Canary) -> NDArray[np.float32] | None:
+        return self._loaded().probe(canary)
+
     def _loaded(self) -> Labeller:
         if self._labeller is None:
             assert self._error is not None
@@ -61,7 +75,7 @@ class TeacherActor:
         return self._labeller
 
 
-_REMOTE: Any = ray.remote(max_restarts=-1, max_task_retries=0, max_concurrency=UNITS_PER_TEACHER)(TeacherActor)
+_REMOTE: Any = ray.remote(max_restarts=-1, max_task_retries=0, max_concurrency=UNITS_PER_TEACHER + 1)(TeacherActor)
 
 
 class RayCrew:
@@ -69,10 +83,11 @@ class RayCrew:
 
     def __init__(self, spec: LabellerSpec, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._spec, self._clock = spec, clock
-        self._asked = {"CPU": spec.teacher.cpus} | ({"GPU": spec.teacher.gpus} if spec.teacher.gpus else {})
+        gpus = {"GPU": spec.teacher.gpus} if spec.teacher.gpus else {}
+        self._asked = {"CPU": spec.teacher.cpus, **gpus, **spec.teacher.resources}
         self._actors: dict[str, Any] = {}
-        self._calls: dict[Any, tuple[str, bool]] = {}
-        """Ref -> (worker, whether it asks if the worker is ready)."""
+        self._calls: dict[Any, tuple[str, Call]] = {}
+        """Ref -> (worker, what was asked of it)."""
         self._starting: dict[str, float] = {}
         self._ask_again: dict[str, float] = {}
         self._started = 0
@@ -80,14 +95,18 @@ class RayCrew:
     def start(self) -> str:
         self._started += 1
         worker = f"teacher-{self._started}"
-        options = {"num_cpus": self._spec.teacher.cpus, "num_gpus": self._spec.teacher.gpus}
-        self._actors[worker] = _REMOTE.options(**options).remote(self._spec)
+        teacher = self._spec.teacher
+        options = _REMOTE.options(num_cpus=teacher.cpus, num_gpus=teacher.gpus, resources=dict(teacher.resources))
+        self._actors[worker] = options.remote(self._spec)
         self._starting[worker] = self._clock()
         self._ask_ready(worker)
         return worker
 
     def submit(self, worker: str, assignment: Assignment) -> None:
-        self._calls[self._actors[worker].label.remote(assignment)] = (worker, False)
+        self._calls[self._actors[worker].label.remote(assignment)] = (worker, Call.LABEL)
+
+    def probe(self, worker: str, canary: Canary) -> None:
+        self._calls[self._actors[worker].probe.remote(canary)] = (worker, Call.PROBE)
 
     def restart(self, worker: str) -> None:
         ray.kill(self._actors[worker], no_restart=False)
@@ -123,13 +142,13 @@ class RayCrew:
             self.stop(worker)
 
     def _ask_ready(self, worker: str) -> None:
-        self._calls[self._actors[worker].fingerprint.remote()] = (worker, True)
+        self._calls[self._actors[worker].fingerprint.remote()] = (worker, Call.READY)
 
     def _forget_calls(self, worker: str) -> None:
         self._calls = {ref: call for ref, call in self._calls.items() if call[0] != worker}
 
     def _event_of(self, ref: Any) -> Event | None:
-        worker, asks_ready = self._calls.pop(ref)
+        worker, call = self._calls.pop(ref)
         try:
             answer = ray.get(ref)
         except (ActorDiedError, ActorUnavailableError, RayActorError) as error:
@@ -137,11 +156,13 @@ class RayCrew:
             self._forget_calls(worker)
             self._starting.setdefault(worker, self._clock())
             self._ask_again[worker] = self._clock() + RETRY_READY_S
-            return None if asks_ready else Died(worker=worker, reason=f"the teacher's process died: {type(error).__name__}")
+            return None if call is Call.READY else Died(worker=worker, reason=f"the teacher's process died: {type(error).__name__}")
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, KdpipeError) else TeacherStartError(self._spec.teacher.use, str(error.cause))
             return Broken(worker=worker, error=cause)
-        if asks_ready:
+        if call is Call.READY:
             self._starting.pop(worker, None)
             return Ready(worker=worker, teacher=answer)
+        if call is Call.PROBE:
+            return Probed(worker=worker, log_probs_NK=answer)
         return Finished(worker=worker, outcome=answer)

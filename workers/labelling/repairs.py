@@ -88,9 +88,10 @@ class Repairs:
 
     def settle(self, number: int, bad: Sequence[QuarantinedRow]) -> Commit | None:
         """The repair is done, but for the rows in `bad`; its commit, or None if it was fenced or must not forget them."""
-        job = self._jobs.pop(number, None)
+        job = self._jobs.get(number)
         if job is None or job.leased is None:
             return None
+        del self._jobs[number]
         if bad and not self.forget:
             self.refused[job.commit.shard.key] = f"{len(bad)} of its {job.commit.shard.rows} rows: {bad[0].reason}"
             return None

@@ -56,6 +56,8 @@ class LabellingProgress:
     """Committed rows ahead of the slowest student in training; None without one."""
     first_commit_unix_s: float | None
     last_commit_unix_s: float | None
+    teachers_taken_out: int = 0
+    """Replicas that answered otherwise, or much more slowly, than the others."""
     says: str = ""
     """Why it does not go faster, in words, if there is something to say."""
 

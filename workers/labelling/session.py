@@ -18,10 +18,11 @@ from pipeline.labels.ledger import GivenUp, Ledger
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.store import Store, StoreFullError
 from workers.labelling.committer import Committer, shard_key
-from workers.labelling.crew import Broken, Crew, Died, Event, Finished, Ready
+from workers.labelling.crew import Broken, Crew, Died, Event, Finished, Probed, Ready
 from workers.labelling.doubt import Doubt
 from workers.labelling.faults import PartVanishedError, StoreWriteError, TeacherChangedError
-from workers.labelling.messages import Assignment, Failed, Labelled, Trouble
+from workers.labelling.inspection import Inspection
+from workers.labelling.messages import Assignment, Canary, Failed, Labelled, Trouble
 from workers.labelling.pool import PoolRule, PoolView, Pressure, decide
 from workers.labelling.repairs import Repairs
 from workers.labelling.reports import Demand, LabellingProgress
@@ -45,7 +46,6 @@ class Instant:
 
 @dataclass
 class _Worker:
-    ready: bool = False
     draining: bool = False
     leases: set[int] = field(default_factory=set)
 
@@ -65,10 +65,12 @@ class Session:
         mixed_teachers: bool,
         free_bytes: Callable[[], int | None],
         forget: bool = True,
+        canary: Canary | None = None,
     ) -> None:
         self._store, self._committer, self._ledger, self._crew = store, committer, ledger, crew
         self._section, self._mixed_teachers, self._free_bytes = section, mixed_teachers, free_bytes
         self._rule, self._pressure = PoolRule(minimum=teacher.workers_min, maximum=teacher.workers_max), Pressure()
+        self._inspection = Inspection(section, canary)
         self._doubt = Doubt(rows_planned=committer.state.rows_planned)
         self._teachers = set(committer.state.teachers)
         self._workers: dict[str, _Worker] = {}
@@ -93,6 +95,7 @@ class Session:
         for event in events:
             self._observe(event, now)
         self._end_hung_workers(now)
+        self._inspect(now)
         self.repairs.look(self._store, self._committer.state, demand.corrupt)
         self._lead_rows = self._committer.generation_rows - min(demand.cursors.values()) if demand.cursors else None
         lead_used_up = self._lead_rows is not None and self._lead_rows >= self._section.lead_max
@@ -100,7 +103,7 @@ class Session:
         self._says = self._pause_reason(lead_used_up, now)
         if not self._says:
             self._assign(now, repairs_only=lead_used_up)
-            self._says = self._crew.notice()
+            self._says = self._crew.notice() or self._inspection.says
         self._commit(now, starved=demand.starved, lead_used_up=lead_used_up)
 
     def end(self, now: Instant) -> None:
@@ -138,6 +141,7 @@ class Session:
             lead_rows=self._lead_rows,
             first_commit_unix_s=self._committer.first_commit_unix_s,
             last_commit_unix_s=self._committer.last_commit_unix_s,
+            teachers_taken_out=self._inspection.taken_out,
             says=self._says,
         )
 
@@ -148,7 +152,11 @@ class Session:
                 self._teachers.add(event.teacher)
                 if len(self._teachers) > 1 and not self._mixed_teachers:
                     raise TeacherChangedError(event.teacher, ", ".join(sorted(self._teachers - {event.teacher})))
-                worker.ready = True
+                if not worker.draining:
+                    self._inspection.ready(event.worker)
+            case Probed():
+                for name in self._inspection.heard(event.worker, event.log_probs_NK, now.mono_s):
+                    self._take_out(name)
             case Broken():
                 raise event.error
             case Died():
@@ -156,6 +164,7 @@ class Session:
                 self._lose(event.worker, event.reason)
             case Finished(outcome=Labelled() as done):
                 worker.leases.discard(done.lease)
+                self._inspection.labelled(event.worker, rows=done.teacher_rows, seconds=done.teacher_s)
                 self._take(done, now)
             case Finished(outcome=Failed() as failure):
                 worker.leases.discard(failure.lease)
@@ -222,17 +231,39 @@ class Session:
 
     def _lose(self, name: str, reason: str) -> None:
         if name in self._workers:
-            self._workers[name].ready = False
             self._workers[name].leases.clear()
+        self._inspection.forget(name)
         self.repairs.lose(name, reason)
         for given_up in self._ledger.lose(name, reason):
             self._give_up(given_up, source=False)
 
     def _end_hung_workers(self, now: Instant) -> None:
-        for name in {lease.worker for lease in self._ledger.expired(now_s=now.mono_s)}:
+        for name in {lease.worker for lease in self._ledger.expired(now_s=now.mono_s)}.union(self._inspection.hung(now.mono_s)):
             log.warning("a teacher's lease ran out; its process is ended", extra={"worker": name, "lease_s": self._section.lease_s})
             self._crew.restart(name)
             self._lose(name, f"the teacher did not answer within {self._section.lease_s:g} s")
+
+    def _inspect(self, now: Instant) -> None:
+        """Ask about the canary where it is time, and let go of a replica that is much slower than the others."""
+        for name in self._inspection.due(now.mono_s):
+            assert self._inspection.canary is not None
+            self._crew.probe(name, self._inspection.canary)
+        if slow := self._inspection.too_slow(now.mono_s):
+            log.warning("a teacher is much slower than the others; another is started when it has done what it has", extra={"worker": slow})
+            self._drain(slow)
+
+    def _drain(self, name: str) -> None:
+        self._workers[name].draining = True
+        self._inspection.forget(name)
+
+    def _take_out(self, name: str) -> None:
+        """End a replica that answers otherwise than the others: what it has not delivered yet is refused, and others do it."""
+        log.warning("a teacher answers otherwise than the others; it is ended and another started", extra={"worker": name})
+        for lease in self._workers.pop(name).leases:
+            self._ledger.put_back(lease)
+            self.repairs.put_back(lease)
+        self._inspection.forget(name)
+        self._crew.stop(name)
 
     def _resize(self, demand: Demand, lead_used_up: bool, now: Instant) -> None:
         active = [name for name, worker in self._workers.items() if not worker.draining]
@@ -248,7 +279,7 @@ class Session:
         for _ in range(target - len(active)):
             self._workers[self._crew.start()] = _Worker()
         for name in active[target:] if target < len(active) else ():
-            self._workers[name].draining = True
+            self._drain(name)
         for name in [name for name, worker in self._workers.items() if worker.draining and not worker.leases]:
             del self._workers[name]
             self._crew.stop(name)
@@ -267,7 +298,7 @@ class Session:
     def _assign(self, now: Instant, *, repairs_only: bool) -> None:
         for _ in range(UNITS_PER_TEACHER):  # each worker gets a first unit before any gets a second
             for name, worker in self._workers.items():
-                if worker.ready and not worker.draining and len(worker.leases) < UNITS_PER_TEACHER:
+                if self._inspection.may_work(name) and len(worker.leases) < UNITS_PER_TEACHER:
                     assignment = self._next_for(name, now, repairs_only=repairs_only)
                     if assignment:
                         worker.leases.add(assignment.lease)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.labels.log import LogReader
-from pipeline.labels.rowspace import plan_of
+from pipeline.labels.rowspace import plan_of, transposed
 from pipeline.labels.shard import Shard, read_shard
+from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement")
@@ -67,6 +68,28 @@ class StoredSample:
     codec: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """A row without a label, and none to come."""
+
+    row: int
+    part: str
+    """Name of the source's part."""
+    part_row: int
+    """Row within the part, from 0."""
+    reason: str
+
+
+def set_aside(state: LogState) -> Iterator[SetAside]:
+    """Every quarantined row, in the order of the log."""
+    for quarantine in state.quarantined:
+        plan = plan_of(state.plans, quarantine.start)
+        rows_N = np.arange(quarantine.start, quarantine.stop)
+        part_rows = transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride).tolist()
+        for row, part_row in zip(rows_N.tolist(), part_rows, strict=True):
+            yield SetAside(row=row, part=plan.name, part_row=part_row, reason=quarantine.reason)
+
+
 class StoredLabels:
     """The labels of a store as they are now. Methods give samples in the order of the log and raise ShardCorruptError."""
 
@@ -91,7 +114,10 @@ class StoredLabels:
         for bad in state.quarantined:
             if bad.start <= row < bad.stop:
                 raise ConfigError(
-                    "--row", f"row {row} is quarantined: {bad.reason}", "a row with a label", "`kdpipe labels ls DIR` counts them"
+                    "--row",
+                    f"row {row} is quarantined: {bad.reason}",
+                    "a row with a label",
+                    "`kdpipe labels ls DIR --quarantined` lists them",
                 )
         for at, commit in enumerate(state.kept_commits(), start=state.dropped_commits):
             if commit.start <= row < commit.stop:

@@ -100,6 +100,17 @@ def test_a_row_without_a_label_says_why() -> None:
         labels.at(3)
 
 
+def test_rows_without_a_label_are_listed_with_their_place_in_the_source(tmp_path: Path) -> None:
+    write_json(tmp_path / "origin.json", {"base": "", "run": {"labelling": {}}})
+    texts = ["poison" if number in (3, 17) else f"text {number}" for number in range(20)]
+    labelled(LocalStore(tmp_path / "labels"), texts)
+    told = CliRunner().invoke(app, ["labels", "ls", str(tmp_path), "--quarantined"], catch_exceptions=False).output.splitlines()
+    assert sorted(line.partition(" (")[0] for line in told) == ["a row 17", "a row 3"]
+    assert all(line.endswith("the teacher failed: ValueError: the teacher chokes") for line in told)
+    as_json = CliRunner().invoke(app, ["labels", "ls", str(tmp_path), "--quarantined", "--json"], catch_exceptions=False).output
+    assert {json.loads(line)["part_row"] for line in as_json.splitlines()} == {3, 17}
+
+
 def test_labels_that_were_let_go_are_passed_over_and_said_to_be_gone(tmp_path: Path) -> None:
     store = MemoryStore()
     bench = Bench(store, MemorySource({"a": TEXTS}), keep_bytes=0)

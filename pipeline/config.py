@@ -130,6 +130,8 @@ class LabellingSection(Section):
     """Classes that `top_k` keeps of each label."""
     codec_draws: int = Field(64, ge=1, le=2**16 - 1)
     """Draws that `sampled` keeps of each label."""
+    reuse: bool = True
+    """Whether a row whose input has a label by the same teacher and codec takes that label. Every sample stays one of its own."""
     keep_bytes: int | None = Field(None, ge=0)
     """Most bytes of labels to keep when a generation begins; older windows go. Unset, labels are kept for ever."""
     keep_days: float | None = Field(None, gt=0)

@@ -76,6 +76,8 @@ class Commit(Fact):
     """Fingerprint."""
     teacher_s: float
     """Seconds the teacher took for them."""
+    reused: Count = 0
+    """Of the labelled rows, those with a label that was there: nobody was asked for it."""
 
     @model_validator(mode="after")
     def _rows_add_up(self) -> Self:

@@ -60,6 +60,7 @@ class Summary(Fact):
     done: tuple[Run, ...]
     tombstoned: tuple[Run, ...]
     rows_labelled: Count
+    rows_reused: Count
     rows_quarantined: Count
     commit_times: Mapping[int, tuple[float, float]]
     void_commits: Count

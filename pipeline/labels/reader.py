@@ -20,6 +20,8 @@ from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 WINDOWS_HELD = 3
+WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label")
+"""Held as they are stored, beside the decoded labels."""
 
 
 class CursorForeignError(LabelStoreError):
@@ -216,7 +218,7 @@ class LabelReader:
         teachers = frozenset(shard.teacher for shard in shards)
         if not self._mixed_teachers and len(teachers | self._log.state.teachers) > 1:
             raise MixedTeachersError(tuple(teachers | self._log.state.teachers))
-        table = pa.concat_tables([shard.table.drop_columns("log_probs") for shard in shards]).combine_chunks()
+        table = pa.concat_tables([shard.table.select(WINDOW_COLUMNS) for shard in shards]).combine_chunks()
         return _Window(
             table=table,
             log_probs_NK=np.concatenate([shard.log_probs() for shard in shards]),

@@ -8,6 +8,7 @@
     margin     float32             p(first) - p(second)
     disagreement float32           between the members of a teacher of several; null where there is one
     label      string              the source's hard label; null where there is none
+    content_key  16 bytes          see `content`; zeros where the row's label may not be used for others. Only where labels are reused
 
 The schema's metadata says version, codec with its options, classes and teacher; what a reader does not know it refuses. Arrow IPC has
 no checksum and reads flipped bits as data, so every byte is checked against the crc32 that the commit recorded before it is looked at.
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
 from pipeline.labels.codecs import CODECS, DENSE_FP16, Codec, SparseLabels, codec_from
+from pipeline.labels.content import key_column
 from pipeline.labels.entries import ShardRef
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.store import MappedStore, ObjectMissingError, Store
@@ -30,7 +32,10 @@ from pipeline.labels.store import MappedStore, ObjectMissingError, Store
 SHARDS = "shards/"
 """Where their keys begin."""
 SHARD_VERSION = 1
+CONTENT_KEY = "content_key"
 _METADATA_KEY = b"kdpipe.shard"
+_NO_LABELS = {"row", "sample_id", "input", "label", CONTENT_KEY}
+"""Columns that the source gives."""
 
 
 class ShardCorruptError(LabelStoreError):
@@ -59,6 +64,16 @@ class ShardUnknownError(LabelStoreError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copied:
+    """Labels from other shards for C of N rows, bit for bit."""
+
+    places_C: NDArray[np.int64]
+    """Which of the N; ascending."""
+    columns: pa.Table
+    """C rows of label columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelledRows:
     """N labelled samples in memory, ascending by row."""
 
@@ -70,6 +85,10 @@ class LabelledRows:
     labels: pa.Array
     """string, null where there is none."""
     disagreement_N: NDArray[np.float32] | None = None
+    keys_N2: NDArray[np.uint64] | None = None
+    """Content keys; None where labels are not reused."""
+    copied: Copied | None = None
+    """What takes the place of `log_probs_NK` and `disagreement_N` in some rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +117,25 @@ def encode_shard(
     labelled: LabelledRows, *, teacher: str, classes: tuple[str, ...], codec: Codec = DENSE_FP16, compressed: bool = False
 ) -> bytes:
     """The bytes of a shard, `compressed` with zstd or to be looked at in place. `log_probs_NK` may hold -inf, never NaN."""
-    nothing = pa.nulls(len(labelled.rows_N), pa.float32())
     columns = {
         "row": pa.array(labelled.rows_N, pa.int64()),
         "sample_id": labelled.sample_ids,
         "input": labelled.inputs,
-        "log_probs": codec.encode(labelled.log_probs_NK, labelled.rows_N),
-        "entropy": pa.array(entropy_nats(labelled.log_probs_NK)),
-        "margin": pa.array(margin(labelled.log_probs_NK)),
-        "disagreement": nothing if labelled.disagreement_N is None else pa.array(labelled.disagreement_N, pa.float32()),
+        **_labels(labelled, codec),
         "label": labelled.labels,
     }
+    if labelled.keys_N2 is not None:
+        columns[CONTENT_KEY] = key_column(labelled.keys_N2)
+    batch = pa.record_batch(columns)
+    batch = batch.replace_schema_metadata({_METADATA_KEY: maker(teacher=teacher, classes=classes, codec=codec)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)) as file:
+        file.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def maker(*, teacher: str, classes: tuple[str, ...], codec: Codec) -> bytes:
+    """Who says the labels and how they are written: labels of one maker may stand for each other."""
     described = {
         "version": SHARD_VERSION,
         "codec": codec.name,
@@ -117,12 +144,35 @@ def encode_shard(
         "classes": classes,
         "teacher": teacher,
     }
-    batch = pa.record_batch(columns)
-    batch = batch.replace_schema_metadata({_METADATA_KEY: json.dumps(described).encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)) as file:
-        file.write_batch(batch)
-    return bytes(sink.getvalue())
+    return json.dumps(described).encode()
+
+
+def maker_of(schema: pa.Schema) -> bytes:
+    """The same, of a shard."""
+    return (schema.metadata or {}).get(_METADATA_KEY, b"{}")  # type: ignore[no-any-return]
+
+
+def label_columns(schema: pa.Schema) -> list[str]:
+    """Names of the columns that the teacher gives."""
+    return [name for name in schema.names if name not in _NO_LABELS]
+
+
+def _labels(labelled: LabelledRows, codec: Codec) -> dict[str, pa.Array]:
+    """Label columns: encoded, and what was copied put in its places."""
+    rows, copied = len(labelled.rows_N), labelled.copied
+    asked = np.arange(rows) if copied is None else np.setdiff1d(np.arange(rows), copied.places_C)
+    log_probs_NK = labelled.log_probs_NK if copied is None else labelled.log_probs_NK[asked]
+    disagreement = pa.nulls(rows, pa.float32()) if labelled.disagreement_N is None else pa.array(labelled.disagreement_N, pa.float32())
+    encoded = {
+        "log_probs": codec.encode(log_probs_NK, labelled.rows_N[asked]),
+        "entropy": pa.array(entropy_nats(log_probs_NK)),
+        "margin": pa.array(margin(log_probs_NK)),
+        "disagreement": disagreement if copied is None else disagreement.take(pa.array(asked)),
+    }
+    if copied is None:
+        return encoded
+    order = pa.array(np.argsort(np.concatenate([asked, copied.places_C]), kind="stable"))
+    return {name: pa.concat_arrays([column, *copied.columns[name].chunks]).take(order) for name, column in encoded.items()}
 
 
 def put_shard(store: Store, key: str, data: bytes, *, rows: int) -> ShardRef:
@@ -146,7 +196,7 @@ def read_shard(store: Store, ref: ShardRef) -> Shard:
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
     except pa.ArrowInvalid as error:
         raise ShardUnknownError(ref.key, "an Arrow IPC file", str(error)) from error
-    described = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    described = json.loads(maker_of(table.schema))
     if described.get("version") != SHARD_VERSION:
         raise ShardUnknownError(ref.key, f"version {SHARD_VERSION}", f"version {described.get('version')}")
     options = described.get("codec_options", {})  # shards older than the key are dense

@@ -78,6 +78,8 @@ class LogState:
     """Rows that need no label any more: committed or quarantined."""
     tombstoned: Intervals = field(default_factory=Intervals)
     rows_labelled: int = 0
+    rows_reused: int = 0
+    """Of those, the ones that the teacher was not asked about."""
     rows_quarantined: int = 0
     commit_times: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Generation that had ended last (-1: none) -> when the first and the last commit after it were recorded, Unix seconds."""
@@ -287,6 +289,7 @@ class _Folding:
             done=base.done.union(self._done),
             tombstoned=base.tombstoned.union(self._tombstoned),
             rows_labelled=self._rows_labelled(),
+            rows_reused=base.rows_reused + sum(commit.reused for commit in self._commits),
             rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
             commit_times=self._commit_times,
             void_commits=base.void_commits + self._void,

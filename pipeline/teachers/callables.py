@@ -59,6 +59,7 @@ class MadeTeacher:
     def __init__(self, made: Any, *, fingerprint: str) -> None:
         self.classes: Sequence[str] = made.classes
         self.fingerprint = str(getattr(made, "fingerprint", None) or fingerprint)
+        self.deterministic = bool(getattr(made, "deterministic", True))
         self._made = made
 
     def log_probs(self, inputs: Any) -> Any:

@@ -20,6 +20,7 @@ class CheckedTeacher:
             raise TeacherClassesError(name, known, classes)
         self.classes = classes
         self.fingerprint = raw.fingerprint
+        self.deterministic = bool(getattr(raw, "deterministic", True))
         self._raw, self._name = raw, name
         order = [known.index(wanted) for wanted in classes]
         self._order = slice(None) if order == list(range(len(known))) else order

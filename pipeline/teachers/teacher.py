@@ -27,6 +27,8 @@ class Teacher(Protocol):
     """In the run file's order."""
     fingerprint: str
     """Weights, preprocessing, backend and the source of a user's callable: labels of one fingerprint belong together."""
+    deterministic: bool
+    """Says the same of the same input, so that one answer may stand for all. A teacher that does not say is."""
 
     def log_probs(self, inputs: Any) -> NDArray[np.float32]:
         """Natural log-probabilities at temperature 1, [B, K], for a `pa.Array` of B inputs (string, or list<float32>).

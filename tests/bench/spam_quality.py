@@ -40,6 +40,7 @@ class _Fitted:
     """A fitted scikit-learn pipeline as a teacher."""
 
     fingerprint = "bench"
+    deterministic = True
 
     def __init__(self, model: Any, classes: tuple[str, ...]) -> None:
         self.classes = classes

@@ -29,7 +29,7 @@ from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource
 
-PHASES = ("open", "plan", "put shard", "check shard", "commit", "seal", "end", "sweep", "file")
+PHASES = ("open", "plan", "put shard", "check shard", "commit", "seal", "end", "sweep", "file", "index")
 ROWS_PER_PART = 150
 UNIT_ROWS = 5
 FILE_FACTS = 40
@@ -47,15 +47,15 @@ class TracedStore(LocalStore):
         os.write(self._pipe, f"{phase}\n".encode())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        if key.startswith("log/manifests/"):
-            self.say("file")
+        if key.startswith(("log/manifests/", "known/")):
+            self.say("file" if key.startswith("log/") else "index")
         else:
             kinds = {entry["kind"] for entry in json.loads(data)["entries"]}
             self.say(next(name for kind, name in _LOG_PHASES if kind in kinds))
         return super().put_if_absent(key, data)
 
     def put(self, key: str, data: bytes) -> None:
-        self.say("put shard" if key.startswith("shards/") else "file" if key.startswith("log/segments/") else "end")
+        self.say(next((phase for prefix, phase in _PUT_PHASES if key.startswith(prefix)), "end"))
         super().put(key, data)
 
     def size(self, key: str) -> int | None:
@@ -63,15 +63,16 @@ class TracedStore(LocalStore):
         return super().size(key)
 
     def list(self, prefix: str) -> Iterator[str]:
-        self.say("sweep" if prefix.startswith("shards/") else "open")
+        self.say("sweep" if prefix.startswith("shards/") else "index" if prefix.startswith("known/") else "open")
         return super().list(prefix)
 
     def delete(self, *keys: str) -> None:
         for key in keys:
-            self.say("sweep")
+            self.say("index" if key.startswith("known/") else "sweep")
             super().delete(key)
 
 
+_PUT_PHASES = (("shards/", "put shard"), ("log/segments/", "file"), ("known/", "index"))
 _LOG_PHASES = (
     ("end", "end"),
     ("open", "open"),
@@ -100,9 +101,9 @@ class Report:
 
 
 def source_of(parts: int) -> MemorySource:
-    """Samples, one in fifty of them bad."""
+    """Samples, one in fifty of them bad, one in three known from the first part."""
     texts = {
-        f"part-{part}": [f"sample {part} {row}" + (" poison" if row % 50 == 7 else "") for row in range(ROWS_PER_PART)]
+        f"part-{part}": [f"sample {part if row % 3 else 0} {row}" + (" poison" if row % 50 == 7 else "") for row in range(ROWS_PER_PART)]
         for part in range(parts)
     }
     return MemorySource(texts)

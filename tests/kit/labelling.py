@@ -90,6 +90,7 @@ class MemoryTeacher:
     """Deterministic, counts what it is asked."""
 
     classes: tuple[str, ...] = CLASSES
+    deterministic = True
 
     def __init__(self, fingerprint: str = "teacher-1") -> None:
         self.fingerprint = fingerprint
@@ -267,7 +268,9 @@ class Bench:
 
         def labeller() -> Labeller:
             teacher = self.replicas.get(next(numbers), self.teacher)
-            return Labeller(store=self.store, source=self.source, teacher=teacher, batch_rows=3, kind="text", codec=spec.codec)
+            return Labeller(
+                store=self.store, source=self.source, teacher=teacher, batch_rows=3, kind="text", codec=spec.codec, reuse=spec.reuse
+            )
 
         self.crews.append(InlineCrew(labeller, self.source, self.seconds_per_row))
         return self.crews[-1]

@@ -5,19 +5,25 @@ its object was seen with its size. What the log does not have yet is lost in a c
 Times are arguments: `now_s` from a clock that only goes forward, `now_unix_s` for people.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 
 from pipeline.labels.entries import Commit, End, Quarantine, QuarantinedRow, Repair, Seal, ShardRef, Sweep, Tombstone
+from pipeline.labels.known import index_commits
 from pipeline.labels.log import LogWriter
 from pipeline.labels.retention import Retention, retired
 from pipeline.labels.sealing import OpenWindow, is_due
 from pipeline.labels.shard import SHARDS
 from pipeline.labels.state import LogState
-from pipeline.labels.store import Store
+from pipeline.labels.store import Store, StoreFullError
 
 GROUP_COMMIT_S = 0.2
+INDEX_COMMITS, INDEX_ROWS = 256, 1 << 16
+"""So many new ones, of either, are indexed while labelling goes on."""
 _KEY = re.compile(r"shards/(?P<term>\d+)/(?P<start>\d+)-\d+-\w+\.arrow")
+
+log = logging.getLogger(__name__)
 
 
 def shard_key(start: int, stop: int, *, term: int, attempt: str) -> str:
@@ -38,8 +44,8 @@ def _of_term(term: int) -> str:
 class Committer:
     """Turns done work into log entries."""
 
-    def __init__(self, store: Store, writer: LogWriter, *, generation: int, window_rows: int, now_s: float) -> None:
-        self._store, self._writer = store, writer
+    def __init__(self, store: Store, writer: LogWriter, *, generation: int, window_rows: int, now_s: float, reuse: bool = True) -> None:
+        self._store, self._writer, self._reuse = store, writer, reuse
         self._generation, self._window_rows = generation, window_rows
         state = writer.state
         self._commits, self._windows, self._sealed = len(state.commits), len(state.windows), state.sealed_commits
@@ -48,6 +54,7 @@ class Committer:
         self._open_since_s = now_s
         self._last_flush_s = -GROUP_COMMIT_S
         self._rows_before = state.rows_at_end
+        self._indexed_commits, self._indexed_rows = self._commits, state.rows_labelled
         self.first_commit_unix_s: float | None = None
         self.last_commit_unix_s: float | None = None
 
@@ -75,13 +82,23 @@ class Committer:
         return self._store.size(shard.key) == shard.bytes
 
     def commit(
-        self, start: int, stop: int, shard: ShardRef, bad: Sequence[QuarantinedRow], *, teacher: str, teacher_s: float, now_s: float
+        self,
+        start: int,
+        stop: int,
+        shard: ShardRef,
+        bad: Sequence[QuarantinedRow],
+        *,
+        teacher: str,
+        teacher_s: float,
+        now_s: float,
+        reused: int = 0,
     ) -> None:
         """Queue a commit."""
         if self._commits == self._sealed:
             self._open_since_s = now_s
+        seconds = round(teacher_s, 6)
         self._writer.queue(
-            [Commit(start=start, stop=stop, shard=shard, quarantined=tuple(bad), teacher=teacher, teacher_s=round(teacher_s, 6))]
+            [Commit(start=start, stop=stop, shard=shard, quarantined=tuple(bad), teacher=teacher, teacher_s=seconds, reused=reused)]
         )
         self._commits += 1
         self._open_rows += shard.rows
@@ -111,6 +128,19 @@ class Committer:
             self.last_commit_unix_s = now_unix_s
             self.first_commit_unix_s = self.first_commit_unix_s or now_unix_s
         self._writer.file_if_due(now_unix_s=now_unix_s)
+        new_commits, new_rows = len(self.state.commits) - self._indexed_commits, self.state.rows_labelled - self._indexed_rows
+        if new_commits >= INDEX_COMMITS or new_rows >= INDEX_ROWS:
+            self.index_known()
+
+    def index_known(self) -> None:
+        """Let whoever labels find what is committed. Nothing depends on it: what can't be written now is indexed another time."""
+        if not self._reuse:
+            return
+        self._indexed_commits, self._indexed_rows = len(self.state.commits), self.state.rows_labelled
+        try:
+            index_commits(self._store, self.state, term=self.term)
+        except (StoreFullError, OSError) as error:
+            log.warning("known labels can't be indexed; teachers are asked", extra={"reason": f"{type(error).__name__}: {error}"})
 
     def end(self, *, now_s: float, now_unix_s: float) -> None:
         """Seal what is open and end the generation, once. Everything planned must be done."""

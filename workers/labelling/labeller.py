@@ -8,7 +8,8 @@ raises is found by halving the batch and set aside with the reason.
 
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,14 +18,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.labels.codecs import DENSE_FP16, Codec
+from pipeline.labels.content import content_keys
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.rowspace import transposed
-from pipeline.labels.shard import LabelledRows, encode_shard, put_shard
+from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
+from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -42,6 +45,11 @@ class _Answer:
     asked: int
     seconds: float
 
+    @property
+    def refused(self) -> bool:
+        """Something was asked, and the teacher failed on all of it."""
+        return 0 < self.asked == len(self.bad)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Unread:
@@ -52,9 +60,22 @@ class _Unread:
 class Labeller:
     """Labels units with one teacher, from one source, into one store."""
 
-    def __init__(self, *, store: Store, source: Source, teacher: "Teacher", batch_rows: int, kind: Kind, codec: Codec = DENSE_FP16) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        source: Source,
+        teacher: "Teacher",
+        batch_rows: int,
+        kind: Kind,
+        codec: Codec = DENSE_FP16,
+        reuse: bool = True,
+    ) -> None:
         self.teacher, self._codec = teacher, codec
         self._compressed = not isinstance(store, MappedStore)  # what is not mapped is carried over a network
+        self._reuse: Reuse | None = None
+        if reuse and teacher.deterministic:
+            self._reuse = Reuse(store, maker=maker(teacher=teacher.fingerprint, classes=teacher.classes, codec=codec))
         self._store, self._source, self._batch_rows, self._kind = store, source, batch_rows, kind
         self._reading, self._asking = threading.Lock(), threading.Lock()
 
@@ -70,6 +91,7 @@ class Labeller:
             batch_rows=spec.teacher.batch_rows,
             kind=spec.source.section.kind,
             codec=spec.codec,
+            reuse=spec.reuse,
         )
 
     def label(self, assignment: Assignment) -> Labelled | Failed:
@@ -81,10 +103,15 @@ class Labeller:
                 return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
             batch = _unreadable(assignment.plan, rows_N, batch.reason, kind=self._kind)
         problems = _problems(batch)
+        known = self._known(assignment, batch["input"])
         with self._asking:
-            answer = self._ask(batch["input"], problems)
-        bad = problems | answer.bad
-        shard = self._write(assignment, rows_N, batch, answer, bad)
+            answer = self._ask(batch["input"], [*problems, *known.places])
+            if answer.refused and known.copied:  # no copy may vouch for a teacher that fails on all it is asked
+                known = replace(known, copied=None)
+                answer = self._ask(batch["input"], [*problems, *known.places])
+        answer.log_probs_NK[list(known.repeats)] = answer.log_probs_NK[list(known.repeats.values())]
+        bad = problems | answer.bad | {place: answer.bad[first] for place, first in known.repeats.items() if first in answer.bad}
+        shard = self._write(assignment, rows_N, batch, answer, known, bad)
         if isinstance(shard, Failed):
             return shard
         return Labelled(
@@ -94,7 +121,8 @@ class Labeller:
             teacher=self.teacher.fingerprint,
             teacher_rows=answer.asked,
             teacher_s=answer.seconds,
-            refused=0 < answer.asked == len(answer.bad),
+            reused=len(known.places.difference(bad)),
+            refused=answer.refused,
         )
 
     def probe(self, canary: Canary) -> NDArray[np.float32] | None:
@@ -104,9 +132,16 @@ class Labeller:
             return None
         problems = _problems(batch)
         with self._asking:
-            answer = self._ask(batch["input"], problems)
+            answer = self._ask(batch["input"], list(problems))
         answer.log_probs_NK[list(problems | answer.bad)] = np.nan
         return answer.log_probs_NK
+
+    def _known(self, assignment: Assignment, inputs: Any) -> Known:
+        """What need not be asked. A repair asks about everything: the label it is to replace may be the one that is known."""
+        if self._reuse is None:
+            return NOTHING_KNOWN
+        keys_N2 = content_keys(inputs)
+        return Known(keys_N2=keys_N2) if assignment.keep_every_row else self._reuse.look(keys_N2)
 
     def _read(self, plan: Plan, rows_N: NDArray[np.int64]) -> Any:
         """The batch, or why there is none."""
@@ -118,9 +153,9 @@ class Labeller:
         except Exception as error:  # noqa: BLE001 - the source may be the user's code; whatever it raises is a fact about the unit
             return _Unread(trouble=Trouble.READ, reason=_reason(error))
 
-    def _ask(self, inputs: Any, problems: dict[int, str]) -> _Answer:
-        """Ask about every row without a problem; a batch at which the teacher raises is halved until the bad rows are alone."""
-        places = np.setdiff1d(np.arange(len(inputs)), np.array(list(problems), dtype=np.int64))
+    def _ask(self, inputs: Any, without: Sequence[int]) -> _Answer:
+        """Ask about every row but those; a batch at which the teacher raises is halved until the bad rows are alone."""
+        places = np.setdiff1d(np.arange(len(inputs)), np.array(without, dtype=np.int64))
         log_probs_NK = np.full((len(inputs), len(self.teacher.classes)), -np.log(len(self.teacher.classes)), dtype=np.float32)
         bad: dict[int, str] = {}
         waiting = [places[first : first + self._batch_rows] for first in range(0, len(places), self._batch_rows)]
@@ -144,7 +179,7 @@ class Labeller:
         return _Answer(log_probs_NK=log_probs_NK, bad=bad, asked=len(places), seconds=time.perf_counter() - began_s)
 
     def _write(
-        self, assignment: Assignment, rows_N: NDArray[np.int64], batch: Any, answer: _Answer, bad: dict[int, str]
+        self, assignment: Assignment, rows_N: NDArray[np.int64], batch: Any, answer: _Answer, known: Known, bad: dict[int, str]
     ) -> ShardRef | Failed | None:
         left_out = () if assignment.keep_every_row else tuple(bad)
         places = np.setdiff1d(np.arange(len(rows_N)), np.array(left_out, dtype=np.int64))
@@ -157,6 +192,8 @@ class Labeller:
             inputs=_without_nulls(kept["input"], width=assignment.width),
             log_probs_NK=answer.log_probs_NK if len(places) == len(rows_N) else answer.log_probs_NK[places],
             labels=kept["label"],
+            keys_N2=known.keys_of(places, bad),
+            copied=known.copied_to(places),
         )
         data = encode_shard(
             labelled, teacher=self.teacher.fingerprint, classes=self.teacher.classes, codec=self._codec, compressed=self._compressed

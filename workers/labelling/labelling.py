@@ -78,7 +78,9 @@ class Labelling:
         free_bytes: Callable[[], int | None] | None = None,
     ) -> None:
         codec = codec_of(section, len(classes))
-        self._spec = LabellerSpec(store_url=store_url, source=source, teacher=teacher, classes=classes, base=base, codec=codec)
+        self._spec = LabellerSpec(
+            store_url=store_url, source=source, teacher=teacher, classes=classes, base=base, codec=codec, reuse=section.reuse
+        )
         self._section, self._seed, self._generation, self._holder = section, seed, generation, holder
         self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock
         self._store = store or open_store(store_url)
@@ -145,6 +147,7 @@ class Labelling:
             return self._outcome(_state_only(writer.state), ended=True)
         committer.retire(self._retention, now_unix_s=now.unix_s)
         committer.sweep(now_unix_s=now.unix_s)
+        committer.index_known()
         units = units_left(state.plans, state.done, unit_rows=self._section.unit_rows)
         return self._work(committer, units, demand, progress, stop, ends=True)
 
@@ -261,8 +264,14 @@ class Labelling:
         return self._generation <= max(state.ends, default=-1)
 
     def _committer(self, writer: LogWriter) -> Committer:
-        now_s = self._clock().mono_s
-        return Committer(self._store, writer, generation=self._generation, window_rows=self._section.window_rows, now_s=now_s)
+        return Committer(
+            self._store,
+            writer,
+            generation=self._generation,
+            window_rows=self._section.window_rows,
+            now_s=self._clock().mono_s,
+            reuse=self._section.reuse,
+        )
 
     def _write_left(self) -> None:
         """Write what is queued, and what an earlier call could not write; it must be in the log before anything is decided by the log."""
@@ -301,6 +310,7 @@ def _state_only(state: LogState) -> LabellingProgress:
         generation_rows=0,
         rows_per_s=0.0,
         teacher_calls=0,
+        rows_reused=0,
         teacher_s=0.0,
         actors=0,
         windows=len(state.windows),

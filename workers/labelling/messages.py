@@ -21,6 +21,8 @@ class LabellerSpec:
     base: Path
     codec: Codec = DENSE_FP16
     """What shards are written with."""
+    reuse: bool = True
+    """Whether a row with a known input takes the label that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class Labelled:
     teacher_rows: int
     """Rows the teacher was asked about."""
     teacher_s: float
+    reused: int = 0
+    """Rows with a label that nobody was asked for: their input was known, or is that of another row of the unit."""
     refused: bool = False
     """The teacher was asked and failed on every row."""
 

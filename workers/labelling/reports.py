@@ -48,6 +48,8 @@ class LabellingProgress:
     """Committed, over the last seconds."""
     teacher_calls: int
     """Rows a teacher was asked about."""
+    rows_reused: int
+    """Rows that took a label which was there."""
     teacher_s: float
     """Summed over teachers."""
     actors: int

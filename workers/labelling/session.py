@@ -78,7 +78,7 @@ class Session:
         self._full_until_s = 0.0
         self._write_failures: Counter[str] = Counter()
         """In succession, of shards and of log records."""
-        self._teacher_rows, self._teacher_s = 0, 0.0
+        self._teacher_rows, self._rows_reused, self._teacher_s = 0, 0, 0.0
         self._rates: deque[tuple[float, int]] = deque()
         self._says = ""
         self._lead_rows: int | None = None
@@ -135,6 +135,7 @@ class Session:
             generation_rows=self._committer.generation_rows,
             rows_per_s=(state.rows_labelled - then_rows) / elapsed_s if elapsed_s > 0 else 0.0,
             teacher_calls=self._teacher_rows,
+            rows_reused=self._rows_reused,
             teacher_s=self._teacher_s,
             actors=len(self._workers),
             windows=len(state.windows),
@@ -172,6 +173,7 @@ class Session:
 
     def _take(self, done: Labelled, now: Instant) -> None:
         self._teacher_rows += done.teacher_rows
+        self._rows_reused += done.reused
         self._teacher_s += done.teacher_s
         if done.shard is not None and not self._committer.is_stored(done.shard):
             self._take_failure(Failed(lease=done.lease, trouble=Trouble.WRITE, reason=f"{done.shard.key} is not in the store"), now)
@@ -193,6 +195,7 @@ class Session:
                 done.bad,
                 teacher=done.teacher,
                 teacher_s=done.teacher_s,
+                reused=done.reused,
                 now_s=now.mono_s,
             )
         else:

@@ -21,6 +21,7 @@ NOTHING = LabellingProgress(
     generation_rows=0,
     rows_per_s=0.0,
     teacher_calls=0,
+    rows_reused=0,
     teacher_s=0.0,
     actors=1,
     windows=0,

@@ -51,7 +51,7 @@ def test_rows_at_which_the_teacher_raises_are_found_and_only_those(bad):
 
 
 def test_a_teacher_that_fails_on_every_row_is_said_to_refuse_and_nothing_is_written():
-    store, source = MemoryStore(), MemorySource({"a": ["poison"] * 4 + ["unparseable"]})
+    store, source = MemoryStore(), MemorySource({"a": [*(f"poison {number}" for number in range(4)), "unparseable"]})
     done = labeller_of(source, store=store).label(assignment_of(source, 0, 5))
     assert isinstance(done, Labelled)
     assert (done.shard, done.refused, len(done.bad), done.teacher_rows) == (None, True, 5, 4)

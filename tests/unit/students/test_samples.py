@@ -74,6 +74,7 @@ def test_a_teachers_impossible_class_is_clamped_as_in_stored_labels() -> None:
     class Certain:
         classes: tuple[str, ...] = CLASSES
         fingerprint = "certain"
+        deterministic = True
 
         def log_probs(self, inputs: Any) -> Any:
             return np.array([[0.0, -np.inf]] * len(inputs), dtype=np.float32)

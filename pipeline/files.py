@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 
+TEMPORARY = ".tmp-"
+"""How the name of a file begins that is not whole yet."""
+
 
 class FileTooLargeError(DataError):
     """A file is larger than its reader is willing to hold."""
@@ -72,7 +75,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".tmp-{path.name[:64]}-{secrets.token_hex(6)}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name[:64]}-{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, MachineError
-from pipeline.files import sync_folder
+from pipeline.files import TEMPORARY, sync_folder
 from pipeline.labels.dataset_folder import DatasetFolder
 from pipeline.labels.log import LogReader
 from pipeline.labels.shard import Shard, read_shard
@@ -98,7 +98,7 @@ def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable
         raise _taken(out)
     if not out.parent.is_dir():
         raise ConfigError("OUT", f"no folder {out.parent}", "a name in a folder that is there", f"mkdir -p {out.parent}")
-    rows, kept, partial = 0, state.rows_kept, out.with_name(f".tmp-{os.getpid()}-{out.name}")
+    rows, kept, partial = 0, state.rows_kept, out.with_name(f"{TEMPORARY}{os.getpid()}-{out.name}")
     _remove(partial)
     try:
         with _writing(out), FORMATS[form](partial, classes=state.classes, name=f"{state.log}.{state.next_seq}") as writer:

@@ -1,20 +1,21 @@
-"""What lies in a label store and no reader can need. Reads only; deleting is left to whoever has fenced all other writers.
+"""What lies in a label store and no reader can need. Who deletes it must have fenced all other writers.
 
 attempts   objects beside the shards that no commit or repair names: lost in a crash, fenced, or overtaken
 dropped    shards that the retention policy let go of
 replaced   bad shards that were labelled again: their rows are in the repair
 log        records, segments and manifests that a newer manifest made superfluous more than a grace ago
+unfinished on local disk, files that a crash left half written
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.labels.entries import record_key
 from pipeline.labels.manifest import GRACE_S, MANIFESTS, SEGMENTS, Manifest, newest_manifest
 from pipeline.labels.shard import SHARDS
 from pipeline.labels.state import LogState
-from pipeline.labels.store import Store
+from pipeline.labels.store import LocalStore, Store
 
 LOG = "log/"
 _RECORD = re.compile(r"log/\d{20}\.json")
@@ -28,6 +29,8 @@ class Garbage:
     dropped: Mapping[str, int]
     replaced: Mapping[str, int]
     log: Mapping[str, int]
+    unfinished: Mapping[str, int]
+    """By path below the store's folder: they never became objects."""
 
     @property
     def objects(self) -> int:
@@ -37,9 +40,11 @@ class Garbage:
     def bytes(self) -> int:
         return sum(sum(kind.values()) for kind in vars(self).values())
 
-    def every_key(self) -> Iterator[str]:
-        for kind in vars(self).values():
-            yield from kind
+    def delete_from(self, store: Store) -> None:
+        """Delete it. After a crash, look again and delete what is left."""
+        store.delete(*self.attempts, *self.dropped, *self.replaced, *self.log)
+        if isinstance(store, LocalStore):
+            store.delete_unfinished(self.unfinished)
 
 
 def garbage(store: Store, state: LogState, *, now_unix_s: float) -> Garbage:
@@ -54,6 +59,7 @@ def garbage(store: Store, state: LogState, *, now_unix_s: float) -> Garbage:
         dropped=_sizes(store, dropped),
         replaced=_sizes(store, replaced),
         log=_sizes(store, _superfluous(store, newest_manifest(store), now_unix_s)),
+        unfinished=store.unfinished(now_unix_s - GRACE_S) if isinstance(store, LocalStore) else {},
     )
 
 

@@ -5,17 +5,18 @@ that the log's safety rests on: of any number of callers at once exactly one is 
 What the objects mean is left to `shard` and `log`.
 """
 
+import contextlib
 import errno
 import mmap
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlparse
 
 from pipeline.errors import ConfigError, LabelStoreError, MachineError
-from pipeline.files import FileTooLargeError, create_exclusive, make_private_folder, read_bounded, write_atomic
+from pipeline.files import TEMPORARY, FileTooLargeError, create_exclusive, make_private_folder, read_bounded, write_atomic
 
 OBJECT_MAX_BYTES = 1 << 30
 """No object of ours comes near; a bigger one is not ours."""
@@ -151,6 +152,21 @@ class LocalStore:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+    def unfinished(self, before_unix_s: float) -> dict[str, int]:
+        """Files that a crash left half written and nobody has touched since then: path below the root -> bytes."""
+        found = {}
+        for path in sorted(self.root.rglob(f"{TEMPORARY}*")):
+            with contextlib.suppress(FileNotFoundError):  # it was finished at this moment
+                stat = path.stat()
+                if stat.st_mtime < before_unix_s:
+                    found[str(path.relative_to(self.root))] = stat.st_size
+        return found
+
+    def delete_unfinished(self, names: Iterable[str]) -> None:
+        """Remove what `unfinished` named."""
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.root / checked_key(key)

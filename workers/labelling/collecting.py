@@ -30,8 +30,7 @@ def collect(store: Store, policy: Retention, *, holder: str, nonce: str, now_uni
     writer.queue(retired(writer.state, policy, now_unix_s=now_unix_s))
     writer.flush(now_unix_s=now_unix_s)
     found = garbage(store, writer.state, now_unix_s=now_unix_s)
-    for key in found.every_key():
-        store.delete(key)
+    found.delete_from(store)
     writer.queue([Sweep(term=writer.term, stop_commit=writer.state.dropped_commits)])
     writer.flush(now_unix_s=now_unix_s)
     writer.write_head()

@@ -1,6 +1,7 @@
 """Deleting what no reader can need: all of that, never more, and nothing at all when only asked."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline.config import load
 from pipeline.errors import FolderBusyError
+from pipeline.files import TEMPORARY
 from pipeline.labels import manifest
 from pipeline.labels.entries import End
 from pipeline.labels.export import export
@@ -194,6 +196,17 @@ def test_a_dry_run_lists_what_would_go_and_the_verb_deletes_it(folder: RunFolder
     assert told["dropped"]
     assert f"would delete {told['objects']} objects, {told['bytes']:,} bytes" in dry
     assert "nothing to delete" in gc(folder).stdout
+
+
+def test_a_file_that_a_crash_left_half_written_goes_after_a_while(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    labelled(store)
+    old, young = (tmp_path / "shards" / "00000001" / f"{TEMPORARY}{name}" for name in ("old", "young"))
+    for path, age_s in ((old, GRACE_S + 60), (young, GRACE_S - 60)):
+        path.write_bytes(b"1234")
+        os.utime(path, (NOW_UNIX_S - age_s, NOW_UNIX_S - age_s))
+    assert dict(collected(store).unfinished) == {f"shards/00000001/{TEMPORARY}old": 4}
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_an_option_speaks_louder_than_the_run_file(folder: RunFolder) -> None:

@@ -16,6 +16,7 @@ KINDS = {
     "dropped": "shards that the retention policy lets go of",
     "replaced": "bad shards that were labelled again",
     "log": "log objects that a manifest replaced",
+    "unfinished": "files that a crash left half written",
 }
 
 

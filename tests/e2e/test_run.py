@@ -86,9 +86,12 @@ def test_running_again_asks_the_teacher_nothing_and_trains_nobody(home: Path, fo
     assert sorted((folder / "generations").iterdir()) == generations
 
 
-def test_a_bad_shard_is_found_and_labelled_again_at_the_same_place(home: Path, folder: Path) -> None:
+@pytest.mark.parametrize(("place", "mended_by"), [(0, ("run", "digits")), (1, ("labels", "repair", "runs/digits"))], ids=["run", "repair"])
+def test_a_bad_shard_is_found_and_labelled_again_at_the_same_place(
+    home: Path, folder: Path, place: int, mended_by: tuple[str, ...]
+) -> None:
     before = committed(folder)
-    shard = max((folder / "labels" / "shards").glob("*.arrow"), key=lambda path: path.stat().st_size)
+    shard = sorted((folder / "labels" / "shards").rglob("*.arrow"))[place]  # repairs lie behind, under a later term
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
     shard.chmod(0o600)
@@ -96,9 +99,16 @@ def test_a_bad_shard_is_found_and_labelled_again_at_the_same_place(home: Path, f
     found = kdpipe("labels", "verify", folder, cwd=home)
     assert found.returncode == 4
     assert shard.name in found.stdout
-    again = kdpipe("run", "digits", cwd=home)
+    again = kdpipe(*mended_by, cwd=home)
     assert again.returncode == 0, again.stderr
     assert kdpipe("labels", "verify", folder, cwd=home).returncode == 0
+    assert committed(folder) == before
+
+
+def test_what_repairs_replaced_is_deleted_on_request_and_no_label_with_it(home: Path, folder: Path) -> None:
+    before = committed(folder)
+    assert "2 bad shards that were labelled again" in kdpipe("labels", "gc", folder, cwd=home).stdout
+    assert "nothing to delete" in kdpipe("labels", "gc", folder, cwd=home).stdout
     assert committed(folder) == before
 
 

@@ -10,7 +10,7 @@ nothing else to do, so that what fails again is known to be at fault.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pipeline.labels.order import permutation
@@ -50,9 +50,13 @@ class GivenUp:
 class Ledger:
     """Leases over a fixed set of units. All times are the caller's, in seconds, from any clock that only goes forward."""
 
-    def __init__(self, units: Iterable[tuple[int, int]], *, seed: int, lease_s: float) -> None:
+    def __init__(
+        self, units: Iterable[tuple[int, int]], *, seed: int, lease_s: float, group: Callable[[int], int] = lambda _start: 0
+    ) -> None:
+        """Units are leased in a seeded permutation; those of a lower `group` (of a unit's first row) all before those of a higher."""
         ordered = [Unit(start=start, stop=stop) for start, stop in units]
-        self._waiting = deque(ordered[place] for place in permutation(len(ordered), seed).tolist())
+        permuted = (ordered[place] for place in permutation(len(ordered), seed).tolist())
+        self._waiting = deque(sorted(permuted, key=lambda unit: group(unit.start)))
         self._leases: dict[int, Lease] = {}
         self._next_number = 0
         self._lease_s = lease_s

@@ -131,7 +131,11 @@ class FileSource:
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
             name = path.relative_to(root).as_posix()
             reader = FORMATS[path.suffix](path, self._section)
-            seen = _Seen(state=state, part=Part(identity=f"{name}@{digest}", name=name, rows=reader.rows), reader=reader)
+            seen = _Seen(
+                state=state,
+                part=Part(identity=f"{name}@{digest}", name=name, rows=reader.rows, held_bytes=reader.held_bytes),
+                reader=reader,
+            )
             self._seen[path] = seen
         return seen
 

@@ -6,8 +6,10 @@ given a file that does not change (the caller checks identities). Damage of the 
 
 import csv
 import json
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,21 +23,65 @@ from pipeline.sources.source import ColumnMissingError, PartUnreadableError
 
 LOOK_AHEAD_ROWS = 100
 """Rows of a JSONL file that are looked at to tell a missing column from a bad row."""
-CACHED_BYTES = 256 * 2**20
+HELD_BYTES = 2**30
+"""Of decoded pieces, over all files that a process reads. Two such processes fit on a machine of 4 GiB."""
 
 
 class Format(Protocol):
     """One open file."""
 
     rows: int
+    held_bytes: int
+    """As `Part.held_bytes`."""
 
     def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
         """Those rows as a batch of the source's schema; `ids` are their sample ids where the user has no column for it."""
         ...
 
 
+class DecodedPieces:
+    """Pieces of any files, the latest ones kept. Files may be read by several threads at once."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._kept: dict[tuple[int, int], Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int]) -> Any | None:
+        with self._lock:
+            table = self._kept.pop(key, None)
+            if table is not None:
+                self._kept[key] = table  # the newest is last
+            return table
+
+    def keep(self, key: tuple[int, int], table: Any) -> None:
+        """Let the oldest go until this one fits; it is kept even if it is too large alone."""
+        with self._lock:
+            self._forget(key)
+            while self._kept and self._bytes + table.nbytes > self._most_bytes:
+                self._forget(next(iter(self._kept)))
+            self._kept[key] = table
+            self._bytes += table.nbytes
+
+    def drop(self, file: int) -> None:
+        """The file is closed."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == file]:
+                self._forget(key)
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        table = self._kept.pop(key, None)
+        self._bytes -= table.nbytes if table is not None else 0
+
+
+_DECODED = DecodedPieces(HELD_BYTES)
+_FILES = count()
+
+
 class Lines:
     """JSON, one object a line. Blank lines are no rows."""
+
+    held_bytes = 0
 
     def __init__(self, path: Path, section: SourceSection) -> None:
         self._path, self._section = path, section
@@ -56,6 +102,8 @@ class Lines:
 
 class Csv:
     """Comma-separated values with a header line, UTF-8, quoted as in RFC 4180."""
+
+    held_bytes = 0
 
     def __init__(self, path: Path, section: SourceSection) -> None:
         self._path, self._section = path, section
@@ -85,13 +133,16 @@ class Csv:
 class Pieces:
     """Parquet row groups or Arrow record batches: decoded a piece at a time, the latest ones kept."""
 
+    held_bytes = 0
+
     def __init__(self, path: Path, section: SourceSection, *, columns: Sequence[str], sizes: Sequence[int]) -> None:
         _check_columns(path, section, columns)
         self._path, self._section = path, section
         self._wanted = list(dict.fromkeys(name for name in (section.input, section.id, section.label, *carried(section)) if name))
         self._ends = np.cumsum([0, *sizes])
         self.rows = int(self._ends[-1])
-        self._decoded: dict[int, Any] = {}
+        self._file_number = next(_FILES)
+        weakref.finalize(self, _DECODED.drop, self._file_number)
 
     def _decode(self, piece: int) -> Any:
         raise NotImplementedError
@@ -115,15 +166,14 @@ class Pieces:
         return from_columns(columns, ids, self._section, where=str(self._path))
 
     def _piece(self, piece: int) -> Any:
-        table = self._decoded.pop(piece, None)
+        key = self._file_number, piece
+        table = _DECODED.get(key)
         if table is None:
             try:
                 table = self._decode(piece).select(self._wanted)
             except (pa.ArrowException, OSError) as error:
                 raise PartUnreadableError(str(self._path), f"piece {piece} does not decode ({_short(error)})") from error
-        self._decoded[piece] = table  # the newest is last
-        while len(self._decoded) > 1 and sum(kept.nbytes for kept in self._decoded.values()) > CACHED_BYTES:
-            del self._decoded[next(iter(self._decoded))]
+            _DECODED.keep(key, table)
         return table
 
 
@@ -136,6 +186,12 @@ class Parquet(Pieces):
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         super().__init__(path, section, columns=self._file.schema_arrow.names, sizes=sizes)
+        self.held_bytes = sum(
+            column.total_uncompressed_size
+            for group in range(metadata.num_row_groups)
+            for place in range(metadata.num_columns)
+            if (column := metadata.row_group(group).column(place)).path_in_schema.partition(".")[0] in self._wanted
+        )
 
     def _decode(self, piece: int) -> Any:
         return self._file.read_row_group(piece, columns=self._wanted)

@@ -21,6 +21,8 @@ class Part:
     """Name and content hash: stable across runs and machines."""
     name: str
     rows: int
+    held_bytes: int = 0
+    """Memory that reading its rows in any order takes: 0 where single rows can be had from where they lie."""
 
 
 class Source(Protocol):

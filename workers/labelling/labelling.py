@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config import LabellingSection, TeacherSection
@@ -19,13 +19,14 @@ from pipeline.errors import KdpipeError
 from pipeline.labels.codecs import codec_of
 from pipeline.labels.intervals import Run
 from pipeline.labels.ledger import Ledger
+from pipeline.labels.locality import reading_groups
 from pipeline.labels.log import LogReader, LogWriter
 from pipeline.labels.planning import SourceChange, source_change
 from pipeline.labels.retention import Retention
-from pipeline.labels.rowspace import units_left
+from pipeline.labels.rowspace import plan_of, units_left
 from pipeline.labels.state import LogState
 from pipeline.labels.store import LocalStore, Store, open_store
-from pipeline.sources import Part, Source, SourceSpec
+from pipeline.sources import HELD_BYTES, Part, Source, SourceSpec
 from workers.labelling.committer import Committer
 from workers.labelling.crew import Crew
 from workers.labelling.faults import PartVanishedError, TeacherChangedError
@@ -88,6 +89,8 @@ class Labelling:
         keep_s = None if section.keep_days is None else section.keep_days * DAY_S
         self._retention = Retention(keep_bytes=section.keep_bytes, keep_s=keep_s)
         self._source: Source | None = None
+        self._held_bytes: Mapping[str, int] = {}
+        """Of the parts that were there at the last look."""
         self._shown: frozenset[str] | None = None
         """Parts that the last `preview` saw, until the next `plan`."""
         self._log = LogReader(self._store)
@@ -189,10 +192,13 @@ class Labelling:
         forget: bool = True,
     ) -> LabellingOutcome:
         crew, state = self._open_crew(self._spec), committer.state
+        groups = reading_groups(state.plans, self._held_bytes, budget_bytes=HELD_BYTES, seed=self._seed)
         session = Session(
             store=self._store,
             committer=committer,
-            ledger=Ledger(units, seed=self._seed, lease_s=self._section.lease_s),
+            ledger=Ledger(
+                units, seed=self._seed, lease_s=self._section.lease_s, group=lambda start: groups[plan_of(state.plans, start).part]
+            ),
             crew=crew,
             section=self._section,
             teacher=self._spec.teacher,
@@ -234,7 +240,9 @@ class Labelling:
 
     def _look(self) -> Sequence[Part]:
         self._source = self._source or self._spec.source.open()
-        return self._source.parts()
+        parts = self._source.parts()
+        self._held_bytes = {part.identity: part.held_bytes for part in parts}
+        return parts
 
     def _change(self, state: LogState, parts: Sequence[Part], shown: Collection[str] | None) -> SourceChange:
         there = ((part.identity, part.name, part.rows) for part in parts)

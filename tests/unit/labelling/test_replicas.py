@@ -234,7 +234,8 @@ def test_a_source_that_cannot_be_read_is_said_to_be_the_source(store):
 
 
 def test_a_replica_much_slower_than_the_others_is_drained_and_replaced(store):
-    bench = bench_of(store, rows=4000, workers_max=4)
+    bench = bench_of(store, rows=1200, workers_max=4)
+    bench.tick_s = 0.5
     bench.seconds_per_row |= {f"worker-{number}": 9.0 if number == 2 else 1.0 for number in range(1, 9)}
     outcome = bench.run()
     assert (outcome.teachers_taken_out, outcome.says) == (1, "replaced: 1 much slower than the others")

@@ -71,7 +71,7 @@ class SourceSection(Section):
 
 class TeacherSection(Section):
     use: Reference
-    """`sklearn` (a folder that a recipe or skops wrote), or `module:callable` that returns a `Teacher`."""
+    """`sklearn`, `onnx`, `torch_export` or `transformers` (files in `path`), or your own `module:callable`; see docs/teachers.md."""
     path: str | None = None
     """Folder or file of the teacher's weights, for a teacher that kdpipe ships."""
     options: Options = {}
@@ -88,6 +88,10 @@ class TeacherSection(Section):
     """Resources of your cluster's own that one teacher actor takes, by name."""
     batch_rows: int = Field(64, ge=1)
     """Rows the teacher is given at once."""
+    backend: Literal["eager", "compile"] = "eager"
+    """How a PyTorch teacher is run; `compile` needs a C++ compiler."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of a PyTorch teacher; `bf16` is for GPUs that have it."""
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.config import TeacherSection
 from pipeline.teachers.callables import load_callable
 from pipeline.teachers.checked import CheckedTeacher
-from pipeline.teachers.teacher import RawTeacher, Teacher, TeacherClassesError, TeacherOutputError
+from pipeline.teachers.teacher import RawTeacher, Teacher, TeacherClassesError, TeacherLoadError, TeacherOutputError
 
 __all__ = ["TEACHERS", "Teacher", "TeacherClassesError", "TeacherOutputError", "load_teacher"]
 
@@ -20,7 +20,34 @@ def _load_sklearn(section: TeacherSection, classes: tuple[str, ...], base: Path)
     return load_sklearn(section, classes, base)
 
 
-TEACHERS: Mapping[str, Loader] = {"sklearn": _load_sklearn}
+def _load_onnx(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    from pipeline.teachers.onnx import load_onnx
+
+    return load_onnx(section, classes, base)
+
+
+def _load_export(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    from pipeline.teachers.torch import load_export
+
+    return load_export(section, classes, base)
+
+
+def _load_transformers(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    try:
+        from pipeline.teachers.transformers import load_transformers
+    except ModuleNotFoundError as error:
+        raise TeacherLoadError(
+            "teacher transformers", f"no package {error.name!r}", "kdpipe[transformers]", "pip install 'kdpipe[transformers]'"
+        ) from error
+    return load_transformers(section, classes, base)
+
+
+TEACHERS: Mapping[str, Loader] = {
+    "sklearn": _load_sklearn,
+    "onnx": _load_onnx,
+    "torch_export": _load_export,
+    "transformers": _load_transformers,
+}
 """Loaders by bare name; anything else is the user's `module:callable`."""
 
 

@@ -1,13 +1,13 @@
 """A user's own teacher: `module:callable` of the run file.
 
-Either `callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint`), or
+`callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint`), or a `torch.nn.Module`
+that gives logits in the run file's order of classes; or
 the callable is itself a plain function `inputs, **options -> probabilities [B, K]` in the run file's order of classes; it is
 told apart by needing an argument that the options do not give. `path`, where the run file has one, is an option too.
 """
 
-import hashlib
 import inspect
-import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.config import TeacherSection
 from pipeline.references import import_reference, source_fingerprint
+from pipeline.teachers.fingerprints import fingerprint_of
 from pipeline.teachers.inputs import to_list_or_matrix
 from pipeline.teachers.teacher import RawTeacher, TeacherLoadError
 
@@ -30,6 +31,10 @@ def load_callable(section: TeacherSection, classes: tuple[str, ...], base: Path)
     if _is_plain_function(make, options):
         return PlainFunction(make, options, classes=classes, fingerprint=fingerprint)
     made = make(**options)
+    if "torch" in sys.modules and isinstance(made, sys.modules["torch"].nn.Module) and not hasattr(made, "log_probs"):
+        from pipeline.teachers.torch import module_teacher  # it is made of torch: nothing more is loaded
+
+        return module_teacher(made, section=section, classes=classes, fingerprint=fingerprint)
     if not callable(getattr(made, "log_probs", None)) or not hasattr(made, "classes"):
         raise TeacherLoadError(
             f"teacher {section.use}",
@@ -82,14 +87,5 @@ def _is_plain_function(make: Callable[..., Any], options: Mapping[str, Any]) -> 
 
 
 def _fingerprint(section: TeacherSection, base: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(section.use.encode() + source_fingerprint(section.use, base=base).encode())
-    digest.update(json.dumps(dict(section.options), sort_keys=True, default=repr).encode())
-    if section.path is not None:
-        path = base / section.path
-        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        for file in files:
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).digest()
-            digest.update(file.relative_to(path.parent).as_posix().encode() + content)
-    return digest.hexdigest()
+    facts = {"use": section.use, "source": source_fingerprint(section.use, base=base), "options": dict(section.options)}
+    return fingerprint_of(facts, *([] if section.path is None else [base / section.path]))

@@ -1,5 +1,6 @@
 """What stands between any teacher and the labels: order of classes, shape and type, checked on every batch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ class CheckedTeacher:
         order = [known.index(wanted) for wanted in classes]
         self._order = slice(None) if order == list(range(len(known))) else order
         """Columns as the run file wants them; as they are, without a copy, where that is the same."""
+
+    def batches(self, inputs: Any, rows: int) -> Sequence[NDArray[np.int64]]:
+        """Places of the inputs, each in one batch: as the teacher likes them together, else `rows` at a time."""
+        own = getattr(self._raw, "batches", None)
+        return own(inputs) if own else [np.arange(start, min(start + rows, len(inputs))) for start in range(0, len(inputs), rows)]
 
     def log_probs(self, inputs: Any) -> NDArray[np.float32]:
         if len(inputs) == 0:

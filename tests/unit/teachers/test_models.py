@@ -1,0 +1,217 @@
+"""Teachers that kdpipe runs itself: ONNX, torch modules, exported programs, transformers. Tiny models, made here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pipeline.config import TeacherSection
+from pipeline.teachers import Teacher, load_teacher
+from pipeline.teachers.teacher import TeacherLoadError
+from pipeline.teachers.transformers import by_length
+
+CLASSES = ("ham", "spam", "news")
+ROWS = np.random.default_rng(3).normal(size=(10, 4)).astype(np.float32)
+INPUTS = pa.array(list(ROWS), pa.list_(pa.float32()))
+TEXTS = ["free money", "see the agenda of the meeting tomorrow", "a", "", "news " * 40]
+
+
+def load(base: Path, classes: tuple[str, ...] = CLASSES, **section: Any) -> Teacher:
+    return load_teacher(TeacherSection.model_validate(section), classes=classes, base=base)
+
+
+class Linear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = torch.nn.Linear(4, 3)
+        self.noise = torch.nn.Dropout(0.5)
+
+    def forward(self, rows_BF: torch.Tensor) -> torch.Tensor:
+        return self.noise(self.layer(rows_BF))
+
+
+def expected() -> np.ndarray:
+    with torch.inference_mode():
+        return torch.log_softmax(Linear().eval()(torch.from_numpy(ROWS)), dim=1).numpy()
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    path = tmp_path / "teacher.onnx"
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(Linear().eval(), (torch.from_numpy(ROWS),), path, dynamo=True, dynamic_shapes={"rows_BF": {0: batch}}, verbose=False)
+    return path
+
+
+def test_an_onnx_file_answers_in_the_run_files_order(onnx_file):
+    teacher = load(onnx_file.parent, use="onnx", path="teacher.onnx")
+    np.testing.assert_allclose(teacher.log_probs(INPUTS), expected(), atol=1e-5)
+    turned = load(onnx_file.parent, ("news", "ham", "spam"), use="onnx", path="teacher.onnx", options={"classes": CLASSES})
+    np.testing.assert_allclose(turned.log_probs(INPUTS), expected()[:, [2, 0, 1]], atol=1e-5)
+
+
+def test_classes_in_an_onnx_files_metadata_count(onnx_file):
+    model = onnx.load(onnx_file)
+    onnx.helper.set_model_props(model, {"classes": json.dumps(["spam", "ham", "news"])})
+    onnx.save(model, onnx_file)
+    teacher = load(onnx_file.parent, use="onnx", path="teacher.onnx")
+    np.testing.assert_allclose(teacher.log_probs(INPUTS), expected()[:, [1, 0, 2]], atol=1e-5)
+
+
+def test_a_graph_that_eats_strings_is_given_strings(tmp_path):
+    helper, kind = onnx.helper, onnx.TensorProto
+    encoder = helper.make_node(
+        "LabelEncoder", ["text"], ["score"], domain="ai.onnx.ml", keys_strings=["free", "hello"], values_floats=[2.0, -2.0]
+    )
+    graph = helper.make_graph(
+        [encoder],
+        "g",
+        [helper.make_tensor_value_info("text", kind.STRING, ["B", 1])],
+        [helper.make_tensor_value_info("score", kind.FLOAT, ["B", 1])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 4)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "text.onnx")
+    teacher = load(tmp_path, ("ham", "spam"), use="onnx", path="text.onnx")
+    np.testing.assert_allclose(np.exp(teacher.log_probs(pa.array(["free", "hello"])))[:, 1], [0.8808, 0.1192], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"path": "none.onnx"}, "no file 'none.onnx'"),
+        ({"path": "broken.onnx"}, "does not load"),
+        ({"path": "teacher.onnx", "options": {"gives": "odds"}}, "gives = 'odds'; expected one of: logits, log_probs, probs"),
+        ({"path": "teacher.onnx", "options": {"output": "x"}}, "no output 'x'; expected one of: "),
+        (
+            {"path": "teacher.onnx", "options": {"provider": "x"}},
+            "unknown option 'provider'; expected one of: classes, gives",
+        ),
+    ],
+)
+def test_an_onnx_teacher_that_cannot_be_is_refused(onnx_file, section, problem):
+    (onnx_file.parent / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(TeacherLoadError, match=problem):
+        load(onnx_file.parent, use="onnx", **section)
+
+
+@pytest.fixture
+def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "my_net_layers.py").write_text("import torch\ndef layer(): return torch.nn.Linear(4, 3)\n")
+    (tmp_path / "my_net.py").write_text(
+        "import torch\nfrom my_net_layers import layer\n"
+        "def make(seed=5):\n    torch.manual_seed(seed)\n    return torch.nn.Sequential(layer(), torch.nn.Dropout(0.5))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("my_net", "my_net_layers"):
+        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    return tmp_path
+
+
+def test_a_torch_module_is_a_teacher_in_evaluation_mode(module_file):
+    teacher = load(module_file, use="my_net:make")
+    np.testing.assert_allclose(teacher.log_probs(INPUTS), expected(), atol=1e-5)
+    np.testing.assert_array_equal(teacher.log_probs(INPUTS), teacher.log_probs(INPUTS))
+
+
+def test_the_fingerprint_of_a_module_covers_weights_backend_and_the_code_that_it_imports(module_file):
+    found = [load(module_file, use="my_net:make").fingerprint for _ in range(2)]
+    assert found[0] == found[1]
+    found.append(load(module_file, use="my_net:make", options={"seed": 6}).fingerprint)
+    found.append(load(module_file, use="my_net:make", precision="bf16").fingerprint)
+    with (module_file / "my_net_layers.py").open("a") as code:
+        code.write("# changed\n")
+    found.append(load(module_file, use="my_net:make").fingerprint)
+    assert len(set(found)) == len(found) - 1
+
+
+def test_bfloat16_is_near_float32(module_file):
+    teacher = load(module_file, use="my_net:make", precision="bf16")
+    np.testing.assert_allclose(teacher.log_probs(INPUTS), expected(), atol=0.05)
+
+
+def test_an_exported_program_is_opened_only_if_it_is_trusted(tmp_path):
+    program = torch.export.export(Linear().eval(), (torch.from_numpy(ROWS),), dynamic_shapes={"rows_BF": {0: torch.export.Dim("batch")}})
+    torch.export.save(program, tmp_path / "teacher.pt2")
+    with pytest.raises(TeacherLoadError, match="can run code; expected `trusted = true`"):
+        load(tmp_path, use="torch_export", path="teacher.pt2")
+    teacher = load(tmp_path, use="torch_export", path="teacher.pt2", options={"trusted": True})
+    np.testing.assert_allclose(teacher.log_probs(INPUTS[:7]), expected()[:7], atol=1e-5)
+    (tmp_path / "teacher.pt2").write_bytes(b"short")
+    with pytest.raises(TeacherLoadError, match="does not load"):
+        load(tmp_path, use="torch_export", path="teacher.pt2", options={"trusted": True})
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of a few thousand parameters with three classes."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[UNK]", "[PAD]", "free", "money", "meeting", "agenda", "news", "the", "of", "a", "see", "tomorrow"]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(1)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=64
+    )
+    config.id2label = dict(enumerate(CLASSES))
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_classification_head_answers_the_same_alone_and_in_a_batch(bert):
+    teacher = load(bert.parent, use="transformers", path=bert.name, options={"max_tokens": 32})
+    texts = pa.array(TEXTS[:3] + TEXTS[4:])
+    together = teacher.log_probs(texts)
+    alone = np.concatenate([teacher.log_probs(texts[place : place + 1]) for place in range(len(texts))])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(np.exp(together).sum(axis=1), 1, atol=1e-5)
+
+
+def test_an_encoder_takes_a_head_of_its_own(bert):
+    save_file({"weight": torch.eye(3, 16), "bias": torch.zeros(3)}, bert.parent / "head.safetensors")
+    teacher = load(bert.parent, use="transformers", path=bert.name, options={"head": "head.safetensors"})
+    assert teacher.log_probs(pa.array(["free money", "see"])).shape == (2, 3)
+    with pytest.raises(TeacherLoadError, match="is no head"):
+        load(bert.parent, use="transformers", path=bert.name, options={"head": f"{bert.name}/config.json"})
+
+
+def test_weights_that_are_pickles_are_refused(bert, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in bert.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+    with pytest.raises(TeacherLoadError, match=r"expected config\.json, model\.safetensors"):
+        load(tmp_path, use="transformers", path="pickled")
+
+
+def test_a_name_on_the_hub_is_never_fetched(tmp_path):
+    with pytest.raises(TeacherLoadError, match="a local folder of save_pretrained"):
+        load(tmp_path, use="transformers", path="bert-base-uncased")
+
+
+def test_texts_of_like_length_go_together_and_every_place_once(bert):
+    teacher = load(bert.parent, use="transformers", path=bert.name, options={"tokens_per_batch": 30, "max_tokens": 32})
+    batches = teacher.batches(pa.array(TEXTS), 64)
+    assert sorted(place for batch in batches for place in batch.tolist()) == list(range(len(TEXTS)))
+    assert batches[0].tolist() == [4], "the longest alone"
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=60), budget=st.integers(1, 2000))
+def test_a_batch_stays_within_its_budget_unless_one_text_is_longer(lengths, budget):
+    batches = by_length(np.array(lengths, dtype=np.int64), budget=budget)
+    assert sorted(place for batch in batches for place in batch.tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= budget

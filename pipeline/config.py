@@ -69,13 +69,28 @@ class SourceSection(Section):
         return self
 
 
+class MemberSection(Section):
+    """One teacher of an ensemble."""
+
+    use: Reference
+    """As in `teacher.use`; not an ensemble again."""
+    path: str | None = None
+    """As in `teacher.path`."""
+    options: Options = {}
+    """As in `teacher.options`."""
+    weight: float = Field(1.0, gt=0)
+    """Share in the mean, against the other members' weights."""
+
+
 class TeacherSection(Section):
     use: Reference
-    """`sklearn`, `onnx`, `torch_export` or `transformers` (files in `path`), or your own `module:callable`; see docs/teachers.md."""
+    """`sklearn`, `onnx`, `torch_export` or `transformers` (files in `path`), `ensemble` (of `members`), or your own `module:callable`."""
     path: str | None = None
     """Folder or file of the teacher's weights, for a teacher that kdpipe ships."""
     options: Options = {}
     """Passed to the callable as keyword arguments."""
+    members: Annotated[tuple[MemberSection, ...], Field(strict=False)] = ()
+    """The teachers of an `ensemble`; `options.space` is `probability` (a mixture) or `log` (a product)."""
     workers_min: int = Field(1, ge=1)
     """Fewest teacher actors."""
     workers_max: int = Field(1, ge=1)
@@ -97,6 +112,14 @@ class TeacherSection(Section):
     def _min_below_max(self) -> Self:
         if self.workers_min > self.workers_max:
             raise ValueError(f"workers_min {self.workers_min} is above workers_max {self.workers_max}")
+        return self
+
+    @model_validator(mode="after")
+    def _members_of_an_ensemble(self) -> Self:
+        wrong = len(self.members) < 2 if self.use == "ensemble" else bool(self.members)
+        if wrong or any(member.use == "ensemble" for member in self.members):
+            found = f"use = {self.use!r} with {len(self.members)} members"
+            raise ValueError(f"{found}; an ensemble has two or more, none an ensemble, and no other teacher has any")
         return self
 
     @property

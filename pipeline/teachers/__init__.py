@@ -42,11 +42,18 @@ def _load_transformers(section: TeacherSection, classes: tuple[str, ...], base: 
     return load_transformers(section, classes, base)
 
 
+def _load_ensemble(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    from pipeline.teachers.ensemble import load_ensemble
+
+    return load_ensemble(section, load=lambda member: load_teacher(member, classes=classes, base=base))
+
+
 TEACHERS: Mapping[str, Loader] = {
     "sklearn": _load_sklearn,
     "onnx": _load_onnx,
     "torch_export": _load_export,
     "transformers": _load_transformers,
+    "ensemble": _load_ensemble,
 }
 """Loaders by bare name; anything else is the user's `module:callable`."""
 

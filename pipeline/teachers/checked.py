@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.teachers.teacher import RawTeacher, TeacherClassesError, TeacherOutputError
+from pipeline.teachers.teacher import Answer, RawTeacher, TeacherClassesError, TeacherOutputError
 
 SUM_TOLERANCE = 1e-2
 """How far a row's probabilities may be from summing to 1: wide enough for half precision, far from logits."""
@@ -33,10 +33,24 @@ class CheckedTeacher:
         return own(inputs) if own else [np.arange(start, min(start + rows, len(inputs))) for start in range(0, len(inputs), rows)]
 
     def log_probs(self, inputs: Any) -> NDArray[np.float32]:
+        return self.answer(inputs).log_probs_BK
+
+    def answer(self, inputs: Any) -> Answer:
+        """What the teacher says, checked. Raises TeacherOutputError."""
         if len(inputs) == 0:
-            return np.empty((0, len(self.classes)), dtype=np.float32)
-        given = np.asarray(self._raw.log_probs(inputs))
-        expected = (len(inputs), len(self.classes))
+            return Answer(log_probs_BK=np.empty((0, len(self.classes)), dtype=np.float32))
+        given = self._raw.log_probs(inputs)
+        more = given if isinstance(given, Answer) else Answer(log_probs_BK=given)
+        log_probs_BK = self._log_probs(np.asarray(more.log_probs_BK), rows=len(inputs))
+        disagreement_B = self._floats("disagreement", more.disagreement_B, (len(inputs),))
+        if disagreement_B is not None and (disagreement_B < 0).any():
+            raise TeacherOutputError(self._name, f"a disagreement of {disagreement_B.min():.4g} nats", "one that is not negative")
+        width = np.shape(more.embedding_BD)[-1] if more.embedding_BD is not None else 0
+        embedding_BD = self._floats("embedding", more.embedding_BD, (len(inputs), width))
+        return Answer(log_probs_BK=log_probs_BK, disagreement_B=disagreement_B, embedding_BD=embedding_BD)
+
+    def _log_probs(self, given: NDArray[Any], *, rows: int) -> NDArray[np.float32]:
+        expected = (rows, len(self.classes))
         if given.shape != expected or given.dtype.kind != "f":
             raise TeacherOutputError(self._name, f"{given.dtype} of shape {given.shape}", f"floats of shape {expected}")
         log_probs_BK: NDArray[np.float32] = np.ascontiguousarray(given[:, self._order], dtype=np.float32)
@@ -50,3 +64,11 @@ class CheckedTeacher:
                 self._name, f"row {row} sums to {sums_B[row]:.4g} as probabilities", "natural log-probabilities that sum to 1"
             )
         return log_probs_BK
+
+    def _floats(self, what: str, given: Any, expected: tuple[int, ...]) -> NDArray[np.float32] | None:
+        if given is None:
+            return None
+        array = np.asarray(given)
+        if array.shape != expected or array.dtype.kind != "f":
+            raise TeacherOutputError(self._name, f"{what}: {array.dtype} of shape {array.shape}", f"floats of shape {expected}")
+        return np.ascontiguousarray(array, dtype=np.float32)

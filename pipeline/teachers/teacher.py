@@ -1,7 +1,8 @@
 """The `Teacher` protocol and what can be wrong with a teacher."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,20 @@ from numpy.typing import NDArray
 from pipeline.errors import TeacherError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a teacher says about B inputs, and what else it knows of them."""
+
+    log_probs_BK: NDArray[np.float32]
+    """Natural log-probabilities at temperature 1."""
+    disagreement_B: NDArray[np.float32] | None = None
+    """How far its members are apart, in nats, for a teacher of several; never negative."""
+    embedding_BD: NDArray[np.float32] | None = None
+    """What it sees in the inputs, for students that learn to see it, too."""
+
+
 class RawTeacher(Protocol):
-    """What an adapter makes: its own classes, in its own order, unchecked."""
+    """What an adapter makes: its own classes, in its own order, unchecked. `log_probs` may give an array [B, K] or an `Answer`."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -36,6 +49,34 @@ class Teacher(Protocol):
         -inf is a normal answer. A row of NaN is that row's problem, and the caller's to see.
         """
         ...
+
+
+@runtime_checkable
+class AnsweringTeacher(Protocol):
+    """A teacher that may know more than log-probabilities."""
+
+    def answer(self, inputs: Any) -> Answer: ...
+
+
+@runtime_checkable
+class BatchingTeacher(Protocol):
+    """A teacher that may care which inputs it is asked about together."""
+
+    def batches(self, inputs: Any, rows: int) -> Sequence[NDArray[np.int64]]:
+        """Places of the inputs, each in one batch; `rows` at a time, if it does not care."""
+        ...
+
+
+def answer_of(teacher: Teacher, inputs: Any) -> Answer:
+    """All that the teacher says about the inputs."""
+    return teacher.answer(inputs) if isinstance(teacher, AnsweringTeacher) else Answer(log_probs_BK=teacher.log_probs(inputs))
+
+
+def batches_of(teacher: Teacher, inputs: Any, rows: int) -> Sequence[NDArray[np.int64]]:
+    """Places of the inputs in the batches to ask the teacher about: as it likes them, else `rows` at a time, in order."""
+    if isinstance(teacher, BatchingTeacher):
+        return teacher.batches(inputs, rows)
+    return [np.arange(start, min(start + rows, len(inputs))) for start in range(0, len(inputs), rows)]
 
 
 class TeacherLoadError(TeacherError):

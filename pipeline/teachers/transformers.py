@@ -37,8 +37,8 @@ def load_transformers(section: TeacherSection, classes: tuple[str, ...], base: P
         found, expected = f"no config.json in {section.path!r}", "a local folder of save_pretrained"
         raise TeacherLoadError(f"teacher {section.use}", found, expected, "name it as `teacher.path` in the run file")
     head = options.get("head")
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # weights that a head of one's own leaves over are no news
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # weights that a head of one's own leaves over are no news
     made = transformers.AutoModel if head else transformers.AutoModelForSequenceClassification
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

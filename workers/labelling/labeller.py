@@ -26,6 +26,7 @@ from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
+from pipeline.teachers.teacher import answer_of, batches_of
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
 
@@ -40,6 +41,7 @@ Kind = Literal["text", "floats"]
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
     log_probs_NK: NDArray[np.float32]
+    disagreement_N: NDArray[np.float32] | None
     bad: dict[int, str]
     """Place in the unit -> why it has no label."""
     asked: int
@@ -158,25 +160,29 @@ class Labeller:
         places = np.setdiff1d(np.arange(len(inputs)), np.array(without, dtype=np.int64))
         log_probs_NK = np.full((len(inputs), len(self.teacher.classes)), -np.log(len(self.teacher.classes)), dtype=np.float32)
         bad: dict[int, str] = {}
-        waiting = [places[first : first + self._batch_rows] for first in range(0, len(places), self._batch_rows)]
+        disagreement_N: NDArray[np.float32] | None = None
+        waiting = [places[some] for some in batches_of(self.teacher, _rows_of(inputs, places), self._batch_rows)]
         began_s = time.perf_counter()
         while waiting:
             asked = waiting.pop()
             try:
-                answer = self.teacher.log_probs(_rows_of(inputs, asked))
+                answer = answer_of(self.teacher, _rows_of(inputs, asked))
             except Exception as error:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the rows
                 if len(asked) == 1:
                     bad[int(asked[0])] = f"the teacher failed: {_reason(error)}"
                 else:
                     waiting += [asked[len(asked) // 2 :], asked[: len(asked) // 2]]
                 continue
-            found = faults(answer)
-            if found:
-                bad |= {int(asked[place]): why for place, why in found.items()}
-                fine = np.setdiff1d(np.arange(len(asked)), np.array(list(found), dtype=np.int64))
-                asked, answer = asked[fine], answer[fine]
-            log_probs_NK[asked] = answer
-        return _Answer(log_probs_NK=log_probs_NK, bad=bad, asked=len(places), seconds=time.perf_counter() - began_s)
+            found = faults(answer.log_probs_BK)
+            bad |= {int(asked[place]): why for place, why in found.items()}
+            fine = np.setdiff1d(np.arange(len(asked)), np.array(list(found), dtype=np.int64)) if found else slice(None)
+            log_probs_NK[asked[fine]] = answer.log_probs_BK[fine]
+            if answer.disagreement_B is not None:
+                disagreement_N = np.full(len(inputs), np.nan, dtype=np.float32) if disagreement_N is None else disagreement_N
+                disagreement_N[asked[fine]] = answer.disagreement_B[fine]
+        return _Answer(
+            log_probs_NK=log_probs_NK, disagreement_N=disagreement_N, bad=bad, asked=len(places), seconds=time.perf_counter() - began_s
+        )
 
     def _write(
         self, assignment: Assignment, rows_N: NDArray[np.int64], batch: Any, answer: _Answer, known: Known, bad: dict[int, str]
@@ -191,6 +197,7 @@ class Labeller:
             sample_ids=kept["sample_id"],
             inputs=_without_nulls(kept["input"], width=assignment.width),
             log_probs_NK=answer.log_probs_NK if len(places) == len(rows_N) else answer.log_probs_NK[places],
+            disagreement_N=None if answer.disagreement_N is None else answer.disagreement_N[places],
             labels=kept["label"],
             keys_N2=known.keys_of(places, bad),
             copied=known.copied_to(places),

@@ -10,6 +10,7 @@ import pytest
 from pipeline.labels.rowspace import planned
 from pipeline.labels.shard import read_shard
 from pipeline.labels.store import StoreFullError
+from pipeline.teachers.teacher import Answer
 from tests.kit.labelling import MemorySource, MemoryTeacher, expected_log_probs
 from tests.kit.stores import MemoryStore
 from workers.labelling.labeller import Labeller
@@ -122,3 +123,44 @@ def test_the_next_unit_is_read_while_the_teacher_is_busy_with_this_one():
     answer.set()
     first.join()
     second.join()
+
+
+def test_what_members_disagree_about_is_in_the_shard_in_the_place_of_its_row():
+    class Torn(MemoryTeacher):
+        def answer(self, inputs):
+            apart = np.array([len(text) / 100 for text in inputs.to_pylist()], dtype=np.float32)
+            return Answer(log_probs_BK=self.log_probs(inputs), disagreement_B=apart)
+
+    store, texts = MemoryStore(), ["a", "ccc", "poison", "nan", "dd"]
+    source = MemorySource({"p": texts})
+    done = labeller_of(source, store=store, teacher=Torn()).label(assignment_of(source, 0, 5))
+    assert isinstance(done, Labelled)
+    assert done.shard
+    shard = read_shard(store, done.shard)
+    expected = [len(text) / 100 for text in texts if text not in ("poison", "nan")]
+    np.testing.assert_allclose(shard.table["disagreement"].to_numpy(), expected, rtol=1e-6)
+
+
+def test_a_teacher_is_asked_in_the_batches_that_it_likes():
+    class ByLength(MemoryTeacher):
+        def __init__(self) -> None:
+            super().__init__()
+            self.together: list[list[str]] = []
+
+        def batches(self, inputs, rows):
+            order = np.argsort([-len(text) for text in inputs.to_pylist()], kind="stable")
+            return [order[start : start + 2] for start in range(0, len(order), 2)]
+
+        def log_probs(self, inputs):
+            self.together.append(inputs.to_pylist())
+            return super().log_probs(inputs)
+
+    store, texts = MemoryStore(), ["a", "ccc", "unparseable", "bbbbb", "dddd"]
+    teacher, source = ByLength(), MemorySource({"p": texts})
+    done = labeller_of(source, store=store, teacher=teacher).label(assignment_of(source, 0, 5))
+    assert isinstance(done, Labelled)
+    assert done.shard
+    assert sorted(map(tuple, teacher.together)) == [("bbbbb", "dddd"), ("ccc", "a")]
+    shard = read_shard(store, done.shard)
+    expected = [expected_log_probs(text) for text in texts if text != "unparseable"]
+    np.testing.assert_allclose(shard.log_probs(), expected, atol=2e-3)

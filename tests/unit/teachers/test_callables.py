@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import TeacherSection
 from pipeline.teachers import Teacher, TeacherClassesError, TeacherOutputError, load_teacher
 from pipeline.teachers.checked import CheckedTeacher
-from pipeline.teachers.teacher import TeacherLoadError
+from pipeline.teachers.teacher import Answer, TeacherLoadError
 from tests.kit.teachers import CountingTeacher
 
 CLASSES = ("ham", "spam")
@@ -127,3 +127,23 @@ def test_the_kits_teacher_keeps_the_protocol() -> None:
     checked.log_probs(pa.array(["x"]))
     with pytest.raises(RuntimeError, match="told to fail"):
         checked.log_probs(pa.array(["x"]))
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"disagreement_B": np.array([-0.1], dtype=np.float32)}, "a disagreement of -0.1 nats"),
+        ({"disagreement_B": np.array([[0.1]], dtype=np.float32)}, "disagreement: float32 of shape"),
+        ({"embedding_BD": np.array([0.1], dtype=np.float32)}, "embedding: float32 of shape"),
+        ({"embedding_BD": np.array([[1]])}, "embedding: int64 of shape"),
+    ],
+)
+def test_what_else_a_teacher_says_is_checked_too(more, problem):
+    class Knowing:
+        classes, fingerprint = CLASSES, "f"
+
+        def log_probs(self, inputs):
+            return Answer(log_probs_BK=np.log(np.full((len(inputs), 2), 0.5, dtype=np.float32)), **more)
+
+    with pytest.raises(TeacherOutputError, match=problem):
+        CheckedTeacher(Knowing(), name="mine", classes=CLASSES).answer(pa.array(["x"]))

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipeline.config import TeacherSection
 from pipeline.teachers import Teacher, load_teacher
-from pipeline.teachers.teacher import TeacherLoadError
+from pipeline.teachers.teacher import TeacherLoadError, batches_of
 from pipeline.teachers.transformers import by_length
 
 CLASSES = ("ham", "spam", "news")
@@ -204,7 +204,7 @@ def test_a_name_on_the_hub_is_never_fetched(tmp_path):
 
 def test_texts_of_like_length_go_together_and_every_place_once(bert):
     teacher = load(bert.parent, use="transformers", path=bert.name, options={"tokens_per_batch": 30, "max_tokens": 32})
-    batches = teacher.batches(pa.array(TEXTS), 64)
+    batches = batches_of(teacher, pa.array(TEXTS), 64)
     assert sorted(place for batch in batches for place in batch.tolist()) == list(range(len(TEXTS)))
     assert batches[0].tolist() == [4], "the longest alone"
 

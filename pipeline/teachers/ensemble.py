@@ -38,6 +38,7 @@ class Ensemble:
     def __init__(self, members: Sequence[Teacher], weights: Sequence[float], *, space: Space) -> None:
         self.classes: Sequence[str] = members[0].classes
         self.fingerprint = fingerprint_of({"members": [member.fingerprint for member in members], "weights": list(weights), "space": space})
+        self.deterministic = all(member.deterministic for member in members)
         self._members, self._space = members, space
         self._weights_M = np.asarray(weights, dtype=np.float64) / sum(weights)
 

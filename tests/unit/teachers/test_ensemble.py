@@ -67,6 +67,7 @@ def test_classes_that_a_member_rules_out():
 
 class Says:
     classes: tuple[str, ...] = ("a", "b")
+    deterministic = True
 
     def __init__(self, probs, fingerprint: str) -> None:
         self.fingerprint, self._probs = fingerprint, probs

@@ -5,14 +5,13 @@ part of the system gets its own section, never the whole. Paths are relative to 
 This module reads no environment and no clock; the caller hands it the text.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from pipeline.errors import ConfigError, UnknownKeyError
+from pipeline.toml_model import parsed
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 """A name that is safe as a file name, a metric label and a URL segment."""
@@ -137,6 +136,8 @@ class LabellingSection(Section):
     """Where labels are kept: a folder beside the run file, or s3://, gs:// or az://BUCKET/PREFIX; unset, in the run's own folder."""
     unit_rows: int = Field(128, ge=1)
     """Rows of one unit, the piece of work that is leased and committed."""
+    unit_rows_max: int = Field(4096, ge=1)
+    """Units that take a teacher less than 0.1 s are joined, up to so many rows and never more than a window's."""
     window_rows: int = Field(1024, ge=1)
     """Rows of a full window, the unit of shuffling and replay."""
     lead_max: int = Field(1_000_000, ge=1)
@@ -335,68 +336,4 @@ def load(text: str, *, where: str, overrides: Sequence[str] = ()) -> RunFile:
 
     `overrides` are `key.path=value` strings (values in TOML syntax; a bare word is a string). Raises ConfigError.
     """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(where, f"not TOML ({error})", "a run file", "`kdpipe init spam DIR` writes one to start from") from error
-    for override in overrides:
-        _apply(tree, override)
-    try:
-        return RunFile.model_validate(tree)
-    except ValidationError as error:
-        raise _explain(error, where) from error
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, equals, raw = override.partition("=")
-    if not equals or not path:
-        raise ConfigError("--set", repr(override), "key.path=value")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw
-    *parents, leaf = path.strip().split(".")
-    node = tree
-    for parent in parents:
-        below = node.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"--set {path}", f"{parent!r} is a value", "a section")
-        node = below
-    node[leaf] = value
-
-
-def _explain(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        return UnknownKeyError(".".join([where, *path[:-1]]), path[-1], _known_keys(path[:-1]))
-    found = "nothing" if first["type"] == "missing" else f"{first['input']!r:.120}"
-    if first["type"] == "value_error":
-        found = str(first["ctx"]["error"])
-        return ConfigError(".".join([where, *path]), found, "a value that fits")
-    return ConfigError(".".join([where, *path]), f"found {found}", first["msg"].lower())
-
-
-def _known_keys(path: Sequence[str]) -> tuple[str, ...]:
-    """Keys of the section at `path`, walking through optional and mapping annotations."""
-    model: type[BaseModel] = RunFile
-    rest = list(path)
-    while rest:
-        annotation = model.model_fields[rest.pop(0)].annotation
-        inner = _model_in(annotation)
-        if inner is None:
-            return ()
-        if get_origin(annotation) is Mapping and rest:
-            rest.pop(0)  # the user's own name in a mapping of sections
-        model = inner
-    return tuple(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        found = _model_in(part)
-        if found is not None:
-            return found
-    return None
+    return parsed(RunFile, text, where=where, overrides=overrides)

@@ -54,9 +54,8 @@ class Ledger:
         self, units: Iterable[tuple[int, int]], *, seed: int, lease_s: float, group: Callable[[int], int] = lambda _start: 0
     ) -> None:
         """Units are leased in a seeded permutation; those of a lower `group` (of a unit's first row) all before those of a higher."""
-        ordered = [Unit(start=start, stop=stop) for start, stop in units]
-        permuted = (ordered[place] for place in permutation(len(ordered), seed).tolist())
-        self._waiting = deque(sorted(permuted, key=lambda unit: group(unit.start)))
+        self._seed, self._group = seed, group
+        self._waiting = deque(self._permuted([Unit(start=start, stop=stop) for start, stop in units]))
         self._leases: dict[int, Lease] = {}
         self._next_number = 0
         self._lease_s = lease_s
@@ -64,6 +63,10 @@ class Ledger:
     @property
     def units_waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def rows_waiting(self) -> int:
+        return sum(unit.stop - unit.start for unit in self._waiting)
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -75,6 +78,10 @@ class Ledger:
         """Nothing waits and nothing is leased."""
         return not self._waiting and not self._leases
 
+    def _permuted(self, units: list[Unit]) -> list[Unit]:
+        permuted = (units[place] for place in permutation(len(units), self._seed).tolist())
+        return sorted(permuted, key=lambda unit: self._group(unit.start))
+
     def lease(self, worker: str, *, now_s: float) -> Lease | None:
         """The next unit for the worker, or None: nothing waits, or what is next must be tried alone and the worker is not free."""
         held = [lease for lease in self._leases.values() if lease.worker == worker]
@@ -84,6 +91,18 @@ class Ledger:
         self._next_number += 1
         self._leases[lease.number] = lease
         return lease
+
+    def merge(self, unit_rows: int, *, part: Callable[[int], object]) -> None:
+        """Join neighbours that wait, up to so many rows and never over the end of a `part` (of a first row); what failed stays alone."""
+        joined: list[Unit] = []
+        alone = [unit for unit in self._waiting if unit.failures]
+        for unit in sorted((unit for unit in self._waiting if not unit.failures), key=lambda unit: unit.start):
+            last = joined[-1] if joined else None
+            if last and last.stop == unit.start and unit.stop - last.start <= unit_rows and part(last.start) == part(unit.start):
+                joined[-1] = replace(last, stop=unit.stop)
+            else:
+                joined.append(unit)
+        self._waiting = deque([*self._permuted(joined), *alone])
 
     def settle(self, number: int) -> Lease | None:
         """The attempt succeeded. None if it was fenced: its result must not be committed."""

@@ -210,7 +210,9 @@ class Bench:
 
     def __init__(self, store: Store, source: MemorySource, *, unit_rows: int = 4, workers_max: int = 2, **section: Any) -> None:
         self.store, self.source, self.teacher = store, source, MemoryTeacher()
-        self.section = LabellingSection(**({"unit_rows": unit_rows, "window_rows": 16, "free_disk_bytes": 0, "canary_rows": 0} | section))
+        self.section = LabellingSection(
+            **({"unit_rows": unit_rows, "window_rows": 16, "free_disk_bytes": 0, "canary_rows": 0, "unit_rows_max": 1} | section)
+        )
         self.teacher_section = TeacherSection(use="memory", workers_max=workers_max, batch_rows=3)
         self.replicas: dict[int, MemoryTeacher] = {}
         """Of the n-th worker that a run starts; others have `teacher`."""

@@ -26,6 +26,7 @@ from workers.labelling.messages import Assignment, Canary, Failed, Labelled, Tro
 from workers.labelling.pool import PoolRule, PoolView, Pressure, decide
 from workers.labelling.repairs import Repairs
 from workers.labelling.reports import Demand, LabellingProgress
+from workers.labelling.sizing import UNITS_SEEN, largest_unit, unit_rows
 
 POLL_S = 0.05
 FULL_PAUSE_S = 5.0
@@ -80,6 +81,8 @@ class Session:
         """In succession, of shards and of log records."""
         self._teacher_rows, self._rows_reused, self._teacher_s = 0, 0, 0.0
         self._rates: deque[tuple[float, int]] = deque()
+        self._unit_rows, self._largest_unit = section.unit_rows, largest_unit(section, teacher)
+        self._seconds_per_row: deque[float] = deque(maxlen=UNITS_SEEN)
         self._says = ""
         self._lead_rows: int | None = None
 
@@ -96,6 +99,7 @@ class Session:
             self._observe(event, now)
         self._end_hung_workers(now)
         self._inspect(now)
+        self._join_units()
         self.repairs.look(self._store, self._committer.state, demand.corrupt)
         self._lead_rows = self._committer.generation_rows - min(demand.cursors.values()) if demand.cursors else None
         lead_used_up = self._lead_rows is not None and self._lead_rows >= self._section.lead_max
@@ -179,6 +183,8 @@ class Session:
             self._take_failure(Failed(lease=done.lease, trouble=Trouble.WRITE, reason=f"{done.shard.key} is not in the store"), now)
             return
         self._write_failures["shard"] = 0
+        if done.shard:
+            self._seconds_per_row.append(done.teacher_s / done.shard.rows)
         repaired = self.repairs.settle(done.lease, done.bad)
         lease = self._ledger.settle(done.lease)
         if repaired and done.shard:
@@ -254,6 +260,15 @@ class Session:
         if slow := self._inspection.too_slow(now.mono_s):
             log.warning("a teacher is much slower than the others; another is started when it has done what it has", extra={"worker": slow})
             self._drain(slow)
+
+    def _join_units(self) -> None:
+        waiting, teachers = self._ledger.rows_waiting, len(self._workers)
+        rows = unit_rows(self._unit_rows, tuple(self._seconds_per_row), rows_waiting=waiting, teachers=teachers, largest=self._largest_unit)
+        if rows > self._unit_rows:
+            plans = self._committer.state.plans
+            self._ledger.merge(rows, part=lambda start: plan_of(plans, start).first)
+            self._unit_rows = rows
+            self._seconds_per_row.clear()
 
     def _drain(self, name: str) -> None:
         self._workers[name].draining = True

@@ -132,3 +132,36 @@ def test_a_window_is_closed_early_for_a_starved_student_a_used_up_lead_and_the_e
     assert due(1, lead_used_up=True)
     assert due(1, ending=True)
     assert not due(0, starved=True, age_s=9, lead_used_up=True, ending=True), "never an empty window"
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    taken=st.integers(0, 12),
+    rows=st.integers(1, 40),
+    border=st.integers(0, 270),
+    seed=st.integers(0, 9),
+)
+def test_joined_units_cover_the_same_rows_within_size_and_part_and_leave_what_failed_alone(sizes, taken, rows, border, seed):
+    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
+    units = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    ledger = Ledger(units, seed=seed, lease_s=LEASE_S)
+    failed = None
+    for turn in range(taken):
+        lease = ledger.lease(f"w{turn}", now_s=0)
+        if lease and turn == 0:
+            failed = lease.unit
+            ledger.fail(lease.number, "no")
+    waiting = {row for unit in ledger._waiting for row in range(unit.start, unit.stop)}
+    ledger.merge(rows, part=lambda start: start >= border)
+    joined = list(ledger._waiting)
+    assert sorted(row for unit in joined for row in range(unit.start, unit.stop)) == sorted(waiting)
+    for unit in joined:
+        was_one = (unit.start, unit.stop) in units
+        assert was_one or (unit.stop - unit.start <= rows and (unit.start >= border or unit.stop <= border or unit.failures == 0))
+        inside = [start for start, _ in units if unit.start <= start < unit.stop]
+        assert len({start >= border for start in inside}) == 1
+    if failed and taken <= len(sizes):
+        assert any(
+            (unit.start, unit.stop, unit.failures) == (failed.start, failed.stop, 1)
+            for unit in joined + [lease.unit for lease in ledger.leases]
+        )

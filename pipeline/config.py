@@ -83,7 +83,7 @@ class MemberSection(Section):
 
 class TeacherSection(Section):
     use: Reference
-    """`sklearn`, `onnx`, `torch_export` or `transformers` (files in `path`), `ensemble` (of `members`), or your own `module:callable`."""
+    """`sklearn`, `onnx`, `torch_export`, `transformers`, `ensemble` (of `members`), `openai` (a server), or your own `module:callable`."""
     path: str | None = None
     """Folder or file of the teacher's weights, for a teacher that kdpipe ships."""
     options: Options = {}

@@ -42,6 +42,12 @@ def _load_transformers(section: TeacherSection, classes: tuple[str, ...], base: 
     return load_transformers(section, classes, base)
 
 
+def _load_openai(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
+    from pipeline.teachers.openai import load_openai
+
+    return load_openai(section, classes, base)
+
+
 def _load_ensemble(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
     from pipeline.teachers.ensemble import load_ensemble
 
@@ -54,6 +60,7 @@ TEACHERS: Mapping[str, Loader] = {
     "torch_export": _load_export,
     "transformers": _load_transformers,
     "ensemble": _load_ensemble,
+    "openai": _load_openai,
 }
 """Loaders by bare name; anything else is the user's `module:callable`."""
 

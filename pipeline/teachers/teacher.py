@@ -90,6 +90,20 @@ class TeacherLoadError(TeacherError):
         return f"{self.where}: {self.found}; expected {self.expected}; {self.next_command}"
 
 
+class TeacherUnavailableError(TeacherError):
+    """What the teacher needs elsewhere does not answer. No row is at fault: the run ends, and goes on from there when it is back."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = where, problem
+
+    def __str__(self) -> str:
+        return (
+            f"teacher at {self.where}: {self.problem}; expected an answer; start it, or correct `teacher.options`; "
+            "the same command goes on from here"
+        )
+
+
 class TeacherClassesError(TeacherError):
     """The teacher knows other classes than the run file."""
 

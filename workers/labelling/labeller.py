@@ -26,7 +26,7 @@ from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
-from pipeline.teachers.teacher import answer_of, batches_of
+from pipeline.teachers.teacher import TeacherUnavailableError, answer_of, batches_of
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
 
@@ -167,6 +167,8 @@ class Labeller:
             asked = waiting.pop()
             try:
                 answer = answer_of(self.teacher, _rows_of(inputs, asked))
+            except TeacherUnavailableError:
+                raise  # no row is at fault
             except Exception as error:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the rows
                 if len(asked) == 1:
                     bad[int(asked[0])] = f"the teacher failed: {_reason(error)}"

@@ -22,8 +22,8 @@ class OpenAIServer:
         self.prompts: list[str] = []
         self.requests: list[tuple[str, Mapping[str, Any]]] = []
         """(path, body), those that were refused too."""
-        self._faults: list[Callable[[_Handler], None]] = []
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._faults: list[Callable[[_Exchange], None]] = []
+        self._http = _Http(("127.0.0.1", 0), _Exchange)
         self._http.kit = self
 
     @property
@@ -61,12 +61,12 @@ class OpenAIServer:
     def stall(self, until: threading.Event, *, times: int = 1) -> None:
         """Say nothing before the event."""
 
-        def wait(_handler: _Handler) -> None:
+        def wait(_handler: _Exchange) -> None:
             until.wait(60)
 
         self._faults += [wait] * times
 
-    def next_fault(self) -> "Callable[[_Handler], None] | None":
+    def next_fault(self) -> "Callable[[_Exchange], None] | None":
         return self._faults.pop(0) if self._faults else None
 
     def top(self, prompt: str, count: int) -> list[tuple[str, float]]:
@@ -80,7 +80,7 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Exchange(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Http
 

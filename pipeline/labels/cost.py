@@ -1,7 +1,7 @@
 """What labels took of the teacher's time, as the log has it, and what that time would have been without keeping them. Pure.
 
-Spent is measured: the seconds that teachers were at work on what was then committed. What students would have asked for is arithmetic
-on two measured figures: labels a student read, times the mean seconds a label took.
+Spent is measured: the seconds that teachers were at work on what was then committed. What students would have asked for, and what known
+content saved, is arithmetic on two measured figures: a number of labels, times the mean seconds of a label that was asked for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,11 @@ class Spent:
 
     of: str
     rows: int
+    rows_reused: int
+    """Of those, the ones with a label that was there."""
     teacher_s: float
+    saved_s: float
+    """What the reused ones would have taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,9 @@ class LabelsCost:
     """Without repairs, and without what was lost before it was committed."""
 
     rows: int
+    rows_reused: int
     teacher_s: float
+    saved_s: float
     generations: tuple[Spent, ...]
     teachers: tuple[Spent, ...]
     """By fingerprint."""
@@ -67,7 +73,9 @@ def labels_cost(state: LogState, trainings: Sequence[Training] = ()) -> LabelsCo
     total = _spent("all", state.commits)
     return LabelsCost(
         rows=total.rows,
+        rows_reused=total.rows_reused,
         teacher_s=total.teacher_s,
+        saved_s=total.saved_s,
         generations=tuple(_spent(of, commits) for of, commits in by_generation if commits),
         teachers=tuple(spent for spent in by_teacher.values() if spent.rows),
         students=tuple(_asked(training, by_teacher.get(training.teacher, total)) for training in trainings),
@@ -76,10 +84,15 @@ def labels_cost(state: LogState, trainings: Sequence[Training] = ()) -> LabelsCo
 
 def _asked(training: Training, spent: Spent) -> Asked:
     """By the mean of its teacher; by the mean of all where labels of several were mixed."""
-    a_label_s = spent.teacher_s / spent.rows if spent.rows else 0.0
+    a_label_s = _mean_s(spent.teacher_s, spent.rows - spent.rows_reused)
     return Asked(training=training, once_s=training.new_rows * a_label_s, each_time_s=training.rows * a_label_s)
 
 
 def _spent(of: str, commits: Iterable[Commit]) -> Spent:
-    pairs = [(commit.shard.rows, commit.teacher_s) for commit in commits]
-    return Spent(of=of, rows=sum(rows for rows, _ in pairs), teacher_s=sum(seconds for _, seconds in pairs))
+    found = [(commit.shard.rows, commit.reused, commit.teacher_s) for commit in commits]
+    rows, reused, teacher_s = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0.0)
+    return Spent(of=of, rows=rows, rows_reused=reused, teacher_s=teacher_s, saved_s=reused * _mean_s(teacher_s, rows - reused))
+
+
+def _mean_s(seconds: float, rows: int) -> float:
+    return seconds / rows if rows else 0.0

@@ -135,7 +135,10 @@ def encode_shard(
 
 
 def maker(*, teacher: str, classes: tuple[str, ...], codec: Codec) -> bytes:
-    """Who says the labels and how they are written: labels of one maker may stand for each other."""
+    """Who says the labels and how they are written: all that decides what is in the label columns, and of which types they are.
+
+    Labels of one maker may stand for each other.
+    """
     described = {
         "version": SHARD_VERSION,
         "codec": codec.name,

@@ -62,6 +62,8 @@ class LabelsSummary:
     teachers: tuple[str, ...]
     rows_planned: int
     rows_committed: int
+    rows_reused: int
+    """Of those, the ones with a label that was there: the teacher was not asked."""
     rows_quarantined: int
     rows_tombstoned: int
     shards: int
@@ -82,6 +84,8 @@ class TeacherCost:
 
     rows: int
     """Labelled."""
+    rows_reused: int
+    """Of those, the ones the teacher was not asked about."""
     teacher_s: float
     """Summed over teachers; without repairs, and without what was lost before it was committed."""
     first_commit_unix_s: float | None
@@ -139,6 +143,7 @@ def summarise(store: Store) -> LabelsSummary:
         teachers=tuple(sorted(state.teachers)),
         rows_planned=state.rows_planned,
         rows_committed=state.rows_labelled,
+        rows_reused=state.rows_reused,
         rows_quarantined=state.rows_quarantined,
         rows_tombstoned=state.tombstoned.rows,
         shards=len(state.commits) - state.dropped_commits,
@@ -167,6 +172,7 @@ def teacher_cost(state: LogState, generation: int) -> TeacherCost:
     first, last = state.commit_times[ended_before] if commits else (None, None)
     return TeacherCost(
         rows=sum(commit.shard.rows for commit in commits),
+        rows_reused=sum(commit.reused for commit in commits),
         teacher_s=sum(commit.teacher_s for commit in commits),
         first_commit_unix_s=first,
         last_commit_unix_s=last,

@@ -1,7 +1,7 @@
 """A user's own teacher: `module:callable` of the run file.
 
-`callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint`), or a `torch.nn.Module`
-that gives logits in the run file's order of classes; or
+`callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint` and `deterministic`), or a
+`torch.nn.Module` that gives logits in the run file's order of classes; or
 the callable is itself a plain function `inputs, **options -> probabilities [B, K]` in the run file's order of classes; it is
 told apart by needing an argument that the options do not give. `path`, where the run file has one, is an option too.
 """

@@ -34,7 +34,7 @@ class RawTeacher(Protocol):
 
 
 class Teacher(Protocol):
-    """A model that says how likely each class is. Deterministic for one fingerprint."""
+    """A model that says how likely each class is."""
 
     classes: tuple[str, ...]
     """In the run file's order."""

@@ -52,7 +52,8 @@ class Learning:
         first, last = cost.first_commit_unix_s, cost.last_commit_unix_s
         took_s = last - first if first is not None and last is not None else 0.0
         return {
-            "teacher_rows": cost.rows,
+            "teacher_rows": cost.rows - cost.rows_reused,
+            "rows_reused": cost.rows_reused,
             "teacher_s": cost.teacher_s,
             "rows_per_s": cost.rows / took_s if took_s > 0 else None,
             "repaired": list(self.labelling.repaired) if self.labelling else [],
@@ -144,7 +145,8 @@ def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingP
     committed = 0
     if labelling:
         committed = labelling.generation_rows
-        rate = f"{labelling.rows_per_s:,.0f}/s" + (f" · {labelling.says}" if labelling.says else "")
+        rate = f"{labelling.rows_per_s:,.0f}/s" + (f" · {labelling.rows_reused:,} were known" if labelling.rows_reused else "")
+        rate += f" · {labelling.says}" if labelling.says else ""
         rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=rate))
     for name, progress in sorted(students.items()):
         lag = max(0, committed - progress.live_rows)

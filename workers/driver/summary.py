@@ -46,6 +46,7 @@ def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet
         "labels": {
             "rows_planned": labels.rows_planned,
             "rows_committed": labels.rows_committed,
+            "rows_reused": labels.rows_reused,
             "rows_quarantined": labels.rows_quarantined,
             "bytes": labels.bytes,
             "teacher_s": labels.teacher_s,

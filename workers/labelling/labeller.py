@@ -8,7 +8,7 @@ raises is found by halving the batch and set aside with the reason.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +51,13 @@ class _Answer:
     def refused(self) -> bool:
         """Something was asked, and the teacher failed on all of it."""
         return 0 < self.asked == len(self.bad)
+
+    def repeat(self, places: Mapping[int, int]) -> None:
+        """Say at each place what was said at the other."""
+        for column in (self.log_probs_NK, self.disagreement_N):
+            if column is not None:
+                column[list(places)] = column[list(places.values())]
+        self.bad.update({place: self.bad[first] for place, first in places.items() if first in self.bad})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +118,9 @@ class Labeller:
             if answer.refused and known.copied:  # no copy may vouch for a teacher that fails on all it is asked
                 known = replace(known, copied=None)
                 answer = self._ask(batch["input"], [*problems, *known.places])
-        answer.log_probs_NK[list(known.repeats)] = answer.log_probs_NK[list(known.repeats.values())]
-        bad = problems | answer.bad | {place: answer.bad[first] for place, first in known.repeats.items() if first in answer.bad}
+        refused = answer.refused
+        answer.repeat(known.repeats)
+        bad = problems | answer.bad
         shard = self._write(assignment, rows_N, batch, answer, known, bad)
         if isinstance(shard, Failed):
             return shard
@@ -124,7 +132,7 @@ class Labeller:
             teacher_rows=answer.asked,
             teacher_s=answer.seconds,
             reused=len(known.places.difference(bad)),
-            refused=answer.refused,
+            refused=refused,
         )
 
     def probe(self, canary: Canary) -> NDArray[np.float32] | None:

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.labels.content import no_keys
@@ -11,7 +12,8 @@ from pipeline.labels.log import LogReader
 from pipeline.labels.shard import label_columns, read_shard
 from pipeline.labels.store import Store
 from pipeline.labels.verify import summarise
-from tests.kit.labelling import Bench, MemorySource, assert_exactly_once
+from pipeline.teachers.teacher import Answer
+from tests.kit.labelling import Bench, MemorySource, assert_exactly_once, expected_log_probs
 from tests.kit.stores import MemoryStore
 from workers.labelling import Demand, LabellingOutcome
 from workers.labelling.faults import TeacherFailsError
@@ -43,6 +45,16 @@ def stored(store: Store) -> dict[str, dict[str, tuple[Any, ...]]]:
         labels = zip(*(table[name].to_pylist() for name in label_columns(table.schema)), strict=True)
         for sample, text, label in zip(table["sample_id"].to_pylist(), table["input"].to_pylist(), labels, strict=True):
             found.setdefault(sample.partition(":")[0], {})[text] = label
+    return found
+
+
+def stored_column(store: Store, name: str) -> dict[str, set[Any]]:
+    """Text -> what the column says of it, in whichever shard."""
+    state, found = LogReader(store).refresh(), dict[str, set[Any]]()
+    for commit in state.commits:
+        table = read_shard(store, commit.shard).table
+        for text, value in zip(table["input"].to_pylist(), table[name].to_numpy(), strict=True):
+            found.setdefault(text, set()).add(value)
     return found
 
 
@@ -107,6 +119,29 @@ def test_an_input_that_comes_again_in_a_unit_is_asked_about_once():
     bench = InMemory(MemoryStore(), MemorySource({"a": ["same", "same", "other", "same"] * 2}), unit_rows=8)
     assert reused(bench.run(), bench.store) == (2, 6)
     assert_exactly_once(bench.store, bench.source)
+
+
+def test_a_repeated_input_has_all_that_the_teacher_said_of_it(monkeypatch):
+    bench = InMemory(MemoryStore(), MemorySource({"a": ["same", "other", "same"]}), unit_rows=3)
+
+    def answer(inputs: Any) -> Answer:
+        texts = inputs.to_pylist()
+        apart_B = np.array([len(text) / 100 for text in texts], dtype=np.float32)
+        return Answer(log_probs_BK=np.stack([expected_log_probs(text) for text in texts]), disagreement_B=apart_B)
+
+    monkeypatch.setattr(bench.teacher, "answer", answer, raising=False)
+    bench.run()
+    bench.source.texts["b"] = ["other", "new one", "same"]
+    bench.run(2)
+    apart = stored_column(bench.store, "disagreement")
+    assert apart == {"same": {np.float32(0.04)}, "other": {np.float32(0.05)}, "new one": {np.float32(0.07)}}
+
+
+def test_a_file_of_which_everything_is_known_asks_nothing():
+    bench = first_file()
+    bench.source.texts["second"] = KNOWN[10:30]
+    assert reused(bench.run(2), bench.store) == (0, 20)
+    assert_exactly_once(bench.store, bench.source, generation=2)
 
 
 def test_a_bad_input_that_comes_again_is_quarantined_each_time():

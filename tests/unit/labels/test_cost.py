@@ -83,3 +83,15 @@ def test_the_verb_finds_every_training_that_is_over(tmp_path: Path) -> None:
     assert "700 labels read, 10.0 for each that the teacher made" in told
     as_json = CliRunner().invoke(app, ["labels", "cost", str(tmp_path), "--json"], catch_exceptions=False).output
     assert [each["training"]["rows"] for each in json.loads(as_json)["students"]] == [500, 180, 20]
+
+
+def test_known_content_is_no_cost_and_saves_what_asking_would_have_taken() -> None:
+    bench = Bench(store := MemoryStore(), MemorySource({"a": [f"a {number}" for number in range(40)]}))
+    bench.run(1)
+    bench.source.texts["b"] = [f"a {number}" for number in range(30)] + [f"b {number}" for number in range(10)]
+    bench.run(2)
+    found = labels_cost(LogReader(store).refresh(), [training(new_rows=40)])
+    assert (found.rows, found.rows_reused) == (80, 30)
+    assert [spent.rows_reused for spent in found.generations] == [0, 30]
+    assert found.saved_s == pytest.approx(30 * found.teacher_s / 50)
+    assert found.students[0].once_s == pytest.approx(40 * found.teacher_s / 50)

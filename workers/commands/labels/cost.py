@@ -34,8 +34,13 @@ def _lines(found: "LabelsCost") -> Iterator[str]:
         yield "nothing is labelled yet"
         return
     for spent in (*found.generations, *found.teachers):
-        yield f"{spent.teacher_s:>12,.2f} s  {spent.rows:>9,} labels  {spent.of}"
-    yield f"{found.teacher_s:,.2f} teacher seconds for {found.rows:,} labels, {1000 * found.teacher_s / found.rows:,.3g} ms each"
+        known = f", {spent.rows_reused:,} of them known" if spent.rows_reused else ""
+        yield f"{spent.teacher_s:>12,.2f} s  {spent.rows:>9,} labels  {spent.of}{known}"
+    asked_about = found.rows - found.rows_reused
+    each = f", {1000 * found.teacher_s / asked_about:,.3g} ms each" if asked_about else ""
+    yield f"{found.teacher_s:,.2f} teacher seconds for {asked_about:,} labels{each}"
+    if found.rows_reused:
+        yield f"{found.saved_s:,.2f} teacher seconds saved by {found.rows_reused:,} labels of known content"
     if not found.students:
         yield "no student's training is over yet"
         return

@@ -12,11 +12,16 @@ nothing else to do, so that what fails again is known to be at fault.
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from pipeline.labels.order import permutation
 
 TRIES = 2
 """Failures of one unit before it is split, or given up if it is a single row."""
+
+
+NEAR_UNITS = 256
+"""Units that may wait while a worker is given one behind them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +56,19 @@ class Ledger:
     """Leases over a fixed set of units. All times are the caller's, in seconds, from any clock that only goes forward."""
 
     def __init__(
-        self, units: Iterable[tuple[int, int]], *, seed: int, lease_s: float, group: Callable[[int], int] = lambda _start: 0
+        self,
+        units: Iterable[tuple[int, int]],
+        *,
+        seed: int,
+        lease_s: float,
+        group: Callable[[int], int] = lambda _start: 0,
+        decoded: Callable[[int], str | None] = lambda _start: None,
     ) -> None:
-        """Units are leased in a seeded permutation; those of a lower `group` (of a unit's first row) all before those of a higher."""
+        """Units are leased in a seeded permutation; those of a lower `group` (of a unit's first row) all before those of a higher.
+
+        Where a unit needs a part `decoded` as a whole, a worker is given units of parts that it has had before, if some are near.
+        """
+        self._decoded, self._owners = decoded, dict[str, str]()
         self._seed, self._group = seed, group
         self._waiting = deque(self._permuted([Unit(start=start, stop=stop) for start, stop in units]))
         self._leases: dict[int, Lease] = {}
@@ -87,10 +102,29 @@ class Ledger:
         held = [lease for lease in self._leases.values() if lease.worker == worker]
         if not self._waiting or any(lease.unit.failures for lease in held) or (self._waiting[0].failures and held):
             return None
-        lease = Lease(number=self._next_number, unit=self._waiting.popleft(), worker=worker, expires_s=now_s + self._lease_s)
+        place = self._nearest(worker)
+        unit = self._waiting[place]
+        del self._waiting[place]
+        if (part := self._decoded(unit.start)) is not None:
+            self._owners[part] = worker
+        lease = Lease(number=self._next_number, unit=unit, worker=worker, expires_s=now_s + self._lease_s)
         self._next_number += 1
         self._leases[lease.number] = lease
         return lease
+
+    def _nearest(self, worker: str) -> int:
+        """Place of the first unit whose part nobody else at work has decoded; the first of all if that is far, or one failed before."""
+        first = self._waiting[0]
+        if first.failures or self._decoded(first.start) is None:
+            return 0
+        group, busy = self._group(first.start), {lease.worker for lease in self._leases.values()} - {worker}
+        for place, unit in enumerate(islice(self._waiting, NEAR_UNITS)):
+            part = self._decoded(unit.start)
+            if unit.failures or self._group(unit.start) != group:
+                break
+            if part is None or self._owners.get(part) not in busy:
+                return place
+        return 0
 
     def merge(self, unit_rows: int, *, part: Callable[[int], object]) -> None:
         """Join neighbours that wait, up to so many rows and never over the end of a `part` (of a first row); what failed stays alone."""

@@ -197,7 +197,11 @@ class Labelling:
             store=self._store,
             committer=committer,
             ledger=Ledger(
-                units, seed=self._seed, lease_s=self._section.lease_s, group=lambda start: groups[plan_of(state.plans, start).part]
+                units,
+                seed=self._seed,
+                lease_s=self._section.lease_s,
+                group=lambda start: groups[plan_of(state.plans, start).part],
+                decoded=lambda start: part if self._held_bytes.get(part := plan_of(state.plans, start).part) else None,
             ),
             crew=crew,
             section=self._section,

@@ -165,3 +165,35 @@ def test_joined_units_cover_the_same_rows_within_size_and_part_and_leave_what_fa
             (unit.start, unit.stop, unit.failures) == (failed.start, failed.stop, 1)
             for unit in joined + [lease.unit for lease in ledger.leases]
         )
+
+
+def test_units_of_a_part_that_must_be_decoded_go_to_the_worker_that_has_it_and_to_others_at_the_end():
+    units = [(start, start + 5) for start in range(0, 200, 5)]
+    ledger = Ledger(units, seed=2, lease_s=LEASE_S, decoded=lambda start: f"part {start // 50}")
+    had: dict[str, list[str]] = {"a": [], "b": []}
+    turn = 0
+    while not ledger.empty:
+        worker = "ab"[turn % 2]
+        for done in [lease for lease in ledger.leases if lease.worker == worker][:1]:
+            ledger.settle(done.number)
+        for _ in range(2):
+            if lease := ledger.lease(worker, now_s=0):
+                had[worker].append(f"part {lease.unit.start // 50}")
+        turn += 1
+    assert sum(len(parts) for parts in had.values()) == len(units)
+    assert len(set(had["a"][:15])) == len(set(had["b"][:15])) == 2, "each has its own parts"
+    assert not set(had["a"][:15]) & set(had["b"][:15])
+    assert len(set(had["a"][:6])) == 2, "and is given them mixed"
+
+
+def test_parts_of_a_worker_that_is_gone_are_anybodys():
+    ledger = Ledger(
+        [(start, start + 5) for start in range(0, 100, 5)], seed=2, lease_s=LEASE_S, decoded=lambda start: f"part {start // 50}"
+    )
+    for _ in range(2):
+        assert ledger.lease("gone", now_s=0)
+    ledger.lose("gone", "died")
+    first = ledger._waiting[0]
+    lease = ledger.lease("new", now_s=0)
+    assert lease
+    assert lease.unit == first

@@ -13,14 +13,17 @@ import io
 import mmap
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.labels.content import keys_of_column
+from pipeline.labels.content import KEY_BYTES, keys_of_column, no_keys
 from pipeline.labels.entries import Count, Fact, ShardRef
 from pipeline.labels.known.table import Rows, Table, TableUnreadableError, encode_table, joined, mixed, table_bytes
 from pipeline.labels.shard import CONTENT_KEY, maker_of
@@ -33,7 +36,11 @@ TABLE_MAX_BYTES = 64 * 2**20
 """Tables are merged up to here."""
 ROWS_AT_ONCE = 1 << 20
 """Rows that become one table; a longer tail is indexed piece by piece, so that a crash loses a piece."""
+READ_AT_ONCE, READERS = 256, 16
+"""Shards whose keys are in memory before they are in a table; how many are read at the same time over a network."""
 _CHUNK_BYTES = 8 * 2**20
+_HEAD_BYTES = 32 * 2**10
+"""More than the schema takes, with a thousand classes."""
 
 
 class TableRef(Fact):
@@ -113,35 +120,40 @@ def open_table(store: Store, ref: TableRef) -> Table:
 
 def _new_rows(store: Store, state: LogState, start: int) -> Iterator[tuple[Rows, int, int]]:
     """(rows, first commit, stop commit), a table's worth at a time, of the commits from `start` on."""
-    parts, count = list[Rows](), 0
-    for number, commit in enumerate(state.commits.since(start), start=start):
-        parts.append(_rows_of(store, state.shard_of(commit), number))
-        count += len(parts[-1].place_N)
-        if count >= ROWS_AT_ONCE or number + 1 == len(state.commits):
-            yield joined(parts), start, number + 1
-            parts, count, start = [], 0, number + 1
+    parts, count, stop = list[Rows](), 0, len(state.commits)
+    for first in range(start, stop, READ_AT_ONCE):
+        refs = [state.shard_of(commit) for commit in state.commits[first : min(first + READ_AT_ONCE, stop)]]
+        found = _keys_of_shards(store, refs)
+        for number, (ref, keys_N2) in enumerate(zip(refs, found, strict=True), start=first):
+            place_N = np.arange(len(keys_N2), dtype=np.uint32)
+            parts.append(Rows(keys_N2=keys_N2, commit_N=np.full(len(keys_N2), number, dtype=np.uint32), place_N=place_N))
+            count += ref.rows
+        if count >= ROWS_AT_ONCE or first + READ_AT_ONCE >= stop:
+            yield joined(parts), start, min(first + READ_AT_ONCE, stop)
+            parts, count, start = [], 0, first + READ_AT_ONCE
 
 
-_NOTHING = Rows(keys_N2=np.zeros((0, 2), dtype="<u8"), commit_N=np.zeros(0, dtype=np.uint32), place_N=np.zeros(0, dtype=np.uint32))
+def _keys_of_shards(store: Store, refs: Sequence[ShardRef]) -> Sequence[NDArray[np.uint64]]:
+    """The keys of each, `mixed`. Over a network some are read at a time, and of each no more than two ends."""
+    if isinstance(store, MappedStore):
+        return [_keys_of_shard(store, ref) for ref in refs]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(partial(_keys_of_shard, store), refs))
 
 
-def _rows_of(store: Store, ref: ShardRef, number: int) -> Rows:
-    """Entries for the rows of one shard; none if it is gone, damaged or without keys. Reads its schema and its keys, no more."""
-    options = pa.ipc.IpcReadOptions()
-    if store.size(ref.key) != ref.bytes:
-        return _NOTHING
+def _keys_of_shard(store: Store, ref: ShardRef) -> NDArray[np.uint64]:
+    """None if the shard is gone, damaged or without keys."""
     try:
-        file = pa.ipc.open_file(_source(store, ref))
-        if CONTENT_KEY not in file.schema.names:
-            return _NOTHING
-        options.included_fields = [file.schema.get_field_index(CONTENT_KEY)]
-        column = pa.ipc.open_file(_source(store, ref), options=options).read_all()[CONTENT_KEY].combine_chunks()
-        keys_N2 = mixed(keys_of_column(column), maker_of(file.schema))
+        source = _source(store, ref)
+        schema = pa.ipc.open_file(source).schema
+        if CONTENT_KEY not in schema.names:
+            return no_keys(0)
+        options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(CONTENT_KEY)])
+        column = pa.ipc.open_file(source, options=options).read_all()[CONTENT_KEY].combine_chunks()
+        keys_N2 = mixed(keys_of_column(column), maker_of(schema))
     except (ObjectMissingError, pa.ArrowException, ValueError, OSError):  # Arrow says OSError too of what is damaged
-        return _NOTHING
-    if len(keys_N2) != ref.rows:
-        return _NOTHING
-    return Rows(keys_N2=keys_N2, commit_N=np.full(len(keys_N2), number, dtype=np.uint32), place_N=np.arange(len(keys_N2), dtype=np.uint32))
+        return no_keys(0)
+    return keys_N2 if len(keys_N2) == ref.rows else no_keys(0)
 
 
 def _next_index(store: Store, index: Index, rows: Rows, span: tuple[int, int], state: LogState, *, number: int, term: int) -> Index | None:
@@ -203,15 +215,21 @@ def _remove_unnamed(store: Store, index: Index) -> None:
 
 def _source(store: Store, ref: ShardRef) -> Any:
     if isinstance(store, MappedStore):
-        return pa.py_buffer(store.map(ref.key))
-    return pa.PythonFile(_Ranges(store, ref), mode="r")
+        data = store.map(ref.key)
+        if len(data) != ref.bytes:
+            raise ValueError(f"{ref.key} has {len(data)} bytes")
+        return pa.py_buffer(data)
+    return pa.PythonFile(_Ends(store, ref), mode="r")
 
 
-class _Ranges(io.RawIOBase):
-    """An object as a file that is read in ranges: of a shard somewhere else only the footer and one column come over the network."""
+class _Ends(io.RawIOBase):
+    """A shard as a file of which two ends are there: schema and footer, and the keys, which are its last column."""
 
     def __init__(self, store: Store, ref: ShardRef) -> None:
+        head = min(_HEAD_BYTES, ref.bytes)
+        tail = max(ref.bytes - KEY_BYTES * ref.rows - _HEAD_BYTES, head)
         self._store, self._ref, self._at = store, ref, 0
+        self._ends = [(start, store.get_range(ref.key, start, stop - start)) for start, stop in ((0, head), (tail, ref.bytes))]
 
     def readable(self) -> bool:
         return True
@@ -230,7 +248,10 @@ class _Ranges(io.RawIOBase):
         return self._ref.bytes
 
     def read(self, size: int = -1) -> bytes:
-        length = self._ref.bytes - self._at if size < 0 else min(size, self._ref.bytes - self._at)
-        data = self._store.get_range(self._ref.key, self._at, max(length, 0))
-        self._at += len(data)
-        return data
+        stop = self._ref.bytes if size < 0 else min(self._at + size, self._ref.bytes)
+        held = (data[self._at - start : stop - start] for start, data in self._ends if start <= self._at and stop <= start + len(data))
+        found = next(held, None)
+        if found is None:
+            found = self._store.get_range(self._ref.key, self._at, max(stop - self._at, 0))
+        self._at += len(found)
+        return found

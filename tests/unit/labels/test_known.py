@@ -167,6 +167,7 @@ def test_tables_grow_up_to_a_cap_and_are_as_few_as_a_counter_has_digits(monkeypa
 
 def test_a_long_tail_is_indexed_piece_by_piece(monkeypatch):
     monkeypatch.setattr(index, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(index, "READ_AT_ONCE", 3)
     store = MemoryStore()
     written = Written(store)
     for number in range(9):
@@ -174,6 +175,27 @@ def test_a_long_tail_is_indexed_piece_by_piece(monkeypatch):
     made = written.index()
     assert made.number == 3
     assert len(found_by(store, [f"{number} {place}" for number in range(9) for place in range(4)])) == 36
+
+
+def test_of_a_shard_somewhere_else_only_two_ends_are_read():
+    store = MemoryStore()
+    written = Written(store)
+    commit = written.commit([f"{number} " + "long " * 100 for number in range(3000)])
+    written.writer.flush(now_unix_s=0)
+    store.steps.clear()
+    read = list[int]()
+    whole = store.get_range
+
+    def get_range(key: str, start: int, length: int) -> bytes:
+        if key == commit.shard.key:
+            read.append(length)
+        return whole(key, start, length)
+
+    store.get_range = get_range  # type: ignore[method-assign]
+    written.index()
+    assert len(read) == 2
+    assert sum(read) < 120_000 < commit.shard.bytes / 10
+    assert len(found_by(store, [f"{number} " + "long " * 100 for number in range(3000)])) == 3000
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -48,7 +48,8 @@ class Open(Fact):
 class Plan(Fact):
     """A part of the source gets the next `rows` rows of the row space.
 
-    Global row `first + p` is row `transposed(p, rows, stride)` of the part: a unit is a stride through the part, never a run of it.
+    Global row `first + p` is row `offset + transposed(p, rows, stride)` of the part: a unit is a stride through it, never a run.
+    A file that grew is planned from where an older plan of it ends.
     """
 
     kind: Literal["plan"] = "plan"
@@ -57,6 +58,7 @@ class Plan(Fact):
     first: Count
     rows: Count
     stride: Annotated[int, Field(ge=1)]
+    offset: Count = 0
 
 
 class QuarantinedRow(Fact):

@@ -6,8 +6,9 @@ successor is left for a person to judge.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pipeline.labels.entries import Plan, Quarantine
 from pipeline.labels.intervals import Intervals
@@ -37,15 +38,27 @@ class SourceChange:
 
 
 def source_change(
-    state: LogState, parts: Iterable[tuple[str, str, int]], *, unit_rows: int, shown: Collection[str] | None = None
+    state: LogState,
+    parts: Iterable[tuple[str, str, int]],
+    *,
+    unit_rows: int,
+    shown: Collection[str] | None = None,
+    grown: Mapping[str, str] = MappingProxyType({}),
 ) -> SourceChange:
-    """What is there, as (identity, name, rows), against what is planned. With `shown`, no other part is new."""
+    """What is there, as (identity, name, rows), against what is planned. With `shown`, no other part is new.
+
+    `grown` names, for identities that are gone, the part that is there now and begins with all their rows: those stay as they are
+    planned, and only what follows them is new.
+    """
     there = list(parts)
-    identities = {identity for identity, _, _ in there}
+    identities = {identity for identity, _, _ in there} | set(grown)
+    offsets: dict[str, int] = {}
     names = Counter(name for _, name, _ in there)
     superseded: list[Quarantine] = []
     vanished: list[tuple[str, int]] = []
     for plan in state.plans:
+        if plan.part in grown:
+            offsets[grown[plan.part]] = max(offsets.get(grown[plan.part], 0), plan.offset + plan.rows)
         missing = state.done.missing_from(plan.first, plan.first + plan.rows) if plan.part not in identities else []
         if missing and names[plan.name] == 1:  # more parts of that name: none of them is known to have taken its place
             superseded += [Quarantine(start=start, stop=stop, reason=SUPERSEDED) for start, stop in missing]
@@ -53,7 +66,7 @@ def source_change(
             vanished.append((plan.name, sum(stop - start for start, stop in missing)))
     may_be_new = there if shown is None else [part for part in there if part[0] in shown]
     return SourceChange(
-        new=tuple(planned(may_be_new, known=state.plans, unit_rows=unit_rows, again=_back(state, identities))),
+        new=tuple(planned(may_be_new, known=state.plans, unit_rows=unit_rows, again=_back(state, identities), offsets=offsets)),
         superseded=tuple(superseded),
         vanished=tuple(vanished),
     )

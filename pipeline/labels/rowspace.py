@@ -6,7 +6,8 @@ class is spread over its units. The stride is recorded, so that a later run read
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,23 @@ def transposed(places_N: NDArray[np.int64], *, rows: int, stride: int) -> NDArra
     return np.asarray(column + depth * stride, dtype=np.int64)
 
 
-def planned(parts: Iterable[tuple[str, str, int]], *, known: Sequence[Plan], unit_rows: int, again: Collection[str] = ()) -> list[Plan]:
+def part_rows(plan: Plan, rows_N: NDArray[np.int64]) -> list[int]:
+    """Rows of the plan's part that these global rows are."""
+    rows: list[int] = (plan.offset + transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride)).tolist()
+    return rows
+
+
+def planned(
+    parts: Iterable[tuple[str, str, int]],
+    *,
+    known: Sequence[Plan],
+    unit_rows: int,
+    again: Collection[str] = (),
+    offsets: Mapping[str, int] = MappingProxyType({}),
+) -> list[Plan]:
     """Plans for those (identity, name, rows) that are not known yet, or to be planned `again`, behind the known ones.
 
-    A part without rows is planned too.
+    A part without rows is planned too; of a part with an offset, the rows from there on.
     """
     first = known[-1].first + known[-1].rows if known else 0
     seen = {plan.part for plan in known}.difference(again)
@@ -38,8 +52,10 @@ def planned(parts: Iterable[tuple[str, str, int]], *, known: Sequence[Plan], uni
         if identity in seen:
             continue
         seen.add(identity)
-        plans.append(Plan(part=identity, name=name, first=first, rows=rows, stride=max(1, -(-rows // unit_rows))))
-        first += rows
+        offset = offsets.get(identity, 0)
+        more = max(rows - offset, 0)
+        plans.append(Plan(part=identity, name=name, first=first, rows=more, stride=max(1, -(-more // unit_rows)), offset=offset))
+        first += more
     return plans
 
 

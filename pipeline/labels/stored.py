@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.labels.log import LogReader
-from pipeline.labels.rowspace import plan_of, transposed
+from pipeline.labels.rowspace import part_rows, plan_of
 from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
@@ -85,8 +85,7 @@ def set_aside(state: LogState) -> Iterator[SetAside]:
     for quarantine in state.quarantined:
         plan = plan_of(state.plans, quarantine.start)
         rows_N = np.arange(quarantine.start, quarantine.stop)
-        part_rows = transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride).tolist()
-        for row, part_row in zip(rows_N.tolist(), part_rows, strict=True):
+        for row, part_row in zip(rows_N.tolist(), part_rows(plan, rows_N), strict=True):
             yield SetAside(row=row, part=plan.name, part_row=part_row, reason=quarantine.reason)
 
 

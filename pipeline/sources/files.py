@@ -1,7 +1,8 @@
 """Samples in files: one file, a folder that may grow, or a glob.
 
-A part is a file; its identity is its name below the source's root and a hash of its bytes, so a moved folder keeps its
-identities and a changed file gets a new one. Files that somebody is still writing are not seen: those whose names start with
+A part is a file; its identity is its name below the source's root, a hash of its bytes and how many they are, so a moved folder keeps
+its identities and a changed file gets a new one. A file of lines that was only appended to still holds its older identities: they say how
+many bytes to hash. Files that somebody is still writing are not seen: those whose names start with
 a dot (which `.tmp-*` do), and those that came or changed since the first look and look different at every look. The first
 look takes everything as it is. Nothing here is written.
 """
@@ -56,6 +57,8 @@ class FileSource:
         self._base, self._path = base, base / (section.path or "")
         self._seen: dict[Path, _Seen] = {}
         self._last_look: dict[Path, _State] | None = None
+        self._older: dict[tuple[_State, str], bool] = {}
+        """(a file's state, an identity) -> whether the file begins with it."""
 
     def check(self) -> None:
         """Complain early about a path that names nothing, or nothing that can be read. An empty folder is fine: it may grow."""
@@ -93,11 +96,26 @@ class FileSource:
         if not path.is_file():
             raise PartChangedError(str(path), identity, "")
         seen = self._look(path, root)
-        if seen.part.identity != identity:
+        if seen.part.identity != identity and not self._begins_with(path, seen, identity):
             raise PartChangedError(str(path), identity, seen.part.identity)
         if any(not 0 <= row < seen.part.rows for row in rows):
             raise IndexError(f"{identity} has rows 0 to {seen.part.rows - 1}, asked for {min(rows)} to {max(rows)}")
         return seen.reader.take(rows, [f"{identity}:{row}" for row in rows])
+
+    def grown_from(self, identity: str) -> str | None:
+        root, _ = self._root()
+        path = root / identity.rpartition("@")[0]
+        seen = self._seen.get(path)
+        return seen.part.identity if seen and path.is_file() and self._begins_with(path, seen, identity) else None
+
+    def _begins_with(self, path: Path, seen: _Seen, identity: str) -> bool:
+        """Whether the file's first bytes are all of that older identity's, and whole rows."""
+        key = seen.state, identity
+        if key not in self._older:
+            digest, _, size = identity.rpartition("@")[2].partition("-")
+            whole = seen.reader.appendable and size.isdigit() and seen.reader.ends_row(int(size))
+            self._older[key] = whole and _digest(path, int(size)) == digest
+        return self._older[key]
 
     def _root(self) -> tuple[Path, str | None]:
         """The folder that names are relative to, and the pattern below it (None: all of the folder)."""
@@ -127,17 +145,23 @@ class FileSource:
         if seen is None or seen.state != state:
             if state is None:
                 raise PartChangedError(str(path), path.name, "")
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
             name = path.relative_to(root).as_posix()
             reader = FORMATS[path.suffix](path, self._section)
-            seen = _Seen(
-                state=state,
-                part=Part(identity=f"{name}@{digest}", name=name, rows=reader.rows, held_bytes=reader.held_bytes),
-                reader=reader,
-            )
+            identity = f"{name}@{_digest(path, state[0])}-{state[0]}"
+            part = Part(identity=identity, name=name, rows=reader.rows, held_bytes=reader.held_bytes)
+            seen = _Seen(state=state, part=part, reader=reader)
             self._seen[path] = seen
         return seen
+
+
+def _digest(path: Path, size: int) -> str:
+    """Of the file's first `size` bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while size > 0 and (data := file.read(min(size, 2**20))):
+            digest.update(data)
+            size -= len(data)
+    return digest.hexdigest()
 
 
 def _state(path: Path) -> _State | None:

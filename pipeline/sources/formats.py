@@ -33,6 +33,12 @@ class Format(Protocol):
     rows: int
     held_bytes: int
     """As `Part.held_bytes`."""
+    appendable: bool
+    """Whether rows may be added at the end of the file and leave those before as they are."""
+
+    def ends_row(self, offset: int) -> bool:
+        """Whether the bytes before `offset` are whole rows."""
+        ...
 
     def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
         """Those rows as a batch of the source's schema; `ids` are their sample ids where the user has no column for it."""
@@ -78,10 +84,19 @@ _DECODED = DecodedPieces(HELD_BYTES)
 _FILES = count()
 
 
-class Lines:
-    """JSON, one object a line. Blank lines are no rows."""
+class Appendable:
+    """A file of rows one after the other, by the byte spans of each."""
 
     held_bytes = 0
+    appendable = True
+    _spans: Any
+
+    def ends_row(self, offset: int) -> bool:
+        return bool(np.isin(offset, self._spans))
+
+
+class Lines(Appendable):
+    """JSON, one object a line. Blank lines are no rows."""
 
     def __init__(self, path: Path, section: SourceSection) -> None:
         self._path, self._section = path, section
@@ -100,10 +115,8 @@ class Lines:
             yield _json_object(data) if isinstance(data, bytes) else data
 
 
-class Csv:
+class Csv(Appendable):
     """Comma-separated values with a header line, UTF-8, quoted as in RFC 4180."""
-
-    held_bytes = 0
 
     def __init__(self, path: Path, section: SourceSection) -> None:
         self._path, self._section = path, section
@@ -134,6 +147,10 @@ class Pieces:
     """Parquet row groups or Arrow record batches: decoded a piece at a time, the latest ones kept."""
 
     held_bytes = 0
+    appendable = False
+
+    def ends_row(self, offset: int) -> bool:
+        return False
 
     def __init__(self, path: Path, section: SourceSection, *, columns: Sequence[str], sizes: Sequence[int]) -> None:
         _check_columns(path, section, columns)

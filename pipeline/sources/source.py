@@ -6,7 +6,7 @@ A batch has one row per row asked for, in that order. A row that does not parse 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -34,6 +34,15 @@ class Source(Protocol):
 
     def read(self, identity: str, rows: Sequence[int]) -> pa.RecordBatch:
         """Those rows of that part, in that order, in the source's schema (`SCHEMAS`)."""
+        ...
+
+
+@runtime_checkable
+class GrowingSource(Protocol):
+    """A source whose parts may be appended to."""
+
+    def grown_from(self, identity: str) -> str | None:
+        """The part there now that begins with all rows of that part, which is gone as it was; None if none does."""
         ...
 
 

@@ -18,10 +18,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import LabellingSection, SourceSection, TeacherSection
+from pipeline.labels import rowspace
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelReader, NotYet
-from pipeline.labels.rowspace import plan_of, transposed
+from pipeline.labels.rowspace import plan_of
 from pipeline.labels.store import Store
 from pipeline.sources import SCHEMAS, Part
 from pipeline.sources.source import PartChangedError
@@ -202,7 +203,7 @@ class InlineCrew:
 
 def part_rows(plan: Any, rows: Sequence[int]) -> list[int]:
     """Rows of the part that these global rows are."""
-    return transposed(np.array(rows, dtype=np.int64) - plan.first, rows=plan.rows, stride=plan.stride).tolist()
+    return rowspace.part_rows(plan, np.array(rows, dtype=np.int64))
 
 
 class Bench:

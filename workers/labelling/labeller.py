@@ -21,7 +21,7 @@ from pipeline.labels.codecs import DENSE_FP16, Codec
 from pipeline.labels.content import content_keys
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
-from pipeline.labels.rowspace import transposed
+from pipeline.labels.rowspace import part_rows
 from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
@@ -157,7 +157,7 @@ class Labeller:
         """The batch, or why there is none."""
         try:
             with self._reading:
-                return self._source.read(plan.part, _part_rows(plan, rows_N))
+                return self._source.read(plan.part, part_rows(plan, rows_N))
         except PartChangedError as error:
             return _Unread(trouble=Trouble.GONE, reason=str(error))
         except Exception as error:  # noqa: BLE001 - the source may be the user's code; whatever it raises is a fact about the unit
@@ -236,16 +236,11 @@ def _rows_of(batch: Any, places_P: NDArray[np.int64]) -> Any:
     return batch.take(pa.array(places_P))
 
 
-def _part_rows(plan: Plan, rows_N: NDArray[np.int64]) -> list[int]:
-    rows: list[int] = transposed(rows_N - plan.first, rows=plan.rows, stride=plan.stride).tolist()
-    return rows
-
-
 def _unreadable(plan: Plan, rows_N: NDArray[np.int64], reason: str, *, kind: Kind) -> Any:
     """A batch of rows whose source is gone; only their places are left."""
     schema = SCHEMAS[kind]
     unknown = [pa.nulls(len(rows_N), schema.field(name).type) for name in ("input", "label")]
-    ids = pa.array([f"{plan.part}:{row}" for row in _part_rows(plan, rows_N)], pa.string())
+    ids = pa.array([f"{plan.part}:{row}" for row in part_rows(plan, rows_N)], pa.string())
     return pa.record_batch([ids, *unknown, pa.array([reason] * len(rows_N), pa.string())], schema=schema)
 
 

@@ -26,7 +26,7 @@ from pipeline.labels.retention import Retention
 from pipeline.labels.rowspace import plan_of, units_left
 from pipeline.labels.state import LogState
 from pipeline.labels.store import LocalStore, Store, open_store
-from pipeline.sources import HELD_BYTES, Part, Source, SourceSpec
+from pipeline.sources import HELD_BYTES, GrowingSource, Part, Source, SourceSpec
 from workers.labelling.committer import Committer
 from workers.labelling.crew import Crew
 from workers.labelling.faults import PartVanishedError, TeacherChangedError
@@ -250,7 +250,16 @@ class Labelling:
 
     def _change(self, state: LogState, parts: Sequence[Part], shown: Collection[str] | None) -> SourceChange:
         there = ((part.identity, part.name, part.rows) for part in parts)
-        return source_change(state, there, unit_rows=self._section.unit_rows, shown=shown)
+        return source_change(state, there, unit_rows=self._section.unit_rows, shown=shown, grown=self._grown(state, parts))
+
+    def _grown(self, state: LogState, parts: Sequence[Part]) -> dict[str, str]:
+        """Planned parts that are not there as they were -> the part that begins with all their rows."""
+        source: object = self._source
+        if not isinstance(source, GrowingSource):
+            return {}
+        there, names = {part.identity for part in parts}, {part.name for part in parts}
+        gone = {plan.part for plan in state.plans if plan.part not in there and plan.name in names}
+        return {identity: now for identity in gone if (now := source.grown_from(identity))}
 
     def _needed_change(self, state: LogState, parts: Sequence[Part], shown: Collection[str] | None = None) -> SourceChange:
         """Raises PartVanishedError, unless the generation has ended and needs nothing."""

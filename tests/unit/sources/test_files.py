@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline.config import SourceSection
 from pipeline.errors import ConfigError
-from pipeline.sources import SCHEMAS, SourceSpec, open_source
+from pipeline.labels.log import LogWriter
+from pipeline.labels.planning import source_change
+from pipeline.labels.rowspace import part_rows
+from pipeline.sources import SCHEMAS, GrowingSource, SourceSpec, open_source
 from pipeline.sources.rows import MAX_ROW_BYTES
 from pipeline.sources.source import (
     ColumnMissingError,
@@ -25,6 +28,7 @@ from pipeline.sources.source import (
     SourceMissingError,
 )
 from tests.kit.samples import WRITERS, write_jsonl, write_parquet
+from tests.kit.stores import MemoryStore
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), min_size=1, max_size=30)
 
@@ -372,3 +376,74 @@ def test_any_line_of_a_long_file_is_found(tmp_path: Path) -> None:
     source = open_source(SourceSection(path="s.jsonl"), base=tmp_path)
     (part,) = source.parts()
     assert source.read(part.identity, [19_999, 7]).column("input").to_pylist() == ["row 19999", "row 7"]
+
+
+def labelled_texts(source: Any, plans: Any) -> list[str]:
+    """The text behind each planned row, in the order of the row space."""
+    found: list[str] = []
+    for plan in plans:
+        rows = part_rows(plan, np.arange(plan.first, plan.first + plan.rows))
+        found += source.read(plan.part, rows).column("input").to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+@settings(max_examples=40, deadline=None)
+@given(
+    turns=st.lists(
+        st.tuples(st.sampled_from(["append", "replace"]), st.integers(0, 2), st.lists(TEXTS, min_size=1, max_size=4)),
+        max_size=8,
+    )
+)
+def test_whatever_happens_to_the_files_no_row_of_an_unchanged_beginning_is_planned_twice(
+    ending: str, turns: list[tuple[str, int, list[str]]], tmp_path_factory: Any
+) -> None:
+    base = tmp_path_factory.mktemp("grows")
+    (base / "in").mkdir()
+    log = LogWriter.open(MemoryStore(), holder="h", classes=("a", "b"), nonce="n", now_unix_s=0)
+    content: dict[str, list[str]] = {}
+    expected: list[str] = []
+    for number, (what, which, added) in enumerate(turns):
+        name = f"part-{which}{ending}"
+        texts = [f"{number} {text}" for text in added]
+        fresh = what == "replace" or name not in content
+        content[name] = texts if fresh else content[name] + texts
+        WRITERS[ending](base / "in" / name, {"text": content[name]})
+        expected += texts
+        source = open_source(SourceSection(path="in"), base=base)
+        assert isinstance(source, GrowingSource)
+        parts = source.parts()
+        there, names = {part.identity for part in parts}, {part.name for part in parts}
+        gone = {plan.part for plan in log.state.plans if plan.part not in there and plan.name in names}
+        grown = {old: now for old in gone if (now := source.grown_from(old))}
+        change = source_change(log.state, ((p.identity, p.name, p.rows) for p in parts), unit_rows=2, grown=grown)
+        log.queue([*change.superseded, *change.new])
+        state = log.flush(now_unix_s=0)
+        assert not change.vanished
+        readable = [plan for plan in state.plans if plan.part in there or plan.part in grown]
+        assert sorted(labelled_texts(source, readable)) == sorted(text for kept in content.values() for text in kept)
+    assert log.state.rows_planned == len(expected)
+
+
+def test_a_line_that_was_not_finished_makes_another_file_of_what_is_appended_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "tw"}')
+    (before,) = open_source(SourceSection(path="a.jsonl"), base=tmp_path).parts()
+    path.write_text('{"text": "one"}\n{"text": "tw"}o\n')
+    source = open_source(SourceSection(path="a.jsonl"), base=tmp_path)
+    source.parts()
+    assert isinstance(source, GrowingSource)
+    assert source.grown_from(before.identity) is None
+    with pytest.raises(PartChangedError):
+        source.read(before.identity, [0])
+
+
+def test_a_quoted_field_that_went_on_is_no_unchanged_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text\none\n"two\n')
+    (before,) = open_source(SourceSection(path="a.csv"), base=tmp_path).parts()
+    path.write_text('text\none\n"two\nand more"\n')
+    source = open_source(SourceSection(path="a.csv"), base=tmp_path)
+    source.parts()
+    assert isinstance(source, GrowingSource)
+    assert source.grown_from(before.identity) is None

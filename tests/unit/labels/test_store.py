@@ -115,6 +115,14 @@ class RemoteStoreContract(StoreContract):
         with pytest.raises(FencedError, match="newer"):
             older.flush(now_unix_s=0)
 
+    def test_known_content_is_found_there(self, store: Store) -> None:
+        bench = Bench(store, MemorySource({"a": [f"text {row}" for row in range(20)]}))
+        bench.run()
+        bench.source.texts["b"] = [f"text {row}" for row in range(10, 30)]
+        outcome = bench.run(2)
+        assert (outcome.teacher_calls, outcome.rows_reused) == (10, 10)
+        assert_exactly_once(store, bench.source, generation=2)
+
 
 @pytest.mark.xdist_group("object stores")
 class TestS3Store(RemoteStoreContract):

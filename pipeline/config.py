@@ -47,9 +47,9 @@ class SourceSection(Section):
     """Where samples come from: files by glob, or a callable of the user's that returns a `Source`."""
 
     path: str | None = None
-    """A file, a folder or a glob: .jsonl, .parquet, .csv or .arrow."""
+    """A file, a folder or a glob: .jsonl, .csv, .parquet, .arrow or .feather; for `images`, a folder of a folder for each class."""
     use: Reference = "files"
-    """`files`, or a callable that returns a `Source`."""
+    """`files`, `images`, or a callable that returns a `Source`; see docs/sources.md."""
     options: Options = {}
     """Passed to the callable as keyword arguments."""
     input: str = "text"
@@ -63,7 +63,7 @@ class SourceSection(Section):
 
     @model_validator(mode="after")
     def _files_need_a_path(self) -> Self:
-        if self.use == "files" and not self.path:
+        if self.use in ("files", "images") and not self.path:
             raise ValueError("a source of files needs `path`, a file, folder or glob")
         return self
 

@@ -12,7 +12,14 @@ from pipeline.sources.source import SCHEMAS, GrowingSource, Part, Source
 
 __all__ = ["HELD_BYTES", "SCHEMAS", "SOURCES", "GrowingSource", "Part", "Source", "SourceSpec", "open_source"]
 
-SOURCES: Mapping[str, Callable[[SourceSection, Path], Source]] = {"files": open_files}
+
+def _open_images(section: SourceSection, base: Path) -> Source:
+    from pipeline.sources.images import open_images  # other sources need no imaging library
+
+    return open_images(section, base)
+
+
+SOURCES: Mapping[str, Callable[[SourceSection, Path], Source]] = {"files": open_files, "images": _open_images}
 """Sources by bare name; anything else is the user's `module:callable`."""
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import SourceSection
@@ -23,6 +24,7 @@ from pipeline.sources.source import ColumnMissingError, PartUnreadableError
 
 LOOK_AHEAD_ROWS = 100
 """Rows of a JSONL file that are looked at to tell a missing column from a bad row."""
+ARROW_MAGIC = b"ARROW1"
 HELD_BYTES = 2**30
 """Of decoded pieces, over all files that a process reads. Two such processes fit on a machine of 4 GiB."""
 
@@ -144,7 +146,10 @@ class Csv(Appendable):
 
 
 class Pieces:
-    """Parquet row groups or Arrow record batches: decoded a piece at a time, the latest ones kept."""
+    """Parquet row groups or Arrow record batches: decoded a piece at a time, the latest ones kept.
+
+    Labels that are numbers become names where the file says which: Hugging Face's `datasets` writes that into the schema (ClassLabel).
+    """
 
     held_bytes = 0
     appendable = False
@@ -152,8 +157,9 @@ class Pieces:
     def ends_row(self, offset: int) -> bool:
         return False
 
-    def __init__(self, path: Path, section: SourceSection, *, columns: Sequence[str], sizes: Sequence[int]) -> None:
-        _check_columns(path, section, columns)
+    def __init__(self, path: Path, section: SourceSection, *, schema: Any, sizes: Sequence[int]) -> None:
+        _check_columns(path, section, schema.names)
+        self._label_names = _class_names(schema, section.label)
         self._path, self._section = path, section
         self._wanted = list(dict.fromkeys(name for name in (section.input, section.id, section.label, *carried(section)) if name))
         self._ends = np.cumsum([0, *sizes])
@@ -187,11 +193,20 @@ class Pieces:
         table = _DECODED.get(key)
         if table is None:
             try:
-                table = self._decode(piece).select(self._wanted)
+                table = self._named(self._decode(piece).select(self._wanted))
             except (pa.ArrowException, OSError) as error:
                 raise PartUnreadableError(str(self._path), f"piece {piece} does not decode ({_short(error)})") from error
             _DECODED.keep(key, table)
         return table
+
+    def _named(self, table: Any) -> Any:
+        """The table with its labels by name."""
+        if self._label_names is None or not pa.types.is_integer(table.column(self._section.label).type):
+            return table
+        names, numbers = pa.array(self._label_names, pa.string()), table.column(self._section.label).cast(pa.int64())
+        known = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names)))  # datasets has -1 for no label
+        labels = pa.chunked_array([names]).take(pc.if_else(known, numbers, pa.scalar(None, pa.int64())))
+        return table.set_column(table.schema.get_field_index(self._section.label), self._section.label, labels)
 
 
 class Parquet(Pieces):
@@ -202,7 +217,7 @@ class Parquet(Pieces):
             raise PartUnreadableError(str(path), f"not Parquet ({_short(error)})") from error
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        super().__init__(path, section, columns=self._file.schema_arrow.names, sizes=sizes)
+        super().__init__(path, section, schema=self._file.schema_arrow, sizes=sizes)
         self.held_bytes = sum(
             column.total_uncompressed_size
             for group in range(metadata.num_row_groups)
@@ -215,18 +230,24 @@ class Parquet(Pieces):
 
 
 class Arrow(Pieces):
-    """Arrow IPC in the file format (also called Feather V2), memory-mapped."""
+    """Arrow IPC, memory-mapped: the file format (also called Feather V2), or the stream that `datasets` writes."""
 
     def __init__(self, path: Path, section: SourceSection) -> None:
         try:
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-            sizes = [self._file.get_batch(piece).num_rows for piece in range(self._file.num_record_batches)]
+            mapped = pa.memory_map(str(path))
+            if mapped.read(len(ARROW_MAGIC)) == ARROW_MAGIC:
+                file = pa.ipc.open_file(mapped)
+                schema, self._batches = file.schema, [file.get_batch(piece) for piece in range(file.num_record_batches)]
+            else:
+                mapped.seek(0)
+                stream = pa.ipc.open_stream(mapped)
+                schema, self._batches = stream.schema, list(stream)
         except (pa.ArrowException, OSError) as error:
             raise PartUnreadableError(str(path), f"not an Arrow IPC file ({_short(error)})") from error
-        super().__init__(path, section, columns=self._file.schema.names, sizes=sizes)
+        super().__init__(path, section, schema=schema, sizes=[batch.num_rows for batch in self._batches])
 
     def _decode(self, piece: int) -> Any:
-        return pa.Table.from_batches([self._file.get_batch(piece)])
+        return pa.Table.from_batches([self._batches[piece]])
 
 
 FORMATS: Mapping[str, Callable[[Path, SourceSection], Format]] = {
@@ -237,6 +258,15 @@ FORMATS: Mapping[str, Callable[[Path, SourceSection], Format]] = {
     ".feather": Arrow,
 }
 """Readers by the ending of the file's name."""
+
+
+def _class_names(schema: Any, label: str | None) -> list[str] | None:
+    """Names of the label's numbers, as `datasets` keeps them in a schema's metadata."""
+    try:
+        described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
+        return [str(name) for name in described["names"]] if described["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _check_columns(path: Path, section: SourceSection, there: Sequence[str]) -> None:

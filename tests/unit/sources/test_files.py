@@ -447,3 +447,28 @@ def test_a_quoted_field_that_went_on_is_no_unchanged_beginning(tmp_path: Path) -
     source.parts()
     assert isinstance(source, GrowingSource)
     assert source.grown_from(before.identity) is None
+
+
+def test_a_folder_that_datasets_wrote_is_read_with_its_class_names(tmp_path: Path) -> None:
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": ["ham", "spam"], "_type": "ClassLabel"}}
+    schema = pa.schema(
+        [("text", pa.string()), ("label", pa.int64())], metadata={"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    table = pa.table({"text": ["one", "two", "three"], "label": [1, 0, -1]}, schema=schema)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        stream.write_table(table, max_chunksize=2)
+    (folder / "state.json").write_text("{}")
+    (folder / "dataset_info.json").write_text("{}")
+    rows = rows_of(open_source(SourceSection(path="saved", label="label"), base=tmp_path))
+    assert [(row["input"], row["label"]) for row in rows] == [("one", "spam"), ("two", "ham"), ("three", None)]
+    pq.write_table(table, tmp_path / "train.parquet")
+    rows = rows_of(open_source(SourceSection(path="train.parquet", label="label"), base=tmp_path))
+    assert [row["label"] for row in rows] == ["spam", "ham", None]
+
+
+def test_a_stream_that_ends_too_soon_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.arrow").write_bytes(b"\xff\xff\xff\xff\x10")
+    with pytest.raises(PartUnreadableError, match="not an Arrow IPC file"):
+        open_source(SourceSection(path="a.arrow"), base=tmp_path).parts()

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.bench.compare import Comparison, alone, compare
 from tests.bench.labelling_peers import BATCH_ROWS, FEATURES, MLP, NAMES, UNIT_ROWS
 
 TIMEOUT_S = 600
-KEYED_ROWS = 20_000
+KEYED_ROWS, KNOWN_ROWS, TRIES = 20_000, 2_600_000, 5
 
 
 def run(rows: int = 100_000, runs: int = 3) -> list[Comparison]:
@@ -53,7 +54,11 @@ def run(rows: int = 100_000, runs: int = 3) -> list[Comparison]:
         )
         for case, what, unit, ours, against in pairs
     ]
-    return [*compared, alone(name="overlap_source", case="key of 256 floats", unit="us", figure=_key_us(), n=5)]
+    return [
+        *compared,
+        alone(name="overlap_source", case="key of 256 floats", unit="us", figure=_key_us(), n=TRIES),
+        alone(name="overlap_source", case=f"look-up in vain among {KNOWN_ROWS:,} rows", unit="us", figure=_look_up_us(), n=TRIES),
+    ]
 
 
 def write_files(folder: Path, *, rows: int) -> None:
@@ -115,17 +120,31 @@ def label(folder: Path, name: str) -> None:
 
 
 def _key_us() -> float:
-    """Microseconds a row, the best of five."""
+    """Microseconds a row."""
     from pipeline.labels.content import content_keys
 
     values = pa.array(np.random.default_rng(1).standard_normal(KEYED_ROWS * FEATURES, dtype=np.float32))
     inputs = pa.ListArray.from_arrays(pa.array(np.arange(KEYED_ROWS + 1, dtype=np.int32) * FEATURES), values)
+    return _best_us(lambda: content_keys(inputs), KEYED_ROWS)
+
+
+def _look_up_us() -> float:
+    """Microseconds a key, in one table of the largest size; the keys of a unit at a time."""
+    from pipeline.labels.known.table import Rows, Table, encode_table
+
+    keys_N2 = np.random.default_rng(1).integers(1, 2**63, (KNOWN_ROWS + UNIT_ROWS, 2)).astype("<u8")
+    row_N = np.arange(KNOWN_ROWS, dtype=np.uint32)
+    table = Table(encode_table(Rows(keys_N2=keys_N2[:KNOWN_ROWS], commit_N=row_N // UNIT_ROWS, place_N=row_N % UNIT_ROWS)), key="bench")
+    return _best_us(lambda: table.find(keys_N2[KNOWN_ROWS:]), UNIT_ROWS)
+
+
+def _best_us(act: Callable[[], object], rows: int) -> float:
     took_s = []
-    for _ in range(5):
+    for _ in range(TRIES):
         began_s = time.perf_counter()
-        content_keys(inputs)
+        act()
         took_s.append(time.perf_counter() - began_s)
-    return min(took_s) / KEYED_ROWS * 1e6
+    return min(took_s) / rows * 1e6
 
 
 if __name__ == "__main__":

@@ -193,7 +193,8 @@ class Session:
             if done.shard:
                 self._committer.drop(done.shard)  # the attempt was fenced: its rows are somebody else's
         elif done.shard:
-            self._committer.quarantine(self._doubt.settled())
+            if done.teacher_rows:  # a unit of known content says nothing of the teacher
+                self._committer.quarantine(self._doubt.settled())
             self._committer.commit(
                 lease.unit.start,
                 lease.unit.stop,

@@ -30,6 +30,7 @@ class RunRequest:
     dry_run: bool = False
     continuous: bool = False
     keep: bool = False
+    take_over: bool = False
 
     @property
     def command(self) -> str:
@@ -43,7 +44,7 @@ class RunRequest:
 
     @classmethod
     def of(cls, name: str, directory: Path | None, overrides: tuple[str, ...] = (), **modes: bool) -> Self:
-        """Read and check the run file or recipe called `name`; `modes` are dry_run, continuous, keep. Raises ConfigError."""
+        """Read and check the run file or recipe called `name`; `modes` are dry_run, continuous, keep, take_over. Raises ConfigError."""
         path = Path(name)
         is_recipe = name in RECIPES and not path.is_file()
         run = load(recipe_text(name) if is_recipe else _read(path), where=name, overrides=overrides)

@@ -1,0 +1,115 @@
+"""Two runs at one label log that lies elsewhere: the second is told of the first, unless that is dead or to be taken over."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.labels.holder import HOLDER_KEY, Claim, LogHeldError, is_alive, read_claim, write_claim
+from tests.kit.stores import MemoryStore
+from workers.driver.holding import LogHolder
+
+
+class Hands:
+    """A clock that moves when somebody waits; each wait may have something happen."""
+
+    def __init__(self, *happens) -> None:
+        self.now_s, self.said = 0.0, list[str]()
+        self._happens = list(happens)
+
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+        if self._happens:
+            self._happens.pop(0)()
+
+    def hold(self, store: MemoryStore, name: str = "me", **options) -> LogHolder:
+        given = {"take_over": False, "every_s": 3600.0} | options
+        return LogHolder(store, "s3://b/p", holder=name, say=self.said.append, clock=lambda: self.now_s, wait=self.wait, **given)
+
+
+def claim(beat: int = 0, nonce: str = "other") -> Claim:
+    return Claim(holder="the other", nonce=nonce, beat=beat, every_s=2.0)
+
+
+def test_a_log_that_nobody_claims_is_held_at_once_and_let_go_at_the_end():
+    store, hands = MemoryStore(), Hands()
+    with hands.hold(store):
+        found = read_claim(store)
+        assert found
+        assert found.holder == "me"
+    assert HOLDER_KEY not in store.objects
+    assert hands.said == []
+
+
+def test_a_live_run_is_named_to_the_second():
+    store = MemoryStore()
+    write_claim(store, claim())
+    hands = Hands(lambda: None, lambda: write_claim(store, claim(beat=1)))
+    with pytest.raises(LogHeldError, match=r"live run \(the other\).*--take-over"), hands.hold(store):
+        pass
+    assert read_claim(store) == claim(beat=1), "its claim is left alone"
+
+
+def test_a_silent_one_is_taken_over_after_three_of_its_own_beats():
+    store, hands = MemoryStore(), Hands()
+    write_claim(store, claim())
+    with hands.hold(store):
+        assert hands.now_s == pytest.approx(6, abs=0.6)
+        found = read_claim(store)
+        assert found
+        assert found.holder == "me"
+    assert "is silent; its log is taken over" in hands.said[-1]
+
+
+def test_one_that_ends_while_it_is_watched_is_followed_at_once():
+    store = MemoryStore()
+    write_claim(store, claim())
+    hands = Hands(lambda: store.delete(HOLDER_KEY))
+    with hands.hold(store):
+        assert hands.now_s < 1
+
+
+def test_to_take_over_is_to_wait_for_nobody():
+    store, hands = MemoryStore(), Hands()
+    write_claim(store, claim())
+    with hands.hold(store, take_over=True):
+        assert hands.now_s == 0
+
+
+def test_a_run_that_was_taken_over_leaves_the_new_ones_claim_alone():
+    store, hands = MemoryStore(), Hands()
+    with hands.hold(store):
+        write_claim(store, claim(nonce="the next"))
+    assert read_claim(store) == claim(nonce="the next")
+
+
+def test_the_holder_beats_and_stops_once_it_is_taken_over():
+    beaten = threading.Event()
+
+    class Watched(MemoryStore):
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            found = read_claim(self)
+            if found and found.beat >= 3:
+                beaten.set()
+
+    store, hands = Watched(), Hands()
+    with hands.hold(store, every_s=0.001) as held:
+        assert beaten.wait(20)
+        store.objects[HOLDER_KEY] = claim(nonce="the next").model_dump_json().encode()
+        held._thread.join(20)
+        assert not held._thread.is_alive()
+
+
+def test_a_claim_that_is_not_understood_holds_nobody_up():
+    store, hands = MemoryStore(), Hands()
+    store.put(HOLDER_KEY, b'{"version": 9}')
+    with hands.hold(store):
+        assert hands.now_s == 0
+
+
+@given(first=st.integers(0, 5), now=st.none() | st.integers(0, 5), same=st.booleans())
+def test_only_a_changed_claim_is_a_sign_of_life(first, now, same):
+    found = None if now is None else claim(beat=now, nonce="other" if same else "third")
+    assert is_alive(claim(beat=first), found) == (now is not None and (now != first or not same))

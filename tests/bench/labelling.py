@@ -2,8 +2,8 @@
 
 400,000 rows of 256 floats in four Parquet files, a perceptron of 1.3 M parameters, 100 classes, batches of 1,024. `steady` is from the
 first committed row to the last, `total` from a Ray that runs to the end, `CPU` by the CPU seconds of all processes, imports and Ray's own
-included, which a busy machine disturbs least. Peers run in processes of their own, in turn, another one first in each; ratios are taken
-within a turn; the torch loop of a turn is the better of one process with two threads and two with one.
+included. Peers run in processes of their own, in turn, another one first in each; ratios are taken within a turn; the torch loop of a turn
+is the better of one process with two threads and two with one.
 """
 
 import contextlib

@@ -199,5 +199,5 @@ def open_store(url: str) -> Store:
 
 def remove_labels(store: Store) -> None:
     """Delete every object that a label store is made of. After a crash, do it again."""
-    for prefix in ("shards/", "log/"):
+    for prefix in ("shards/", "known/", "log/"):
         store.delete(*store.list(prefix))

@@ -40,7 +40,7 @@ def test_only_the_labels_go_if_only_they_are_asked_for(run: Path) -> None:
 def test_labels_that_are_kept_elsewhere_go_too_and_nothing_beside_them(run: Path) -> None:
     write_json(run / "origin.json", {"base": str(run), "run": {"labelling": {"store": "elsewhere"}}})
     store = open_store(str(run / "elsewhere"))
-    for key in ("log/1", "shards/1", "notes.txt"):
+    for key in ("log/1", "shards/1", "known/tables/1", "notes.txt"):
         store.put(key, b"")
     clean(run, labels=True, yes=True)
     assert list(store.list("")) == ["notes.txt"]

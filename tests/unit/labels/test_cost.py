@@ -80,7 +80,7 @@ def test_the_verb_finds_every_training_that_is_over(tmp_path: Path) -> None:
         "big, generation 2",
         "small, generation 2",
     ]
-    assert "700 labels read, 10.0 for each that the teacher made" in told
+    assert "700 labels read, 10.0 for each that is there" in told
     as_json = CliRunner().invoke(app, ["labels", "cost", str(tmp_path), "--json"], catch_exceptions=False).output
     assert [each["training"]["rows"] for each in json.loads(as_json)["students"]] == [500, 180, 20]
 

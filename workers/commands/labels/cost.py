@@ -17,7 +17,8 @@ def cost(directory: Folder, as_json: AsJson = False) -> None:
     """Teacher seconds spent, by generation and by teacher, and what each student would have asked for without stored labels.
 
     Spent: seconds that teachers were at work on what is in the log; without repairs and what was lost before its commit.
-    "Once": the generation's new labels that a student read, times the mean seconds of a label.
+    Saved: labels of known content, times the mean seconds of a label that was asked for.
+    "Once": the generation's new labels that a student read, times the same mean.
     "Each time": all labels it read, replays included, times the same.
     """
     from pipeline.labels.cost import labels_cost
@@ -51,4 +52,4 @@ def _lines(found: "LabelsCost") -> Iterator[str]:
         figures = f"{of.new_rows:>9,} {asked.once_s:>12,.2f} s {of.rows:>14,} {asked.each_time_s:>12,.2f} s"
         yield f"{figures}  student {of.student}, generation {of.generation}"
     read = sum(asked.training.rows for asked in found.students)
-    yield f"{read:,} labels read, {read / found.rows:,.1f} for each that the teacher made"
+    yield f"{read:,} labels read, {read / found.rows:,.1f} for each that is there"

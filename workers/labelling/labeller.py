@@ -6,6 +6,7 @@ What the source's and the teacher's code raise becomes a value here, at the boun
 raises is found by halving the batch and set aside with the reason.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,14 @@ from pipeline.labels.codecs import DENSE_FP16, Codec
 from pipeline.labels.content import content_keys
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
+from pipeline.labels.log import LogReader
 from pipeline.labels.rowspace import part_rows
 from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
 from pipeline.teachers.teacher import TeacherUnavailableError, answer_of, batches_of
+from workers.labelling.faults import StoreNotSharedError
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
 
@@ -90,11 +93,14 @@ class Labeller:
 
     @classmethod
     def load(cls, spec: LabellerSpec) -> "Labeller":
-        """Open what the spec names. Raises what loading the source or the teacher raises."""
+        """Open what the spec names. Raises StoreNotSharedError, and what loading the source or the teacher raises."""
         from pipeline.teachers import load_teacher  # it brings along what teachers are made of: seconds, and much memory
 
+        store = open_store(spec.store_url)
+        if spec.log and LogReader(store).refresh().log != spec.log:
+            raise StoreNotSharedError(spec.store_url, socket.gethostname())
         return cls(
-            store=open_store(spec.store_url),
+            store=store,
             source=spec.source.open(),
             teacher=load_teacher(spec.teacher, classes=spec.classes, base=spec.base),
             batch_rows=spec.teacher.batch_rows,

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import LabellingSection, TeacherSection
@@ -191,7 +192,7 @@ class Labelling:
         ends: bool,
         forget: bool = True,
     ) -> LabellingOutcome:
-        crew, state = self._open_crew(self._spec), committer.state
+        crew, state = self._open_crew(replace(self._spec, log=committer.state.log)), committer.state
         groups = reading_groups(state.plans, self._held_bytes, budget_bytes=HELD_BYTES, seed=self._seed)
         session = Session(
             store=self._store,

@@ -19,6 +19,8 @@ class LabellerSpec:
     teacher: TeacherSection
     classes: tuple[str, ...]
     base: Path
+    log: str = ""
+    """Identity of the log that the driver writes: a worker that finds another in the store, or none, is not at the driver's store."""
     codec: Codec = DENSE_FP16
     """What shards are written with."""
     reuse: bool = True

@@ -1,20 +1,25 @@
 """One teacher at work: what it reads, asks, sets aside and writes."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.config import SourceSection, TeacherSection
+from pipeline.labels.log import LogWriter
 from pipeline.labels.rowspace import planned
 from pipeline.labels.shard import read_shard
-from pipeline.labels.store import StoreFullError
+from pipeline.labels.store import LocalStore, StoreFullError
+from pipeline.sources import SourceSpec
 from pipeline.teachers.teacher import Answer
 from tests.kit.labelling import MemorySource, MemoryTeacher, expected_log_probs
 from tests.kit.stores import MemoryStore
+from workers.labelling.faults import StoreNotSharedError
 from workers.labelling.labeller import Labeller
-from workers.labelling.messages import Assignment, Failed, Labelled, Trouble
+from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec, Trouble
 
 
 def labeller_of(source: MemorySource, *, store: MemoryStore | None = None, teacher: Any = None) -> Labeller:
@@ -164,3 +169,20 @@ def test_a_teacher_is_asked_in_the_batches_that_it_likes():
     shard = read_shard(store, done.shard)
     expected = [expected_log_probs(text) for text in texts if text != "unparseable"]
     np.testing.assert_allclose(shard.log_probs(), expected, atol=2e-3)
+
+
+def test_a_worker_whose_store_is_not_the_drivers_says_so_before_it_labels(tmp_path):
+    (tmp_path / "mine_here.py").write_text("def sure(inputs):\n    return [[0.9, 0.1] for _ in inputs]\n")
+    (tmp_path / "samples.jsonl").write_text('{"text": "one"}\n')
+    log = LogWriter.open(LocalStore(tmp_path / "shared"), holder="h", classes=("ham", "spam"), nonce="n", now_unix_s=0).state.log
+    spec = LabellerSpec(
+        store_url=str(tmp_path / "shared"),
+        source=SourceSpec(section=SourceSection(path="samples.jsonl"), base=tmp_path),
+        teacher=TeacherSection(use="mine_here:sure"),
+        classes=("ham", "spam"),
+        base=tmp_path,
+        log=log,
+    )
+    Labeller.load(spec)
+    with pytest.raises(StoreNotSharedError, match=r"/mine: node .* does not see the log that the driver writes there"):
+        Labeller.load(replace(spec, store_url=str(tmp_path / "mine")))

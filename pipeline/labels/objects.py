@@ -51,7 +51,7 @@ class StoreDeniedError(LabelStoreError):
     def __str__(self) -> str:
         return (
             f"label store {self.url}: {self.reason}; expected credentials that may read, write, list and delete there; "
-            f"set {VARIABLES[urlparse(self.url).scheme]}"
+            f"set {VARIABLES.get(urlparse(self.url).scheme, 'its variables')}"
         )
 
 

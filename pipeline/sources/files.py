@@ -155,13 +155,13 @@ class FileSource:
 
 
 def _digest(path: Path, size: int) -> str:
-    """Of the file's first `size` bytes."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Of the file's first `size` bytes: 128 bits of SHA-256, which processors compute faster than anything else as strong."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (data := file.read(min(size, 2**20))):
             digest.update(data)
             size -= len(data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _state(path: Path) -> _State | None:

@@ -11,6 +11,10 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
 PATIENCE_S = 60.0
 ACCESS_KEY, SECRET_KEY = "kdpipe-test", "kdpipe-test-secret"
 BUCKET = "labels"
@@ -34,11 +38,30 @@ def s3_server(folder: Path) -> Iterator[Mapping[str, str]]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | keys, cwd=folder)
     try:
+        variables = keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
         wait_for_http(endpoint, process, log)
-        yield keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
+        _wait_for_bucket(variables)
+        yield variables
     finally:
         process.kill()
         process.wait()
+
+
+def _wait_for_bucket(variables: Mapping[str, str]) -> None:
+    """The server answers a moment before its bucket is there."""
+    config = {name.lower(): value for name, value in variables.items()}
+    store = S3Store(BUCKET, config=config, client_options={"allow_http": True}, retry_config={"max_retries": 0})
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            obstore.put(store, "ready", b"")
+            obstore.delete(store, "ready")
+        except (FileNotFoundError, BaseError):
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def free_ports(count: int) -> list[int]:

@@ -114,7 +114,7 @@ class Labeller:
         rows_N = np.setdiff1d(np.arange(assignment.start, assignment.stop), np.array(assignment.without, dtype=np.int64))
         batch = self._read(assignment.plan, rows_N)
         if isinstance(batch, _Unread):
-            if not assignment.keep_every_row:
+            if not assignment.keep_every_row or batch.trouble is not Trouble.GONE:  # what can't be read now may be read again
                 return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
             batch = _unreadable(assignment.plan, rows_N, batch.reason, kind=self._kind)
         problems = _problems(batch)

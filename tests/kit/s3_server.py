@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
@@ -49,7 +50,7 @@ def s3_server(folder: Path) -> Iterator[Mapping[str, str]]:
 
 def _wait_for_bucket(variables: Mapping[str, str]) -> None:
     """The server answers a moment before its bucket is there."""
-    config = {name.lower(): value for name, value in variables.items()}
+    config: Any = {name.lower(): value for name, value in variables.items()}
     store = S3Store(BUCKET, config=config, client_options={"allow_http": True}, retry_config={"max_retries": 0})
     deadline_s = time.monotonic() + PATIENCE_S
     while True:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from pipeline.errors import ConfigError, KdpipeError
-from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop, token
+from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
@@ -34,6 +34,7 @@ app.command("clean")(clean.clean)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
 app.add_typer(labels.app, name="labels")
+app.add_typer(teachers.app, name="teachers")
 app.add_typer(token.app, name="token")
 app.add_typer(edge_app, name="edge")
 

@@ -22,14 +22,14 @@ class CheckedTeacher:
         self.classes = classes
         self.fingerprint = raw.fingerprint
         self.deterministic = bool(getattr(raw, "deterministic", True))
-        self._raw, self._name = raw, name
+        self.raw, self._name = raw, name
         order = [known.index(wanted) for wanted in classes]
         self._order = slice(None) if order == list(range(len(known))) else order
         """Columns as the run file wants them; as they are, without a copy, where that is the same."""
 
     def batches(self, inputs: Any, rows: int) -> Sequence[NDArray[np.int64]]:
         """Places of the inputs, each in one batch: as the teacher likes them together, else `rows` at a time."""
-        own = getattr(self._raw, "batches", None)
+        own = getattr(self.raw, "batches", None)
         return own(inputs) if own else [np.arange(start, min(start + rows, len(inputs))) for start in range(0, len(inputs), rows)]
 
     def log_probs(self, inputs: Any) -> NDArray[np.float32]:
@@ -39,7 +39,7 @@ class CheckedTeacher:
         """What the teacher says, checked. Raises TeacherOutputError."""
         if len(inputs) == 0:
             return Answer(log_probs_BK=np.empty((0, len(self.classes)), dtype=np.float32))
-        given = self._raw.log_probs(inputs)
+        given = self.raw.log_probs(inputs)
         more = given if isinstance(given, Answer) else Answer(log_probs_BK=given)
         log_probs_BK = self._log_probs(np.asarray(more.log_probs_BK), rows=len(inputs))
         disagreement_B = self._floats("disagreement", more.disagreement_B, (len(inputs),))

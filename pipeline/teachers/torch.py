@@ -28,6 +28,7 @@ class TorchTeacher:
     ) -> None:
         self.classes, self.fingerprint = classes, fingerprint
         self._gives, self._precision = gives, section.precision
+        self.module = module
         self._device = torch.device("cuda" if section.gpus and torch.cuda.is_available() else "cpu")
         self._call: Callable[[Any], Any] = module.to(self._device)
         if section.backend == "compile":

@@ -42,16 +42,20 @@ student = "small"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("load", "words"):
-        (tmp_path / f"net_{name}.py").write_text(NET)
     rows = np.random.default_rng(1).normal(size=(64, 8)).round(4)
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps({"x": row.tolist()}) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def write_run(folder: Path, use: str) -> None:
+    """Each with a module of its own name: the folders of earlier tests are still on the import path."""
+    (folder / f"net_{use}.py").write_text(NET)
+    (folder / "run.toml").write_text(RUN.replace("USE", use))
+
+
 def test_a_torch_module_is_timed_in_every_backend_and_its_labels_compared(folder: Path) -> None:
-    (folder / "run.toml").write_text(RUN.replace("USE", "load"))
+    write_run(folder, "load")
     done = CliRunner().invoke(app, ["teachers", "bench", "run.toml", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
@@ -66,7 +70,7 @@ def test_a_torch_module_is_timed_in_every_backend_and_its_labels_compared(folder
 
 
 def test_a_teacher_that_is_no_torch_module_is_timed_as_it_is(folder: Path) -> None:
-    (folder / "run.toml").write_text(RUN.replace("USE", "words"))
+    write_run(folder, "words")
     done = CliRunner().invoke(app, ["teachers", "bench", "run.toml"])
     assert done.exit_code == 0, done.output
     assert "as it is" in done.stdout

@@ -10,7 +10,7 @@ S3 and Azure are tested against servers that speak their protocol; Google Cloud 
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -39,6 +39,7 @@ VARIABLES = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY",
 }
 _REASON_MAX_CHARS = 300
+_DENIED = re.compile(r"status code: 40[13]\b")
 
 
 class StoreDeniedError(LabelStoreError):
@@ -74,7 +75,7 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._store = _service(url)
+        self._store = open_service(url)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._translating(key):
@@ -134,19 +135,27 @@ class ObjectStore:
         except ObjectMissingError:
             return None
 
-    @contextmanager
-    def _translating(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise ObjectMissingError(key) from error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreDeniedError(self.url, _reason(error)) from error
-        except BaseError as error:
-            raise StoreUnreachableError(self.url, _reason(error)) from error
+    def _translating(self, key: str) -> AbstractContextManager[None]:
+        return translated(key, self.url)
 
 
-def _service(url: str) -> Any:
+@contextmanager
+def translated(key: str, url: str) -> Iterator[None]:
+    """What obstore raises, as errors of ours. Raises ObjectMissingError, StoreDeniedError, StoreUnreachableError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissingError(key) from error
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise StoreDeniedError(url, _reason(error)) from error
+    except BaseError as error:
+        if _DENIED.search(str(error)):  # listing says it in words only
+            raise StoreDeniedError(url, _reason(error)) from error
+        raise StoreUnreachableError(url, _reason(error)) from error
+
+
+def open_service(url: str) -> Any:
+    """obstore's store of `s3://`, `gs://` or `az://BUCKET/PREFIX`. Raises ConfigError, StoreDeniedError."""
     parts = urlparse(url)
     prefix = parts.path.strip("/")
     if not parts.netloc or not prefix or parts.query or parts.fragment or "@" in parts.netloc:

@@ -19,7 +19,16 @@ def _open_images(section: SourceSection, base: Path) -> Source:
     return open_images(section, base)
 
 
-SOURCES: Mapping[str, Callable[[SourceSection, Path], Source]] = {"files": open_files, "images": _open_images}
+def _open_files(section: SourceSection, base: Path) -> Source:
+    if not (section.path or "").startswith(REMOTE):
+        return open_files(section, base)
+    from pipeline.sources.remote import open_remote  # files on disk need no object store
+
+    return open_remote(section)
+
+
+REMOTE = ("s3://", "gs://", "az://")
+SOURCES: Mapping[str, Callable[[SourceSection, Path], Source]] = {"files": _open_files, "images": _open_images}
 """Sources by bare name; anything else is the user's `module:callable`."""
 
 

@@ -25,15 +25,20 @@ def open_files(section: SourceSection, base: Path) -> Source:
 
     Raises SourceMissingError, FormatUnknownError, ConfigError.
     """
-    unknown = sorted(set(section.options) - {"carry"})
-    if unknown:
-        raise UnknownKeyError("options of a source of files", unknown[0], ["carry"])
-    carry = section.options.get("carry", [])
-    if not isinstance(carry, list | tuple) or not all(isinstance(name, str) for name in carry):
-        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
+    check_options(section, ("carry",))
     source = FileSource(section, base)
     source.check()
     return source
+
+
+def check_options(section: SourceSection, known: Sequence[str]) -> None:
+    """Raises ConfigError for an option that is not known, or a `carry` that is no list of names."""
+    unknown = sorted(set(section.options) - set(known))
+    if unknown:
+        raise UnknownKeyError("options of a source of files", unknown[0], known)
+    carry = section.options.get("carry", [])
+    if not isinstance(carry, list | tuple) or not all(isinstance(name, str) for name in carry):
+        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
 
 
 _State = tuple[int, int, int]

@@ -18,7 +18,7 @@ import obstore
 
 from pipeline.config import SourceSection
 from pipeline.files import make_private_folder, write_atomic
-from pipeline.labels.objects import open_service, translated
+from pipeline.object_service import open_service, translated
 from pipeline.sources.files import FileSource, check_options
 from pipeline.sources.formats import FORMATS
 from pipeline.sources.source import Part, PartChangedError, Source, SourceMissingError
@@ -28,7 +28,7 @@ STATE_FILE = ".mirror.json"
 
 
 def open_remote(section: SourceSection) -> Source:
-    """The objects that `section.path` names. Raises SourceMissingError, FormatUnknownError, ConfigError, StoreDeniedError."""
+    """The objects that `section.path` names. Raises SourceMissingError, FormatUnknownError, ConfigError, ServiceDeniedError."""
     check_options(section, ("carry", "mirror"))
     source = RemoteFiles(section)
     source.check()
@@ -90,7 +90,7 @@ class RemoteFiles:
 
     def _listed(self) -> dict[str, list[Any]]:
         """Name below the prefix -> ETag and size, of what a reader knows."""
-        with translated(self._prefix, self._url):
+        with translated(self._url):
             found = [meta for page in obstore.list(self._store, chunk_size=1000) for meta in page]
         wanted = [meta for meta in found if self._wanted(meta["path"], meta["size"])]
         return {meta["path"]: [meta["e_tag"], meta["size"]] for meta in wanted}
@@ -113,7 +113,7 @@ class RemoteFiles:
         make_private_folder(path.parent)
         partial = path.with_name(f".{os.getpid()}-{path.name}")
         try:
-            with translated(name, self._url), partial.open("wb") as file:
+            with translated(self._url), partial.open("wb") as file:
                 for chunk in obstore.get(self._store, name).stream(min_chunk_size=2**20):
                     file.write(chunk)
             partial.replace(path)

@@ -13,8 +13,8 @@ import pytest
 from pipeline.errors import ConfigError, LabelStoreError
 from pipeline.labels.entries import End
 from pipeline.labels.log import FencedError, LogWriter
-from pipeline.labels.objects import RETRY, StoreDeniedError, StoreUnreachableError
 from pipeline.labels.store import LocalStore, MappedStore, Store, StoreFullError, open_store
+from pipeline.object_service import RETRY, ServiceDeniedError, ServiceUnreachableError
 from tests.kit.azure_server import CONTAINER, azure_server
 from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once
 from tests.kit.s3_server import BUCKET, free_ports, s3_server
@@ -133,7 +133,7 @@ class TestS3Store(RemoteStoreContract):
 
     def test_a_wrong_secret_is_refused_and_never_shown(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-        with pytest.raises(StoreDeniedError, match=r"403.*set AWS_ACCESS_KEY_ID") as refused:
+        with pytest.raises(ServiceDeniedError, match=r"403.*set AWS_ACCESS_KEY_ID") as refused:
             open_store(url).put("a", b"")
         assert "not-the-secret" not in str(refused.value)
 
@@ -147,7 +147,7 @@ class TestAzureStore(RemoteStoreContract):
 
     def test_a_wrong_key_is_refused(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"not the key").decode())
-        with pytest.raises(StoreDeniedError, match=r"403.*set AZURE_STORAGE_ACCOUNT_NAME"):
+        with pytest.raises(ServiceDeniedError, match=r"403.*set AZURE_STORAGE_ACCOUNT_NAME"):
             open_store(url).put("a", b"")
 
     def test_a_container_that_is_not_there_is_no_empty_store(self, azure: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_service_that_does_not_answer_is_named_and_the_error_is_one_to_try_aga
     (port,) = free_ports(1)
     monkeypatch.setitem(RETRY, "max_retries", 1)
     _set(monkeypatch, {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
-    with pytest.raises(StoreUnreachableError, match=r"label store s3://labels/run: .*The same command goes on") as failed:
+    with pytest.raises(ServiceUnreachableError, match=r"s3://labels/run: .*The same command goes on") as failed:
         open_store("s3://labels/run").put("a", b"")
     assert isinstance(failed.value, OSError)
     assert str(pickle.loads(pickle.dumps(failed.value))) == str(failed.value)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.config import SourceSection
-from pipeline.labels.objects import StoreDeniedError
 from pipeline.labels.store import Store, open_store
+from pipeline.object_service import ServiceDeniedError
 from pipeline.sources import GrowingSource, Source, open_source
 from pipeline.sources.source import PartChangedError, SourceMissingError
 from tests.kit.s3_server import BUCKET, s3_server
@@ -90,5 +90,5 @@ def test_an_object_is_fetched_once_and_half_a_download_is_never_read(store: Stor
 
 def test_wrong_credentials_are_named(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StoreDeniedError, match="set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(ServiceDeniedError, match="set AWS_ACCESS_KEY_ID"):
         source_of(store, tmp_path)

@@ -45,7 +45,7 @@ class CheckedTeacher:
         disagreement_B = self._floats("disagreement", more.disagreement_B, (len(inputs),))
         if disagreement_B is not None and (disagreement_B < 0).any():
             raise TeacherOutputError(self._name, f"a disagreement of {disagreement_B.min():.4g} nats", "one that is not negative")
-        width = np.shape(more.embedding_BD)[-1] if more.embedding_BD is not None else 0
+        width = (np.shape(more.embedding_BD) or (0,))[-1] if more.embedding_BD is not None else 0
         embedding_BD = self._floats("embedding", more.embedding_BD, (len(inputs), width))
         return Answer(log_probs_BK=log_probs_BK, disagreement_B=disagreement_B, embedding_BD=embedding_BD)
 
@@ -71,4 +71,6 @@ class CheckedTeacher:
         array = np.asarray(given)
         if array.shape != expected or array.dtype.kind != "f":
             raise TeacherOutputError(self._name, f"{what}: {array.dtype} of shape {array.shape}", f"floats of shape {expected}")
+        if not np.isfinite(array).all():
+            raise TeacherOutputError(self._name, f"{what} with NaN or infinite values", "finite values")
         return np.ascontiguousarray(array, dtype=np.float32)

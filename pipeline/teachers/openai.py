@@ -27,9 +27,10 @@ import numpy as np
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pyrate_limiter import Duration, Limiter, Rate
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
 from pipeline.config import TeacherSection
+from pipeline.errors import TeacherError
 from pipeline.files import read_bounded
 from pipeline.teachers.fingerprints import fingerprint_of
 from pipeline.teachers.teacher import RawTeacher, TeacherLoadError, TeacherUnavailableError
@@ -51,10 +52,13 @@ RETRY = urllib3.Retry(
     backoff_max=30,
     backoff_jitter=0.5,
     respect_retry_after_header=True,
+    retry_after_max=300,
     raise_on_status=False,
 )
 
 
+OF_THE_ROW = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
+"""Answers that are about one prompt: too long, mostly."""
 HOW = ("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "api_key_file")
 """Options that change how the server is asked, not what it says."""
 
@@ -89,13 +93,24 @@ def load_openai(section: TeacherSection, classes: tuple[str, ...], base: Path) -
     if set(options.words) != set(classes):
         raise _refused(f"words for {sorted(options.words)}", f"words for each of {list(classes)}")
     words = {name: (given,) if isinstance(given := options.words[name], str) else given for name in classes}
-    key = read_bounded(base / options.api_key_file, MAX_KEY_BYTES).decode().strip() if options.api_key_file else None
+    key = _key(base / options.api_key_file) if options.api_key_file else None
     server = Server(options, key=key)
     models = server.models()
     if options.model not in models:
         raise _refused(f"no model {options.model!r} at {options.url}", f"one of: {', '.join(sorted(models)) or 'none'}")
     facts = {name: value for name, value in options.model_dump().items() if name not in HOW}
     return OpenAITeacher(server, words, options=options, fingerprint=fingerprint_of(facts | {"served": models[options.model]}))
+
+
+class PromptRefusedError(TeacherError):
+    """The server refuses this prompt, and would again: a bad sample."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(model, reason)
+        self.model, self.reason = model, reason
+
+    def __str__(self) -> str:
+        return f"model {self.model} refuses the prompt: {self.reason}; expected one that it takes; shorten the samples, or the prompt"
 
 
 class OpenAITeacher:
@@ -157,10 +172,14 @@ class Server:
         for _ in range(TRIES):
             try:
                 status, data = self._request(method, self._options.url.rstrip("/") + path, body)
+            except MaxRetryError as error:  # it was asked often enough
+                raise TeacherUnavailableError(self._options.url, f"{type(error.reason).__name__}: {str(error.reason)[:200]}") from error
             except HTTPError as error:
                 problem = f"{type(error).__name__}: {str(error)[:200]}"
                 continue
             start = data[:200].decode(errors="replace")
+            if status in OF_THE_ROW:
+                raise PromptRefusedError(self._options.model, start)
             if status != HTTPStatus.OK:
                 raise TeacherUnavailableError(self._options.url, f"{path} answered {status}: {start}")
             try:
@@ -195,6 +214,16 @@ def _merged(tokens: Any) -> Mapping[str, float]:
     if not found:
         raise ValueError("no tokens")
     return found
+
+
+def _key(path: Path) -> str:
+    try:
+        key = read_bounded(path, MAX_KEY_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refused(f"api_key_file {path}: {type(error).__name__}", "a file with the key and nothing else") from None
+    if not key or not key.isprintable() or " " in key:
+        raise _refused(f"api_key_file {path}: no key, or more than one line", "a file with the key and nothing else")
+    return key
 
 
 def _refused(found: str, expected: str) -> TeacherLoadError:

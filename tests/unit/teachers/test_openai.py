@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 import urllib3
 from hypothesis import given
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pyrate_limiter import Limiter
 
 from pipeline.config import TeacherSection
+from pipeline.labels.log import LogReader
 from pipeline.teachers import Teacher, load_teacher, openai
 from pipeline.teachers.teacher import TeacherLoadError, TeacherUnavailableError
 from pipeline.teachers.words import distribution, read_tokens
@@ -227,3 +229,29 @@ def test_a_server_that_goes_away_ends_the_labelling_and_no_row_is_blamed(server)
 def test_requests_are_repeated_by_a_library_with_growing_pauses():
     assert isinstance(openai.RETRY, urllib3.Retry)
     assert openai.RETRY.respect_retry_after_header
+
+
+def test_a_prompt_that_is_refused_is_a_bad_row_and_the_others_get_their_labels(server):
+    store, source = MemoryStore(), MemorySource({"a": [f"text {row}" for row in range(10)]})
+    bench = Bench(store, source)
+    teacher = load(server, concurrency=1)
+
+    def log_probs(inputs: pa.Array) -> np.ndarray:
+        if any(text == "text 7" for text in inputs.to_pylist()):
+            server.refuse(400, times=1)
+            return teacher.log_probs(inputs.filter(pa.compute.equal(inputs, "text 7")))
+        return teacher.log_probs(inputs)
+
+    bench.teacher.log_probs = log_probs  # type: ignore[method-assign]
+    outcome = bench.run()
+    assert (outcome.rows_committed, outcome.rows_quarantined) == (9, 1)
+    (bad,) = LogReader(store).refresh().quarantined
+    assert "refuses the prompt" in bad.reason
+
+
+@pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff"])
+def test_a_key_file_without_a_key_is_refused(server, tmp_path, content):
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(TeacherLoadError, match=r"api_key_file .*expected a file with the key"):
+        load(server, base=tmp_path, api_key_file="key")

@@ -118,7 +118,7 @@ class FileSource:
         key = seen.state, identity
         if key not in self._older:
             digest, _, size = identity.rpartition("@")[2].partition("-")
-            whole = seen.reader.appendable and size.isdigit() and seen.reader.ends_row(int(size))
+            whole = size.isdigit() and seen.reader.ends_row(int(size))
             self._older[key] = whole and _digest(path, int(size)) == digest
         return self._older[key]
 

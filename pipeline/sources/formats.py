@@ -8,6 +8,7 @@ import csv
 import json
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -35,11 +36,9 @@ class Format(Protocol):
     rows: int
     held_bytes: int
     """As `Part.held_bytes`."""
-    appendable: bool
-    """Whether rows may be added at the end of the file and leave those before as they are."""
 
     def ends_row(self, offset: int) -> bool:
-        """Whether the bytes before `offset` are whole rows."""
+        """Whether the bytes before `offset` are whole rows, which more may be appended to. Never so where a file is written as a whole."""
         ...
 
     def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
@@ -90,7 +89,6 @@ class Appendable:
     """A file of rows one after the other, by the byte spans of each."""
 
     held_bytes = 0
-    appendable = True
     _spans: Any
 
     def ends_row(self, offset: int) -> bool:
@@ -145,14 +143,13 @@ class Csv(Appendable):
         return {name: field or None if name != self._section.input else field for name, field in zip(self._header, fields, strict=True)}
 
 
-class Pieces:
+class Pieces(ABC):
     """Parquet row groups or Arrow record batches: decoded a piece at a time, the latest ones kept.
 
     Labels that are numbers become names where the file says which: Hugging Face's `datasets` writes that into the schema (ClassLabel).
     """
 
     held_bytes = 0
-    appendable = False
 
     def ends_row(self, offset: int) -> bool:
         return False
@@ -167,8 +164,9 @@ class Pieces:
         self._file_number = next(_FILES)
         weakref.finalize(self, _DECODED.drop, self._file_number)
 
+    @abstractmethod
     def _decode(self, piece: int) -> Any:
-        raise NotImplementedError
+        """Piece number `piece`, as a table."""
 
     def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
         wanted = np.asarray(rows, dtype=np.int64)

@@ -23,6 +23,8 @@ from pipeline.config import SourceSection
 from pipeline.sources.rows import MAX_ROW_BYTES, Record, carried, from_columns, from_values
 from pipeline.sources.source import ColumnMissingError, PartUnreadableError
 
+READ_BYTES, BATCH_ROWS = 2**18, 1024
+"""Of a Parquet file at a time: a row group is decoded through buffers of this size."""
 LOOK_AHEAD_ROWS = 100
 """Rows of a JSONL file that are looked at to tell a missing column from a bad row."""
 ARROW_MAGIC = b"ARROW1"
@@ -210,7 +212,7 @@ class Pieces(ABC):
 class Parquet(Pieces):
     def __init__(self, path: Path, section: SourceSection) -> None:
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise PartUnreadableError(str(path), f"not Parquet ({_short(error)})") from error
         metadata = self._file.metadata
@@ -224,7 +226,10 @@ class Parquet(Pieces):
         )
 
     def _decode(self, piece: int) -> Any:
-        return self._file.read_row_group(piece, columns=self._wanted)
+        # A row group read at once costs twice its memory, all of it new: some pages at a time go through the same buffers.
+        batches = list(self._file.iter_batches(BATCH_ROWS, row_groups=[piece], columns=self._wanted))
+        schema = batches[0].schema if batches else self._file.schema_arrow
+        return pa.Table.from_batches(batches, schema).combine_chunks()
 
 
 class Arrow(Pieces):

@@ -7,6 +7,7 @@ N samples, K classes.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Jury:
         closest = max(self.votes, key=lambda vote: len(self._agreeing(vote.log_probs_NK)), default=None)
         return None if closest is None else closest.log_probs_NK
 
-    @property
+    @cached_property
     def undecided(self) -> bool:
         """There are two votes, one against the other: a third will tell."""
         return len(self.votes) == 2 and not self.agrees(self.votes[0].log_probs_NK, self.votes[1].log_probs_NK)

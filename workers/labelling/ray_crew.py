@@ -20,7 +20,7 @@ from pipeline.errors import KdpipeError, TeacherError
 from workers.labelling.crew import Broken, Died, Event, Finished, Probed, Ready
 from workers.labelling.labeller import Labeller
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec
-from workers.labelling.threads import use_threads
+from workers.labelling.threads import loading, use_threads
 
 SLOW_START_S = 30.0
 RETRY_READY_S = 0.5
@@ -53,7 +53,8 @@ class TeacherActor:
         self._error: KdpipeError | None = None
         use_threads(spec.teacher.threads)  # before anything brings torch along
         try:
-            self._labeller = Labeller.load(spec)
+            with loading():
+                self._labeller = Labeller.load(spec)
         except KdpipeError as error:
             self._error = error  # kept: Ray turns what a constructor raises into text
         except Exception as error:  # noqa: BLE001 - the user's code, at a process boundary

@@ -5,9 +5,11 @@ the teacher is imported: OpenMP reads its environment when torch loads it.
 """
 
 import ctypes
+import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pyarrow as pa
 
@@ -37,8 +39,23 @@ def use_threads(threads: int) -> None:
     keep_memory()
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import and build without the collector: what torch makes of itself stays, and would be looked at again and again while it grows."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def keep_memory() -> None:
-    """Let glibc keep what is freed: a batch's activations are mapped, zeroed and unmapped for every batch otherwise."""
+    """Let glibc keep what is freed, and Arrow take its memory from there.
+
+    Activations, decoded rows and shards in the making are mapped, zeroed and unmapped for every batch otherwise.
+    """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        pa.set_memory_pool(pa.system_memory_pool())

@@ -88,7 +88,9 @@ def encode_table(rows: Rows) -> bytes:
     low_N = rows.keys_N2[by_key, 1]
     words = _words(len(high_N))
     bloom = np.zeros(words, dtype="<u8")
-    np.bitwise_or.at(bloom, _word(high_N, words), _bits(low_N))
+    if len(high_N):
+        touched, first_N = np.unique(_word(high_N, words), return_index=True)  # ascending, as the keys are
+        bloom[touched] = np.bitwise_or.reduceat(_bits(low_N), first_N)
     parts = [bloom, high_N, low_N, rows.commit_N[by_key].astype("<u4"), rows.place_N[by_key].astype("<u4")]
     return _HEAD.pack(_MAGIC, TABLE_VERSION, 0, len(high_N), words) + b"".join(part.tobytes() for part in parts)
 

@@ -1,5 +1,6 @@
 """A teacher's process takes no more of the machine than it leases."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from pipeline.config import TeacherSection
+from workers.labelling.threads import loading
 
 ASKED = """
 import json, sys
@@ -26,3 +28,31 @@ def test_a_teacher_has_a_thread_for_every_cpu_it_leases_even_in_part(cpus, threa
 def test_every_pool_of_a_process_is_held_to_its_threads():
     said = subprocess.run([sys.executable, "-c", ASKED, "1"], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(said.stdout) == [1, 1]
+
+
+AGAIN = """
+import resource
+from workers.labelling.threads import use_threads
+use_threads(1)
+import pyarrow as pa
+before = 0
+for turn in range(20):
+    if turn == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    buffer = pa.allocate_buffer(16 * 2**20)
+    memoryview(buffer).cast("B")[::4096] = bytes(4096)
+    del buffer
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_of_one_unit_serves_the_next_instead_of_being_zeroed_anew():
+    said = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, timeout=60, check=True)
+    assert int(said.stdout) < 100  # pages: each of the ten turns touched 4,096
+
+
+def test_the_collector_works_again_after_loading_whatever_it_raised():
+    with pytest.raises(ZeroDivisionError), loading():
+        assert not gc.isenabled()
+        1 / 0  # noqa: B018
+    assert gc.isenabled()

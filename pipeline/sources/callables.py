@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.config import SourceSection
 from pipeline.references import import_reference
+from pipeline.sources.rows import row_ids
 from pipeline.sources.source import SCHEMAS, Part, Source, UserSourceError
 
 
@@ -60,7 +61,7 @@ class CheckedSource:
             elif field.name in ("label", "problem"):
                 columns.append(pa.nulls(given.num_rows, field.type))
             elif field.name == "sample_id":
-                columns.append(pa.array([f"{identity}:{row}" for row in rows], pa.string()))
+                columns.append(row_ids(identity, rows))
             else:
                 raise UserSourceError(
                     self._section.use,

@@ -9,10 +9,14 @@ look takes everything as it is. Nothing here is written.
 
 import glob
 import hashlib
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.config import SourceSection
 from pipeline.errors import ConfigError, UnknownKeyError
@@ -40,6 +44,9 @@ def check_options(section: SourceSection, known: Sequence[str]) -> None:
     if not isinstance(carry, list | tuple) or not all(isinstance(name, str) for name in carry):
         raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
 
+
+HASHED_AT_ONCE = 8
+"""Files. More threads than processors cost nothing here; a disk is read by a handful at most."""
 
 _State = tuple[int, int, int]
 """Size, time of the last change in nanoseconds, and inode: equal while nobody writes."""
@@ -85,13 +92,10 @@ class FileSource:
         last, now = self._last_look, {path: state for path in files if (state := _state(path))}
         self._last_look = now
         self._seen = {path: seen for path, seen in self._seen.items() if path in now}
-        parts = []
-        for path, state in now.items():
-            if last is None or last.get(path) == state:
-                seen = self._look(path, root)
-                if last is None or seen.state == state:  # else it changed a moment ago
-                    parts.append(seen.part)
-        return parts
+        resting = [path for path, state in now.items() if last is None or last.get(path) == state]
+        self._look_at_all([path for path in resting if path not in self._seen or self._seen[path].state != now[path]], root)
+        looks = [(path, self._look(path, root)) for path in resting]
+        return [seen.part for path, seen in looks if last is None or seen.state == now[path]]  # else it changed a moment ago
 
     def read(self, identity: str, rows: Sequence[int]) -> Any:
         """Raises PartChangedError where the file is no longer what was planned, IndexError for a row it never had."""
@@ -103,9 +107,10 @@ class FileSource:
         seen = self._look(path, root)
         if seen.part.identity != identity and not self._begins_with(path, seen, identity):
             raise PartChangedError(str(path), identity, seen.part.identity)
-        if any(not 0 <= row < seen.part.rows for row in rows):
-            raise IndexError(f"{identity} has rows 0 to {seen.part.rows - 1}, asked for {min(rows)} to {max(rows)}")
-        return seen.reader.take(rows, [f"{identity}:{row}" for row in rows])
+        rows_N = np.asarray(rows, dtype=np.int64)
+        if len(rows_N) and not (rows_N.min() >= 0 and rows_N.max() < seen.part.rows):
+            raise IndexError(f"{identity} has rows 0 to {seen.part.rows - 1}, asked for {rows_N.min()} to {rows_N.max()}")
+        return seen.reader.take(rows_N, identity)
 
     def grown_from(self, identity: str) -> str | None:
         root, _ = self._root()
@@ -144,6 +149,12 @@ class FileSource:
                     raise FormatUnknownError(str(path), list(FORMATS))
         return root, sorted(known)
 
+    def _look_at_all(self, paths: Sequence[Path], root: Path) -> None:
+        """Several at once: hashing needs no interpreter. Raises what the first of them that fails does."""
+        if paths:
+            with ThreadPoolExecutor(min(len(paths), HASHED_AT_ONCE)) as pool:
+                deque(pool.map(lambda path: self._look(path, root), paths), maxlen=0)
+
     def _look(self, path: Path, root: Path) -> _Seen:
         state = _state(path)
         seen = self._seen.get(path)
@@ -162,10 +173,11 @@ class FileSource:
 def _digest(path: Path, size: int) -> str:
     """Of the file's first `size` bytes: 128 bits of SHA-256, which processors compute faster than anything else as strong."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while size > 0 and (data := file.read(min(size, 2**20))):
-            digest.update(data)
-            size -= len(data)
+    buffer = memoryview(bytearray(min(size, 2**18)))
+    with path.open("rb", buffering=0) as file:
+        while size > 0 and (read := file.readinto(buffer[:size])):
+            digest.update(buffer[:read])
+            size -= read
     return digest.hexdigest()[:32]
 
 

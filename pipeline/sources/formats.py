@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.config import SourceSection
-from pipeline.sources.rows import MAX_ROW_BYTES, Record, carried, from_columns, from_values
+from pipeline.sources.rows import MAX_ROW_BYTES, Record, Rows, carried, from_columns, from_values
 from pipeline.sources.source import ColumnMissingError, PartUnreadableError
 
 READ_BYTES, BATCH_ROWS = 2**18, 1024
@@ -43,8 +44,8 @@ class Format(Protocol):
         """Whether the bytes before `offset` are whole rows, which more may be appended to. Never so where a file is written as a whole."""
         ...
 
-    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
-        """Those rows as a batch of the source's schema; `ids` are their sample ids where the user has no column for it."""
+    def take(self, rows_N: NDArray[np.int64], identity: str) -> Any:
+        """Those rows as a batch of the source's schema; where the user has no column of sample ids, they are `identity:row`."""
         ...
 
 
@@ -109,10 +110,10 @@ class Lines(Appendable):
         if first:
             _check_columns(path, section, sorted({key for record in first for key in record}))
 
-    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
-        return from_values(list(self._records(rows)), ids, self._section)
+    def take(self, rows_N: NDArray[np.int64], identity: str) -> Any:
+        return from_values(list(self._records(rows_N)), identity, rows_N, self._section)
 
-    def _records(self, rows: Sequence[int]) -> Iterator[Record]:
+    def _records(self, rows: Rows) -> Iterator[Record]:
         for data in _spans_of(self._path, self._spans, rows):
             yield _json_object(data) if isinstance(data, bytes) else data
 
@@ -133,8 +134,9 @@ class Csv(Appendable):
         self.rows = len(self._spans)
         _check_columns(path, section, self._header)
 
-    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
-        return from_values([self._record(data) for data in _spans_of(self._path, self._spans, rows)], ids, self._section)
+    def take(self, rows_N: NDArray[np.int64], identity: str) -> Any:
+        records = [self._record(data) for data in _spans_of(self._path, self._spans, rows_N)]
+        return from_values(records, identity, rows_N, self._section)
 
     def _record(self, data: bytes | str) -> Record:
         fields = _csv_fields(data) if isinstance(data, bytes) else data
@@ -170,23 +172,22 @@ class Pieces(ABC):
     def _decode(self, piece: int) -> Any:
         """Piece number `piece`, as a table."""
 
-    def take(self, rows: Sequence[int], ids: Sequence[str]) -> Any:
-        wanted = np.asarray(rows, dtype=np.int64)
-        pieces = np.searchsorted(self._ends, wanted, side="right") - 1
+    def take(self, rows_N: NDArray[np.int64], identity: str) -> Any:
+        pieces = np.searchsorted(self._ends, rows_N, side="right") - 1
         order = np.argsort(pieces, kind="stable")
         taken = []
         for piece in np.unique(pieces):
-            inside = wanted[order][pieces[order] == piece] - self._ends[piece]
+            inside = rows_N[order][pieces[order] == piece] - self._ends[piece]
             taken.append(self._piece(int(piece)).take(pa.array(inside)))
         if not taken:
-            return from_values([], [], self._section)
+            return from_values([], identity, rows_N, self._section)
         table = pa.concat_tables(taken)
         if (pieces[1:] < pieces[:-1]).any():  # rows that ascend, as a unit's do, are in order already
             back = np.empty_like(order)
             back[order] = np.arange(len(order))
             table = table.take(pa.array(back))
         columns = {name: _one_chunk(table.column(name)) for name in self._wanted}
-        return from_columns(columns, ids, self._section, where=str(self._path))
+        return from_columns(columns, identity, rows_N, self._section, where=str(self._path))
 
     def _piece(self, piece: int) -> Any:
         key = self._file_number, piece
@@ -316,11 +317,10 @@ def _csv_spans(file: Any) -> Iterator[tuple[int, int]]:
         start = offset
 
 
-def _spans_of(path: Path, spans: Any, rows: Sequence[int]) -> Iterator[bytes | str]:
+def _spans_of(path: Path, spans: Any, rows: Rows) -> Iterator[bytes | str]:
     """Bytes of the spans asked for, or the problem of one that is too long."""
     with path.open("rb") as file:
-        for row in rows:
-            start, end = (int(edge) for edge in spans[row])
+        for start, end in spans[np.asarray(rows, dtype=np.int64)].tolist():
             if end - start > MAX_ROW_BYTES:
                 yield f"{end - start} bytes; expected at most {MAX_ROW_BYTES}"
                 continue

@@ -71,7 +71,7 @@ class ImageSource:
             self._entries = self._look()
             if not self._begins_with(identity):
                 raise PartChangedError(str(self._folder), identity, self.parts()[0].identity)
-        return from_values([self._record(self._entries[row]) for row in rows], [f"{identity}:{row}" for row in rows], self._section)
+        return from_values([self._record(self._entries[row]) for row in rows], identity, rows, self._section)
 
     def _look(self) -> list[_Entry]:
         found = [path for path in self._folder.glob("*/*") if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]

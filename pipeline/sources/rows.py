@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.config import SourceSection
 from pipeline.sources.source import SCHEMAS, ColumnTypeError
@@ -21,6 +22,8 @@ MAX_ROW_BYTES = 16 * 2**20
 
 Record = Mapping[str, Any] | str
 """One row as read: its values by column, or the problem why there are none."""
+Rows = Sequence[int] | NDArray[np.int64]
+"""Numbers of rows in a part."""
 
 
 def carried(section: SourceSection) -> tuple[str, ...]:
@@ -36,36 +39,43 @@ def schema_of(section: SourceSection) -> Any:
     return schema
 
 
-def from_values(records: Sequence[Record], default_ids: Sequence[str], section: SourceSection) -> Any:
-    """A batch from parsed rows. Whatever does not fit becomes null with a reason in `problem`."""
+def row_ids(identity: str, rows: Rows) -> Any:
+    """`identity:row` for each row, as an Arrow array of strings: the sample ids where the user has no column for them."""
+    numbers = pa.array(np.asarray(rows, dtype=np.int64)).cast(pa.string())
+    return pc.binary_join_element_wise(pa.scalar(identity), numbers, pa.scalar(":"))
+
+
+def from_values(records: Sequence[Record], identity: str, rows: Rows, section: SourceSection) -> Any:
+    """A batch from parsed rows of that part. Whatever does not fit becomes null with a reason in `problem`."""
     read_input = _text if section.kind == "text" else _floats
     schema = schema_of(section)
     columns: list[list[Any]] = [[] for _ in schema]
-    for record, default_id in zip(records, default_ids, strict=True):
+    for record, default_id in zip(records, row_ids(identity, rows).to_pylist(), strict=True):
         for column, value in zip(columns, _row(record, default_id, section, read_input), strict=True):
             column.append(value)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def from_columns(columns: Mapping[str, Any], default_ids: Sequence[str], section: SourceSection, *, where: str) -> Any:
-    """A batch from Arrow columns, whole columns at a time where all rows are good. Raises ColumnTypeError for a hopeless type."""
+def from_columns(columns: Mapping[str, Any], identity: str, rows: Rows, section: SourceSection, *, where: str) -> Any:
+    """A batch from Arrow columns of those rows, whole columns at a time where all are good. Raises ColumnTypeError for a hopeless type."""
     schema = schema_of(section)
     _check_type(columns[section.input].type, section, where)
-    fast = _whole(columns, default_ids, section)
+    fast = _whole(columns, identity, rows, section)
     if fast is not None:
         return pa.RecordBatch.from_arrays(fast, schema=schema)
     values = {name: _cells(column) for name, column in columns.items()}
-    return from_values([dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)], default_ids, section)
+    records = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    return from_values(records, identity, rows, section)
 
 
-def _whole(columns: Mapping[str, Any], default_ids: Sequence[str], section: SourceSection) -> list[Any] | None:
+def _whole(columns: Mapping[str, Any], identity: str, rows: Rows, section: SourceSection) -> list[Any] | None:
     """The schema's columns, whole, or None where any row needs a closer look."""
     inputs_type = SCHEMAS[section.kind].field("input").type
     try:
         inputs = columns[section.input].cast(inputs_type)
-        ids = columns[section.id].cast(pa.string()) if section.id else pa.array(default_ids, pa.string())
-        labels = columns[section.label].cast(pa.string()) if section.label else pa.nulls(len(default_ids), pa.string())
+        ids = columns[section.id].cast(pa.string()) if section.id else row_ids(identity, rows)
+        labels = columns[section.label].cast(pa.string()) if section.label else pa.nulls(len(rows), pa.string())
         extra = [columns[name].cast(pa.string()) for name in carried(section)]
         for array in (inputs, ids, labels, *extra):
             array.validate(full=True)
@@ -75,7 +85,7 @@ def _whole(columns: Mapping[str, Any], default_ids: Sequence[str], section: Sour
         return None
     if section.kind == "floats" and not _all_finite(inputs):
         return None
-    return [ids, inputs, labels, pa.nulls(len(default_ids), pa.string()), *extra]
+    return [ids, inputs, labels, pa.nulls(len(rows), pa.string()), *extra]
 
 
 def _all_finite(inputs: Any) -> bool:

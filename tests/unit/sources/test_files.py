@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.labels.log import LogWriter
 from pipeline.labels.planning import source_change
 from pipeline.labels.rowspace import part_rows
 from pipeline.sources import SCHEMAS, GrowingSource, SourceSpec, open_source
+from pipeline.sources import files as files_module
 from pipeline.sources.rows import MAX_ROW_BYTES
 from pipeline.sources.source import (
     ColumnMissingError,
@@ -176,6 +178,37 @@ def test_files_that_did_not_change_are_read_once_however_often_one_looks(tmp_pat
     for _ in range(3):
         assert source.parts() == before
     assert opened == []
+
+
+def test_new_files_are_hashed_several_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write_jsonl(tmp_path / f"{name}.jsonl", {"text": [name]})
+    alone = [open_source(SourceSection(path=f"{name}.jsonl"), base=tmp_path).parts()[0] for name in "abc"]
+    really_digest, all_at_it = files_module._digest, threading.Barrier(3)
+
+    def digest(path: Path, size: int) -> str:
+        all_at_it.wait(timeout=30)
+        return really_digest(path, size)
+
+    monkeypatch.setattr(files_module, "_digest", digest)
+    assert open_source(SourceSection(path="."), base=tmp_path).parts() == alone
+
+
+def test_of_several_files_that_are_unreadable_the_first_is_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", {"text": ["x"]})
+    for name in "bcd":
+        (tmp_path / f"{name}.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(PartUnreadableError, match=r"b\.parquet: not Parquet"):
+        open_source(SourceSection(path="."), base=tmp_path).parts()
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize("rows", [[-1], [0, 2], [2]])
+def test_a_row_that_a_part_never_had_is_refused(ending: str, rows: list[int], tmp_path: Path) -> None:
+    WRITERS[ending](tmp_path / f"s{ending}", {"text": ["a", "b"]})
+    source = open_source(SourceSection(path=f"s{ending}"), base=tmp_path)
+    with pytest.raises(IndexError, match="has rows 0 to 1, asked for"):
+        source.read(source.parts()[0].identity, rows)
 
 
 def test_equal_files_stay_two_parts(tmp_path: Path) -> None:

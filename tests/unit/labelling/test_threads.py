@@ -1,5 +1,6 @@
 """A teacher's process takes no more of the machine than it leases."""
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -31,7 +32,7 @@ def test_every_pool_of_a_process_is_held_to_its_threads_and_arrow_to_memory_that
 
 
 def test_the_collector_works_again_after_loading_whatever_it_raised():
-    with pytest.raises(ZeroDivisionError), loading():
+    with contextlib.suppress(ZeroDivisionError), loading():
         assert not gc.isenabled()
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError
     assert gc.isenabled()

@@ -20,7 +20,7 @@ from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 WINDOWS_HELD = 3
-WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label")
+WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label", "agreement")
 """Held as they are stored, beside the decoded labels."""
 
 
@@ -88,6 +88,8 @@ class LabelBatch:
     disagreement_B: NDArray[np.float32]
     """NaN where the teacher is one model."""
     hard_label: list[str | None]
+    agreement_B: NDArray[np.float32]
+    """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
     teacher: str
     rows_B: NDArray[np.int64]
     """Global row numbers."""
@@ -197,6 +199,7 @@ class LabelReader:
             margin_B=table["margin"].to_numpy(),
             disagreement_B=table["disagreement"].to_numpy(),
             hard_label=table["label"].to_pylist(),
+            agreement_B=table["agreement"].to_numpy(),
             teacher="+".join(sorted(teachers)),
             rows_B=rows_B,
             batch_rows=batch_rows,

@@ -8,6 +8,7 @@
     margin     float32             p(first) - p(second)
     disagreement float32           between the members of a teacher of several; null where there is one
     label      string              the source's hard label; null where there is none
+    agreement  float32             the teacher's probability of that; null where it is none, or none of the classes. Not in version 1
     content_key  16 bytes          see `content`; zeros where the row's label may not be used for others. Only where labels are reused
 
 The schema's metadata says version, codec with its options, classes and teacher; what a reader does not know it refuses. Arrow IPC has
@@ -17,25 +18,30 @@ no checksum and reads flipped bits as data, so every byte is checked against the
 import json
 import zlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
 from pipeline.labels.codecs import CODECS, DENSE_FP16, Codec, SparseLabels, codec_from
 from pipeline.labels.content import key_column
 from pipeline.labels.entries import ShardRef
-from pipeline.labels.evidence import entropy_nats, margin
+from pipeline.labels.evidence import agreement, entropy_nats, margin
 from pipeline.labels.store import MappedStore, ObjectMissingError, Store
 
 SHARDS = "shards/"
 """Where their keys begin."""
-SHARD_VERSION = 1
+SHARD_VERSION = 2
+VERSIONS_READ = (1, SHARD_VERSION)
+LABELS_VERSION = 1
+"""Of the columns that the teacher gives. A shard's version may leave it as it was: labels of one such version stand for each other."""
 CONTENT_KEY = "content_key"
 _METADATA_KEY = b"kdpipe.shard"
-_NO_LABELS = {"row", "sample_id", "input", "label", CONTENT_KEY}
-"""Columns that the source gives."""
+_NO_LABELS = {"row", "sample_id", "input", "label", "agreement", CONTENT_KEY}
+"""Columns that the source gives, or has a part in: copies of one input may have hard labels that differ."""
 
 
 class ShardCorruptError(LabelStoreError):
@@ -123,11 +129,13 @@ def encode_shard(
         "input": labelled.inputs,
         **_labels(labelled, codec),
         "label": labelled.labels,
+        "agreement": _agreement(labelled, codec, classes),
     }
     if labelled.keys_N2 is not None:
         columns[CONTENT_KEY] = key_column(labelled.keys_N2)
     batch = pa.record_batch(columns)
-    batch = batch.replace_schema_metadata({_METADATA_KEY: maker(teacher=teacher, classes=classes, codec=codec)})
+    described = _described(SHARD_VERSION, teacher=teacher, classes=classes, codec=codec)
+    batch = batch.replace_schema_metadata({_METADATA_KEY: json.dumps(described)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)) as file:
         file.write_batch(batch)
@@ -139,20 +147,27 @@ def maker(*, teacher: str, classes: tuple[str, ...], codec: Codec) -> bytes:
 
     Labels of one maker may stand for each other.
     """
-    described = {
-        "version": SHARD_VERSION,
+    return json.dumps(_described(LABELS_VERSION, teacher=teacher, classes=classes, codec=codec)).encode()
+
+
+def maker_of(schema: pa.Schema) -> bytes:
+    """The same, of a shard of any version that is read."""
+    return json.dumps(_description(schema) | {"version": LABELS_VERSION}).encode()
+
+
+def _described(version: int, *, teacher: str, classes: tuple[str, ...], codec: Codec) -> dict[str, Any]:
+    return {
+        "version": version,
         "codec": codec.name,
         "codec_version": codec.version,
         "codec_options": asdict(codec),
         "classes": classes,
         "teacher": teacher,
     }
-    return json.dumps(described).encode()
 
 
-def maker_of(schema: pa.Schema) -> bytes:
-    """The same, of a shard."""
-    return (schema.metadata or {}).get(_METADATA_KEY, b"{}")  # type: ignore[no-any-return]
+def _description(schema: pa.Schema) -> dict[str, Any]:
+    return dict(json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}")))
 
 
 def label_columns(schema: pa.Schema) -> list[str]:
@@ -178,6 +193,17 @@ def _labels(labelled: LabelledRows, codec: Codec) -> dict[str, pa.Array]:
     return {name: pa.concat_arrays([column, *copied.columns[name].chunks]).take(order) for name, column in encoded.items()}
 
 
+def _agreement(labelled: LabelledRows, codec: Codec, classes: tuple[str, ...]) -> pa.Array:
+    """Of each row with its own hard label: from the answer, or for a copied label from what the codec kept of it."""
+    class_N = pc.fill_null(pc.index_in(labelled.labels, value_set=pa.array(classes, pa.string())), -1).to_numpy().astype(np.int64)
+    agreement_N = agreement(labelled.log_probs_NK, class_N)
+    if labelled.copied is not None:
+        places_C = labelled.copied.places_C
+        stored = labelled.copied.columns["log_probs"].combine_chunks()
+        agreement_N[places_C] = agreement(codec.decode(stored, len(classes)), class_N[places_C])
+    return pa.array(agreement_N, pa.float32(), mask=class_N < 0)
+
+
 def put_shard(store: Store, key: str, data: bytes, *, rows: int) -> ShardRef:
     """Store the shard; when this returns it is durable. It counts once a commit names it."""
     store.put(key, data)
@@ -199,9 +225,9 @@ def read_shard(store: Store, ref: ShardRef) -> Shard:
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
     except pa.ArrowInvalid as error:
         raise ShardUnknownError(ref.key, "an Arrow IPC file", str(error)) from error
-    described = json.loads(maker_of(table.schema))
-    if described.get("version") != SHARD_VERSION:
-        raise ShardUnknownError(ref.key, f"version {SHARD_VERSION}", f"version {described.get('version')}")
+    described = _description(table.schema)
+    if described.get("version") not in VERSIONS_READ:
+        raise ShardUnknownError(ref.key, f"version {' or '.join(map(str, VERSIONS_READ))}", f"version {described.get('version')}")
     options = described.get("codec_options", {})  # shards older than the key are dense
     codec = codec_from(described["codec"], described["codec_version"], options)
     if codec is None:
@@ -212,4 +238,6 @@ def read_shard(store: Store, ref: ShardRef) -> Shard:
     classes, stored = tuple(described["classes"]), table.schema.field("log_probs").type
     if stored != codec.column_type(len(classes)):
         raise ShardUnknownError(ref.key, f"{codec.column_type(len(classes))} for {codec}", f"log_probs are {stored}")
+    if described["version"] == 1:
+        table = table.append_column("agreement", pa.nulls(len(table), pa.float32()))
     return Shard(table=table, teacher=described["teacher"], classes=classes, codec=codec)

@@ -23,7 +23,7 @@ from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
-COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement")
+COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement", "agreement")
 """Of a shard: what there is to know of a sample beside its answer."""
 
 
@@ -59,6 +59,8 @@ class StoredSample:
     """Nats, of the answer before it was encoded; so is the margin."""
     margin: float
     disagreement: float | None
+    agreement: float | None
+    """The teacher's probability of `label`, where that is one of the classes."""
     weight: float
     """1, or 0 for a sample that was forgotten."""
     window: int | None

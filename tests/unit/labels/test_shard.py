@@ -1,9 +1,7 @@
 """Shards: what a student gets is what the teacher said, or an error."""
 
-import json
 import pickle
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +9,19 @@ import pytest
 
 from pipeline.labels.codecs import DENSE_FP16, Sampled, TopK, log_normalised
 from pipeline.labels.evidence import entropy_nats, faults, margin
-from pipeline.labels.shard import LabelledRows, ShardCorruptError, ShardUnknownError, encode_shard, put_shard, read_shard
+from pipeline.labels.shard import (
+    Copied,
+    LabelledRows,
+    ShardCorruptError,
+    ShardUnknownError,
+    encode_shard,
+    label_columns,
+    maker,
+    maker_of,
+    put_shard,
+    read_shard,
+)
+from tests.kit.shards import described_otherwise, of_version_1
 from tests.kit.stores import MemoryStore
 
 
@@ -29,17 +39,6 @@ def labelled(rows: int = 20, classes: int = 3, *, floats: bool = False) -> Label
         log_probs_NK=log_probs(rows, classes),
         labels=pa.array([None if row % 2 else "a" for row in range(rows)], pa.string()),
     )
-
-
-def described_otherwise(data: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
-    """The same shard with other metadata."""
-    table = pa.ipc.open_file(data).read_all()
-    described = change(json.loads(table.schema.metadata[b"kdpipe.shard"]))
-    rewritten = table.replace_schema_metadata({b"kdpipe.shard": json.dumps(described).encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, rewritten.schema) as file:
-        file.write_table(rewritten)
-    return bytes(sink.getvalue())
 
 
 @pytest.fixture
@@ -61,6 +60,35 @@ def test_a_shard_reads_back_with_its_evidence(floats):
     np.testing.assert_allclose(shard.table["entropy"].to_numpy(), entropy_nats(written.log_probs_NK))
     np.testing.assert_allclose(shard.table["margin"].to_numpy(), margin(written.log_probs_NK))
     np.testing.assert_allclose(shard.log_probs(np.array([3, 1])), written.log_probs_NK[[3, 1]], atol=5e-3)
+
+
+def test_agreement_is_what_the_teacher_gave_the_hard_label_and_null_where_that_is_no_class():
+    written = replace(labelled(rows=4), labels=pa.array(["c", None, "d", "a"], pa.string()))
+    written.log_probs_NK[3] = [-np.inf, np.log(0.5), np.log(0.5)]
+    store = MemoryStore()
+    shard = read_shard(store, put_shard(store, "s", encode_shard(written, teacher="t1", classes=("a", "b", "c")), rows=4))
+    assert shard.table["agreement"].to_pylist() == [np.exp(written.log_probs_NK[0, 2]), None, None, 0.0]
+
+
+@pytest.mark.parametrize("codec", [DENSE_FP16, TopK(k=1), Sampled(draws=300)])
+def test_a_copied_row_agrees_with_its_own_hard_label_and_not_with_that_of_the_row_it_is_copied_from(codec):
+    store, first = MemoryStore(), labelled(rows=4)
+    data = encode_shard(first, teacher="t1", classes=("a", "b", "c"), codec=codec)
+    shard = read_shard(store, put_shard(store, "s", data, rows=4))
+    copied = Copied(places_C=np.array([0, 2]), columns=shard.table.select(label_columns(shard.table.schema)).take([1, 3]))
+    second = replace(labelled(rows=4), labels=pa.array(["b", "c", None, "b"], pa.string()), copied=copied)
+    data = encode_shard(second, teacher="t1", classes=("a", "b", "c"), codec=codec)
+    found = read_shard(store, put_shard(store, "t", data, rows=4)).table["agreement"].to_pylist()
+    assert found[0] == pytest.approx(np.exp(shard.log_probs()[1, 1]))
+    assert found[1:] == [np.exp(second.log_probs_NK[1, 2]), None, np.exp(second.log_probs_NK[3, 1])]
+
+
+def test_a_shard_of_version_1_has_labels_that_still_count_and_no_agreement(stored):
+    store, ref = stored
+    old, new = read_shard(store, put_shard(store, "old", of_version_1(store.get("shards/x")), rows=20)), read_shard(store, ref)
+    assert old.table["agreement"].null_count == 20
+    assert old.table.drop_columns(["agreement"]).equals(new.table.drop_columns(["agreement"]))
+    assert maker_of(old.table.schema) == maker_of(new.table.schema) == maker(teacher="t1", classes=("a", "b", "c"), codec=DENSE_FP16)
 
 
 def test_a_shard_for_a_network_is_smaller_and_says_the_same(stored):
@@ -110,7 +138,7 @@ def test_a_shard_that_is_short_or_gone_is_corrupt(stored):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3; expected version 1 or 2"),
         ({"codec": "telepathy"}, "codec telepathy"),
         ({"codec_version": 9}, "9"),
         ({"codec_options": {"temperature": 2}}, "'temperature': 2"),

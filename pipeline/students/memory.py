@@ -66,6 +66,7 @@ class MemoryReader:
             disagreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
             hard_label=[self._hard[row] for row in rows_B],
             agreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
+            embedding_BD=None,
             teacher=self._teacher,
             rows_B=rows_B,
             batch_rows=rows,

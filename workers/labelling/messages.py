@@ -25,6 +25,8 @@ class LabellerSpec:
     """What shards are written with."""
     reuse: bool = True
     """Whether a row with a known input takes the label that is there."""
+    embedding: bool = False
+    """Whether the teacher's embedding is kept beside each label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,8 @@ class Labelled:
     """Rows with a label that nobody was asked for: their input was known, or is that of another row of the unit."""
     refused: bool = False
     """The teacher was asked and failed on every row."""
+    embedding_width: int | None = None
+    """Of the shard's embeddings, if it has any."""
 
 
 class Trouble(Enum):

@@ -20,7 +20,7 @@ from pipeline.labels.store import Store, StoreFullError
 from workers.labelling.committer import Committer, shard_key
 from workers.labelling.crew import Broken, Crew, Died, Event, Finished, Probed, Ready
 from workers.labelling.doubt import Doubt
-from workers.labelling.faults import PartVanishedError, StoreWriteError, TeacherChangedError
+from workers.labelling.faults import EmbeddingUnusableError, PartVanishedError, StoreWriteError, TeacherChangedError
 from workers.labelling.inspection import Inspection
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, Trouble
 from workers.labelling.pool import PoolRule, PoolView, Pressure, decide
@@ -83,6 +83,7 @@ class Session:
         self._rates: deque[tuple[float, int]] = deque()
         self._unit_rows, self._largest_unit = section.unit_rows, largest_unit(section, teacher)
         self._seconds_per_row: deque[float] = deque(maxlen=UNITS_SEEN)
+        self._embedding_width: int | None = None
         self._says = ""
         self._lead_rows: int | None = None
 
@@ -183,6 +184,7 @@ class Session:
             self._take_failure(Failed(lease=done.lease, trouble=Trouble.WRITE, reason=f"{done.shard.key} is not in the store"), now)
             return
         self._write_failures["shard"] = 0
+        self._refuse_width(done)
         if done.shard:
             self._seconds_per_row.append(done.teacher_s / done.shard.rows)
         repaired = self.repairs.settle(done.lease, done.bad)
@@ -226,6 +228,13 @@ class Session:
                     self._full_until_s = now.mono_s + FULL_PAUSE_S
                     return
                 self._count_write_failure("shard", failure.reason)
+
+    def _refuse_width(self, done: Labelled) -> None:
+        """Labels that a student reads together have embeddings of one width, whichever replica gave them."""
+        self._embedding_width = self._embedding_width or done.embedding_width
+        if done.embedding_width not in (None, self._embedding_width):
+            expected = f"{self._embedding_width}, as for other rows"
+            raise EmbeddingUnusableError(done.teacher, f"an embedding of {done.embedding_width} numbers", expected)
 
     def _refuse_vanished(self, number: int) -> None:
         lease = next((lease for lease in self._ledger.leases if lease.number == number), None)

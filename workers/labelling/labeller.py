@@ -33,6 +33,7 @@ from workers.labelling.embeddings import Embeddings
 from workers.labelling.faults import EmbeddingUnusableError, StoreNotSharedError
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
+from workers.labelling.sizing import is_too_large
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -126,6 +127,9 @@ class Labeller:
             if not assignment.keep_every_row or batch.trouble is not Trouble.GONE:  # what can't be read now may be read again
                 return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
             batch = _unreadable(assignment.plan, rows_N, batch.reason, kind=self._kind)
+        unit_bytes = batch.nbytes + len(rows_N) * len(self.teacher.classes) * np.dtype(np.float32).itemsize
+        if is_too_large(len(rows_N), unit_bytes) and not assignment.keep_every_row:  # a repair can't be divided
+            return Failed(lease=assignment.lease, trouble=Trouble.LARGE, reason=f"{unit_bytes} bytes", unit_bytes=unit_bytes)
         problems = _problems(batch)
         known = self._known(assignment, batch["input"])
         with self._asking:
@@ -150,6 +154,7 @@ class Labeller:
             teacher_s=answer.seconds,
             reused=len(known.places.difference(bad)),
             refused=refused,
+            unit_bytes=unit_bytes,
             embedding_width=None if answer.embedding_ND is None else answer.embedding_ND.shape[1],
         )
 

@@ -75,6 +75,17 @@ class ShardUnknownError(LabelStoreError):
         return f"shard {self.shard}: {self.found}; expected {self.expected}; was it written by a newer kdpipe?"
 
 
+class ShardTakenError(LabelStoreError):
+    """Another shard lies where one was to be put."""
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(shard)
+        self.shard = shard
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} is there already, with other bytes; expected a key that nobody had; does another program write here?"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Copied:
     """Labels from other shards for C of N rows, bit for bit."""
@@ -216,8 +227,12 @@ def _agreement(labelled: LabelledRows, codec: Codec, classes: tuple[str, ...]) -
 
 
 def put_shard(store: Store, key: str, data: bytes, *, rows: int) -> ShardRef:
-    """Store the shard; when this returns it is durable. It counts once a commit names it."""
-    store.put(key, data)
+    """Store the shard; when this returns it is durable. It counts once a commit names it.
+
+    Nothing is ever replaced. Raises ShardTakenError if another shard has the key; the same bytes may be put again.
+    """
+    if not store.put_if_absent(key, data) and store.get(key) != data:  # it may be ours: a store repeats what was not answered
+        raise ShardTakenError(key)
     return ShardRef(key=key, rows=rows, bytes=len(data), crc32=zlib.crc32(data))
 
 

@@ -24,7 +24,7 @@ from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.log import LogReader
 from pipeline.labels.rowspace import part_rows
-from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
+from pipeline.labels.shard import LabelledRows, ShardTakenError, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
@@ -253,7 +253,7 @@ class Labeller:
             return put_shard(self._store, assignment.key, data, rows=len(places))
         except StoreFullError as error:
             return Failed(lease=assignment.lease, trouble=Trouble.FULL, reason=str(error))
-        except OSError as error:
+        except (OSError, ShardTakenError) as error:
             return Failed(lease=assignment.lease, trouble=Trouble.WRITE, reason=_reason(error))
 
 

@@ -17,7 +17,7 @@ from pipeline.labels.entries import Quarantine
 from pipeline.labels.ledger import GivenUp, Ledger
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.store import Store, StoreFullError
-from workers.labelling.committer import Committer, shard_key
+from workers.labelling.committer import Committer
 from workers.labelling.crew import Broken, Crew, Died, Event, Finished, Probed, Ready
 from workers.labelling.doubt import Doubt
 from workers.labelling.faults import EmbeddingUnusableError, PartVanishedError, StoreWriteError, TeacherChangedError
@@ -344,8 +344,8 @@ class Session:
                         self._crew.submit(name, assignment)
 
     def _next_for(self, name: str, now: Instant, *, repairs_only: bool) -> Assignment | None:
-        state, term = self._committer.state, self._committer.term
-        repair = self.repairs.lease(name, state, self._store, term=term)
+        state = self._committer.state
+        repair = self.repairs.lease(name, state, self._store, self._committer.new_key)
         if repair or repairs_only:
             return repair
         lease, fitting = self._ledger.lease(name, now_s=now.mono_s), rows_that_fit(self._bytes_per_row)
@@ -355,7 +355,7 @@ class Session:
         if lease is None:
             return None
         unit = lease.unit
-        key = shard_key(unit.start, unit.stop, term=term, attempt=str(lease.number))
+        key = self._committer.new_key(unit.start, unit.stop)
         return Assignment(lease=lease.number, key=key, plan=plan_of(state.plans, unit.start), start=unit.start, stop=unit.stop)
 
     def _commit(self, now: Instant, *, starved: bool, lead_used_up: bool) -> None:

@@ -121,7 +121,7 @@ def test_a_store_that_refuses_for_a_while_ends_no_heartbeat_and_is_told_once(cap
         assert again.wait(20)
     told = [record for record in caplog.records if record.message == "the label log's heartbeat is not written"]
     assert len(told) == 1
-    assert str(error) == told[0].reason  # type: ignore[attr-defined]
+    assert str(error) == told[0].reason
     assert HOLDER_KEY not in store.objects
 
 

@@ -208,7 +208,7 @@ def test_a_unit_that_is_divided_is_next_in_parts_that_fit_and_no_row_is_lost(len
     ledger.divide(lease.number, rows)
     assert ledger.settle(lease.number) is None, "what was divided can't be committed as a whole"
     ledger.divide(lease.number, rows)
-    parts = []
+    parts = list[tuple[int, int]]()
     while sum(stop - start for start, stop in parts) < length:
         part = ledger.lease("a", now_s=0)
         assert part

@@ -27,6 +27,10 @@ class Evidence:
     """Of the teacher's answer, nats."""
     margin_B: Floats
     """Probability of its first class minus that of its second."""
+    disagreement_B: Floats
+    """Between the members of the teacher, nats; NaN where it is one model."""
+    agreement_B: Floats
+    """Its probability of the source's hard label; NaN where there is none, or it is none of the classes."""
     classes: int
 
 

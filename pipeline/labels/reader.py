@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
+from pipeline.labels.embedding import embeddings_of, joined_embeddings
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
@@ -20,7 +21,7 @@ from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 WINDOWS_HELD = 3
-WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label")
+WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label", "agreement")
 """Held as they are stored, beside the decoded labels."""
 
 
@@ -88,6 +89,10 @@ class LabelBatch:
     disagreement_B: NDArray[np.float32]
     """NaN where the teacher is one model."""
     hard_label: list[str | None]
+    agreement_B: NDArray[np.float32]
+    """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
+    embedding_BD: NDArray[np.float32] | None
+    """What the teacher sees in the inputs; NaN in the rows of shards that were written without, None if all were."""
     teacher: str
     rows_B: NDArray[np.int64]
     """Global row numbers."""
@@ -111,6 +116,7 @@ class EndOfEpoch:
 class _Window:
     table: pa.Table
     log_probs_NK: NDArray[np.float32]
+    embedding_ND: NDArray[np.float16] | None
     shuffled_N: NDArray[np.int64]
     teachers: frozenset[str]
 
@@ -146,7 +152,10 @@ class LabelReader:
         return Cursor(log=state.log, seed=self._seed, batch=self._batch, generation=self._generation, epoch=0, pos=0)
 
     def read(self, cursor: Cursor) -> LabelBatch | NotYet | EndOfEpoch:
-        """The batch at `cursor`. Raises CursorForeignError, ShardCorruptError, ShardUnknownError, MixedTeachersError."""
+        """The batch at `cursor`.
+
+        Raises CursorForeignError, ShardCorruptError, ShardUnknownError, MixedTeachersError, MixedEmbeddingsError.
+        """
         order = self._epoch(cursor.epoch)
         span = batch_span(order, cursor.pos, self._batch)
         if span is None:
@@ -178,14 +187,15 @@ class LabelReader:
         return self._order[1]
 
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
-        tables, log_probs, teachers = [], [], set[str]()
+        tables, log_probs, seen, teachers = [], [], [], set[str]()
         for piece in found:
             window = self._window(piece.window, epoch)
             places = window.shuffled_N[piece.start : piece.stop]
             tables.append(window.table.take(pa.array(places)))
             log_probs.append(window.log_probs_NK[places])
+            seen.append((None if window.embedding_ND is None else window.embedding_ND[places], len(places)))
             teachers |= window.teachers
-        table = pa.concat_tables(tables)
+        table, embedding_BD = pa.concat_tables(tables), joined_embeddings(seen)
         rows_B = table["row"].to_numpy()
         return LabelBatch(
             cursor_after=cursor_after,
@@ -197,6 +207,8 @@ class LabelReader:
             margin_B=table["margin"].to_numpy(),
             disagreement_B=table["disagreement"].to_numpy(),
             hard_label=table["label"].to_pylist(),
+            agreement_B=table["agreement"].to_numpy(),
+            embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(teachers)),
             rows_B=rows_B,
             batch_rows=batch_rows,
@@ -222,6 +234,7 @@ class LabelReader:
         return _Window(
             table=table,
             log_probs_NK=np.concatenate([shard.log_probs() for shard in shards]),
+            embedding_ND=joined_embeddings([(embeddings_of(shard.table), len(shard.table)) for shard in shards]),
             shuffled_N=permutation(len(table), self._seed, epoch, window),
             teachers=teachers,
         )

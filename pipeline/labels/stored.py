@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.labels.embedding import embeddings_of
 from pipeline.labels.log import LogReader
 from pipeline.labels.rowspace import part_rows, plan_of
 from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
-COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement")
+COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement", "agreement")
 """Of a shard: what there is to know of a sample beside its answer."""
 
 
@@ -59,6 +60,10 @@ class StoredSample:
     """Nats, of the answer before it was encoded; so is the margin."""
     margin: float
     disagreement: float | None
+    agreement: float | None
+    """The teacher's probability of `label`, where that is one of the classes."""
+    embedding: list[float] | None
+    """What the teacher sees in the input, where that is kept."""
     weight: float
     """1, or 0 for a sample that was forgotten."""
     window: int | None
@@ -186,6 +191,7 @@ class StoredLabels:
             ids_R, probs_R = recorded.ids_NR[0], np.exp(recorded.log_probs_NR[0])
             top = np.argsort(-probs_R, kind="stable")[: self._top]
             row = stored.pop("row")
+            seen_1D = embeddings_of(shard.table.slice(place, 1))
             yield StoredSample(
                 **stored,
                 row=row,
@@ -193,6 +199,7 @@ class StoredLabels:
                 top=tuple((shard.classes[ids_R[place]], float(probs_R[place])) for place in top.tolist() if probs_R[place] > 0),
                 recorded=int((probs_R > 0).sum()),
                 tail=float(np.exp(recorded.tail_N[0])),
+                embedding=None if seen_1D is None else seen_1D[0].tolist(),
                 weight=0.0 if state.tombstoned.overlaps(row, row + 1) else 1.0,
                 window=window if window < len(state.windows) else None,
                 shard=state.shard_of(commit).key,

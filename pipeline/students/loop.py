@@ -224,7 +224,12 @@ class Trainer:
             inputs = torch.from_numpy(self._encode(batch, epoch=epoch, start=start))
             hard_B = torch.tensor([self._class_of.get(label, NO_LABEL) if label is not None else NO_LABEL for label in batch.hard_label])
             evidence = Evidence(
-                weight_B=batch.weight_B, entropy_B=batch.entropy_B, margin_B=batch.margin_B, classes=batch.log_probs_BK.shape[1]
+                weight_B=batch.weight_B,
+                entropy_B=batch.entropy_B,
+                margin_B=batch.margin_B,
+                disagreement_B=batch.disagreement_B,
+                agreement_B=batch.agreement_B,
+                classes=batch.log_probs_BK.shape[1],
             )
             weight_B = torch.from_numpy(np.ascontiguousarray(POLICIES[self._section.weighting](evidence)))
             with torch.random.fork_rng(devices=[]):  # a user's dropout: the same masks after a restart

@@ -272,7 +272,14 @@ class Bench:
         def labeller() -> Labeller:
             teacher = self.replicas.get(next(numbers), self.teacher)
             return Labeller(
-                store=self.store, source=self.source, teacher=teacher, batch_rows=3, kind="text", codec=spec.codec, reuse=spec.reuse
+                store=self.store,
+                source=self.source,
+                teacher=teacher,
+                batch_rows=3,
+                kind="text",
+                codec=spec.codec,
+                reuse=spec.reuse,
+                embedding=spec.embedding,
             )
 
         self.crews.append(InlineCrew(labeller, self.source, self.seconds_per_row))

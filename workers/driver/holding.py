@@ -1,16 +1,20 @@
 """Holding a label log that lies elsewhere, for as long as a run lives; see `pipeline.labels.holder`."""
 
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from typing import Self
 
+from pipeline.errors import KdpipeError
 from pipeline.labels.holder import HOLDER_KEY, Claim, LogHeldError, is_alive, read_claim, write_claim
 from pipeline.labels.store import Store
 
 EVERY_S = 5.0
 LOOK_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class LogHolder:
@@ -65,14 +69,18 @@ class LogHolder:
 
     def _beat(self) -> None:
         """A run whose log was taken over stops beating; its next write is refused by the log itself."""
+        away = False
         while not self._over.wait(self._claim.every_s):
             try:
                 if not self._is_mine():
                     return
                 self._claim = self._claim.model_copy(update={"beat": self._claim.beat + 1})
                 write_claim(self._store, self._claim)
-            except OSError:
-                continue  # the store is away for a moment: the next beat tells
+                away = False
+            except (KdpipeError, OSError) as error:  # away for a moment, or our credentials are renewed: a later beat tells
+                if not away:
+                    log.warning("the label log's heartbeat is not written", extra={"reason": str(error)})
+                away = True
 
     def _is_mine(self) -> bool:
         found = read_claim(self._store)

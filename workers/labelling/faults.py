@@ -45,6 +45,20 @@ class TeacherFailsError(TeacherError):
         )
 
 
+class EmbeddingUnusableError(TeacherError):
+    """Embeddings are wanted, and the teacher gives none, or now of one width and now of another."""
+
+    def __init__(self, teacher: str, found: str, expected: str) -> None:
+        super().__init__(teacher, found, expected)
+        self.teacher, self.found, self.expected = teacher, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher}: gave {self.found}; expected {self.expected}, since `labelling.embedding` is true; "
+            "set that to false, or take a teacher whose answers have an `embedding_BD`"
+        )
+
+
 class TeachersDisagreeError(TeacherError):
     """Replicas of one teacher answer the same samples differently, and none has most of the others on its side."""
 

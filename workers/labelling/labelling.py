@@ -81,7 +81,14 @@ class Labelling:
     ) -> None:
         codec = codec_of(section, len(classes))
         self._spec = LabellerSpec(
-            store_url=store_url, source=source, teacher=teacher, classes=classes, base=base, codec=codec, reuse=section.reuse
+            store_url=store_url,
+            source=source,
+            teacher=teacher,
+            classes=classes,
+            base=base,
+            codec=codec,
+            reuse=section.reuse,
+            embedding=section.embedding,
         )
         self._section, self._seed, self._generation, self._holder = section, seed, generation, holder
         self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock

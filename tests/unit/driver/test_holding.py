@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.labels.holder import HOLDER_KEY, Claim, LogHeldError, is_alive, read_claim, write_claim
+from pipeline.object_service import ServiceDeniedError
 from tests.kit.stores import MemoryStore
 from workers.driver.holding import LogHolder
 
@@ -100,6 +101,28 @@ def test_the_holder_beats_and_stops_once_it_is_taken_over():
         store.objects[HOLDER_KEY] = claim(nonce="the next").model_dump_json().encode()
         held._thread.join(20)
         assert not held._thread.is_alive()
+
+
+@pytest.mark.parametrize("step", ["get", "put"])
+@pytest.mark.parametrize("error", [ServiceDeniedError("s3://b/p", "403"), ConnectionError("away")])
+def test_a_store_that_refuses_for_a_while_ends_no_heartbeat_and_is_told_once(caplog, step, error):
+    again = threading.Event()
+
+    class Watched(MemoryStore):
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            if len(self.steps) > 20:
+                again.set()
+
+    store, hands = Watched(), Hands()
+    for _ in range(5):
+        store.fail(f"{step} {HOLDER_KEY}", error, skip=1)
+    with hands.hold(store, take_over=True, every_s=0.001):
+        assert again.wait(20)
+    told = [record for record in caplog.records if record.message == "the label log's heartbeat is not written"]
+    assert len(told) == 1
+    assert str(error) == told[0].reason
+    assert HOLDER_KEY not in store.objects
 
 
 def test_a_claim_that_is_not_understood_holds_nobody_up():

@@ -29,7 +29,7 @@ from workers.labelling.collecting import collect, would_collect
 from workers.labelling.committer import shard_key
 
 NOW_UNIX_S = 2_000_000.0
-LOST = shard_key(0, 4, term=1, attempt="lost")
+LOST = shard_key(0, 4, term=1, attempt=99)
 
 
 def collected(store: Any, **policy: Any) -> Any:

@@ -183,7 +183,7 @@ def test_the_same_object_goes_on_after_it_failed_with_work_it_could_not_write(st
 def test_a_store_that_takes_no_shard_any_more_ends_the_run(store):
     bench = bench_of(store)
     for _ in range(10):
-        store.fail("put shards/", OSError(5, "Input/output error"))
+        store.fail("put_if_absent shards/", OSError(5, "Input/output error"))
     with pytest.raises(StoreWriteError, match=r"failed 5 times.*Input/output error"):
         bench.run()
     store.revive()
@@ -191,18 +191,54 @@ def test_a_store_that_takes_no_shard_any_more_ends_the_run(store):
     assert_exactly_once(store, bench.source)
 
 
+def test_no_shard_is_ever_put_where_another_was_whatever_is_tried_again(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    for skip in range(3):
+        store.lose_response("put_if_absent shards/", skip=2 * skip)
+    stop = threading.Event()
+    labelling.run(demand=Demand, progress=lambda now: stop.set() if now.rows_committed >= 20 else None, stop=stop)
+    label(labelling)  # the same term, with a ledger that begins anew
+    bad = [commit.shard.key for commit in LogReader(store).refresh().commits[:2]]
+    for key in bad:
+        store.flip_bit(key, at=9)
+    store.lose_response("put_if_absent shards/")
+    repair(labelling, *bad)
+    repairs = [ref.key for ref in LogReader(store).refresh().repairs.values()]
+    for key in repairs:
+        store.flip_bit(key, at=9)
+    assert len(repair(labelling, *bad).repaired) == 2
+    puts = [step for step in store.steps if step.startswith("put_if_absent shards/")]
+    assert len(puts) == len(set(puts))
+    assert not [step for step in store.steps if step.startswith("put shards/")]
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_shard_that_lies_in_the_way_is_left_alone_and_the_unit_tried_again(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    foreign = [f"shards/00000001/{start:012d}-{start + 4:012d}-{attempt}.arrow" for start in range(0, 60, 4) for attempt in range(2)]
+    for key in foreign:
+        store.objects[key] = b"somebody else's"
+    label(labelling)
+    assert {store.objects[key] for key in foreign} == {b"somebody else's"}
+    assert_exactly_once(store, bench.source)
+
+
 def test_a_shard_that_is_not_in_the_store_is_never_committed(store):
     bench = bench_of(store)
-    real_put = store.put
+    real_put = store.put_if_absent
     forgotten: list[str] = []
 
-    def put(key: str, data: bytes) -> None:
+    def put(key: str, data: bytes) -> bool:
         if key.startswith("shards/") and len(forgotten) < 2:
             forgotten.append(key)
-        else:
-            real_put(key, data)
+            return True
+        return real_put(key, data)
 
-    store.put = put
+    store.put_if_absent = put
     bench.run()
     assert not set(forgotten) & {commit.shard.key for commit in LogReader(store).refresh().commits}
     assert_exactly_once(store, bench.source)
@@ -324,7 +360,7 @@ def test_low_disk_pauses_says_so_and_goes_on_when_there_is_space(store):
     assert_exactly_once(store, bench.source)
 
 
-@pytest.mark.parametrize("step", ["put shards/", "put_if_absent log/"])
+@pytest.mark.parametrize("step", ["put_if_absent shards/", "put_if_absent log/"])
 def test_a_full_disk_pauses_and_goes_on_when_there_is_space(store, step):
     bench = bench_of(store)
     labelling = bench.labelling()
@@ -376,7 +412,7 @@ def test_a_newer_run_fences_an_older_one(store):
 
 def test_shards_that_nobody_committed_are_swept_by_the_next_run(store):
     bench = bench_of(store)
-    store.crash_after("put shards/", skip=3)
+    store.crash_after("put_if_absent shards/", skip=3)
     with pytest.raises(Crash):
         bench.run()
     store.revive()

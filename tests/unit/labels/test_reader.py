@@ -242,6 +242,8 @@ def test_a_batch_carries_evidence_and_hard_labels(labels):
     np.testing.assert_allclose(batch.margin_B, np.abs(probs_BK[:, 0] - probs_BK[:, 1]), atol=5e-3)
     assert np.isnan(batch.disagreement_B).all()
     assert batch.hard_label == [CLASSES[len(text) % 2] for text in batch.inputs.to_pylist()]
+    hard_B = [CLASSES.index(label or "") for label in batch.hard_label]
+    np.testing.assert_allclose(batch.agreement_B, probs_BK[np.arange(len(hard_B)), hard_B], atol=5e-3)
 
 
 def test_the_summary_adds_up(labels):

@@ -10,15 +10,17 @@ from typer.testing import CliRunner
 
 from pipeline.config import load
 from pipeline.errors import FolderBusyError
+from pipeline.labels.holder import LogHeldError
 from pipeline.labels.log import LogReader
 from pipeline.labels.store import LocalStore
 from pipeline.labels.stored import StoredLabels
 from pipeline.labels.verify import verify
 from tests.kit.crews import LocalCrew
+from tests.kit.holders import OTHER, another_run
 from workers.cli import app
 from workers.driver import repairing
 from workers.driver.cluster import Cluster
-from workers.driver.folder import Holder, RunFolder, write_json
+from workers.driver.folder import Holder, RunFolder, read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.repairing import RepairRefusedError
 from workers.driver.request import RunRequest
@@ -164,3 +166,16 @@ def test_a_live_run_repairs_for_itself(run: RunRequest) -> None:
     spoil(run, 0)
     with Holder(run.folder), pytest.raises(FolderBusyError):
         repair(run)
+
+
+def test_labels_that_a_live_run_of_another_folder_writes_are_left_to_it(run: RunRequest) -> None:
+    keys = spoil(run, 0)
+    origin = read_json(run.folder.origin_file)
+    origin["run"]["labelling"]["store"] = str(run.folder.labels.rename(run.base / "elsewhere"))
+    write_json(run.folder.origin_file, origin)
+    store = LocalStore(run.base / "elsewhere")
+    term = LogReader(store).refresh().term
+    with another_run(store), pytest.raises(LogHeldError, match=OTHER):
+        repair(run)
+    assert LogReader(store).refresh().term == term, "the live run is not fenced"
+    assert f"labelled again: {keys[0]}" in repair(run).stdout

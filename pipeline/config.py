@@ -160,6 +160,8 @@ class LabellingSection(Section):
     """Draws that `sampled` keeps of each label."""
     reuse: bool = True
     """Whether a row whose input has a label by the same teacher and codec takes that label. Every sample stays one of its own."""
+    mixed_teachers: bool = False
+    """Whether a log may hold labels of different teachers and students learn from all; else a teacher that changed is refused."""
     keep_bytes: int | None = Field(None, ge=0)
     """Most bytes of labels to keep when a generation begins; older windows go. Unset, labels are kept for ever."""
     keep_days: float | None = Field(None, gt=0)

@@ -69,7 +69,8 @@ class MixedTeachersError(LabelStoreError):
     def __str__(self) -> str:
         return (
             f"labels of {len(self.teachers)} different teachers ({', '.join(sorted(self.teachers))}); expected one; "
-            "use another --dir, or throw the labels away with `kdpipe clean DIR --labels`"
+            "use another --dir, throw the labels away with `kdpipe clean DIR --labels`, or learn from all with "
+            "`--set labelling.mixed_teachers=true`"
         )
 
 

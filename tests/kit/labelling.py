@@ -229,7 +229,7 @@ class Bench:
         self.seconds += self.tick_s
         return Instant(mono_s=self.seconds, unix_s=1_000_000.0 + self.seconds)
 
-    def labelling(self, generation: int = 1, **options: Any) -> Labelling:
+    def labelling(self, generation: int = 1) -> Labelling:
         return Labelling(
             store_url="memory",
             source=self.source,  # type: ignore[arg-type]
@@ -244,7 +244,6 @@ class Bench:
             clock=self.now,
             store=self.store,
             free_bytes=lambda: self.free_bytes(),
-            **options,
         )
 
     def run(
@@ -254,7 +253,6 @@ class Bench:
         demand: Callable[[], Demand] = Demand,
         stop: threading.Event | None = None,
         on_progress: Callable[[LabellingProgress], None] = lambda _: None,
-        **options: Any,
     ) -> LabellingOutcome:
         """Plan, then label, as a driver does."""
 
@@ -262,7 +260,7 @@ class Bench:
             self.progress.append(now)
             on_progress(now)
 
-        labelling = self.labelling(generation, **options)
+        labelling = self.labelling(generation)
         labelling.plan()
         return labelling.run(demand=demand, progress=progress, stop=stop or threading.Event())
 

@@ -73,7 +73,6 @@ class Labelling:
         seed: int,
         generation: int,
         holder: str,
-        mixed_teachers: bool = False,
         open_crew: OpenCrew = ray_crew,
         clock: Callable[[], Instant] = _now,
         store: Store | None = None,
@@ -84,7 +83,7 @@ class Labelling:
             store_url=store_url, source=source, teacher=teacher, classes=classes, base=base, codec=codec, reuse=section.reuse
         )
         self._section, self._seed, self._generation, self._holder = section, seed, generation, holder
-        self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock
+        self._open_crew, self._clock = open_crew, clock
         self._store = store or open_store(store_url)
         self._free_bytes = free_bytes or (self._store.free_bytes if isinstance(self._store, LocalStore) else lambda: None)
         keep_s = None if section.keep_days is None else section.keep_days * DAY_S
@@ -124,7 +123,7 @@ class Labelling:
     def check_teacher(self, fingerprint: str) -> None:
         """Raises TeacherChangedError if labels of another teacher are there and mixing them was not asked for."""
         known = self._log.refresh().teachers
-        if known - {fingerprint} and not self._mixed_teachers:
+        if known - {fingerprint} and not self._section.mixed_teachers:
             raise TeacherChangedError(fingerprint, ", ".join(sorted(known)))
 
     def run(
@@ -207,7 +206,6 @@ class Labelling:
             crew=crew,
             section=self._section,
             teacher=self._spec.teacher,
-            mixed_teachers=self._mixed_teachers,
             free_bytes=self._free_bytes,
             forget=forget,
             canary=canary_of(state.plans, state.done, rows=self._section.canary_rows, classes=len(self._spec.classes)),

@@ -312,7 +312,8 @@ def test_another_teacher_is_refused_with_both_names_unless_mixing_is_asked_for(s
     with pytest.raises(TeacherChangedError):
         bench.labelling().check_teacher("teacher-2")
     bench.labelling().check_teacher("teacher-1")
-    assert bench.run(mixed_teachers=True).ended
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    assert bench.run().ended
 
 
 def test_low_disk_pauses_says_so_and_goes_on_when_there_is_space(store):

@@ -97,6 +97,14 @@ class Quarantine(Fact):
     reason: str
 
 
+class Retry(Fact):
+    """Those of the rows [start, stop) that are quarantined now are work again, for the next generation that labels."""
+
+    kind: Literal["retry"] = "retry"
+    start: Count
+    stop: Count
+
+
 class Seal(Fact):
     """The commits [first_commit, stop_commit), counted over the whole log, are window number `window`, for ever."""
 
@@ -157,7 +165,9 @@ class End(Fact):
     generation: Count
 
 
-Entry = Annotated[Open | Plan | Commit | Quarantine | Seal | Repair | Tombstone | Floor | Drop | Sweep | End, Field(discriminator="kind")]
+Entry = Annotated[
+    Open | Plan | Commit | Quarantine | Retry | Seal | Repair | Tombstone | Floor | Drop | Sweep | End, Field(discriminator="kind")
+]
 
 
 class Record(Fact):

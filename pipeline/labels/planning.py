@@ -12,10 +12,9 @@ from types import MappingProxyType
 
 from pipeline.labels.entries import Plan, Quarantine
 from pipeline.labels.intervals import Intervals
+from pipeline.labels.quarantine import SUPERSEDED, in_force
 from pipeline.labels.rowspace import planned
 from pipeline.labels.state import LogState
-
-SUPERSEDED = "its file changed before it was labelled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ def source_change(
 
 def _back(state: LogState, identities: set[str]) -> set[str]:
     """Parts that were set aside before any row of theirs had a label, and are there again as they were."""
-    set_aside = [rows for rows in state.quarantined if rows.reason == SUPERSEDED]
+    set_aside = [rows for rows in in_force(state) if rows.reason == SUPERSEDED]
     if not set_aside:
         return set()
     latest = {plan.part: plan for plan in state.plans if plan.part in identities}

@@ -22,6 +22,7 @@ from pipeline.labels.entries import (
     Quarantine,
     Record,
     Repair,
+    Retry,
     Seal,
     ShardRef,
     Sweep,
@@ -34,7 +35,7 @@ from pipeline.labels.intervals import Intervals, Run
 class CommitIndex(Protocol):
     """Finds commits that are not in memory."""
 
-    def commit_at(self, row: int) -> Commit | None: ...
+    def commit_of(self, key: str, *, start: int) -> Commit | None: ...
 
 
 DONE_AT_ONCE = 1024
@@ -55,6 +56,7 @@ class LogState:
     commits: History[Commit] = field(default_factory=History)
     windows: History[Seal] = field(default_factory=History)
     quarantined: History[Quarantine] = field(default_factory=History)
+    """All that ever were, with what was retried since; see `quarantine.in_force`."""
     repairs: Mapping[str, ShardRef] = field(default_factory=dict)
     """Key of a committed shard -> the shard that took its place."""
     ends: Mapping[int, int] = field(default_factory=dict)
@@ -76,11 +78,12 @@ class LogState:
     teachers: frozenset[str] = frozenset()
     done: Intervals = field(default_factory=Intervals)
     """Rows that need no label any more: committed or quarantined."""
+    set_aside: Intervals = field(default_factory=Intervals)
+    """Rows that are quarantined now."""
     tombstoned: Intervals = field(default_factory=Intervals)
     rows_labelled: int = 0
     rows_reused: int = 0
     """Of those, the ones that the teacher was not asked about."""
-    rows_quarantined: int = 0
     commit_times: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Generation that had ended last (-1: none) -> when the first and the last commit after it were recorded, Unix seconds."""
     void_commits: int = 0
@@ -95,6 +98,10 @@ class LogState:
     @property
     def rows_left(self) -> int:
         return self.rows_planned - self.done.rows
+
+    @property
+    def rows_quarantined(self) -> int:
+        return self.set_aside.rows
 
     @property
     def sealed_commits(self) -> int:
@@ -129,11 +136,11 @@ class LogState:
             return self.commits[start:]
         return self.commits[start : self.windows[windows - 1].stop_commit if windows else 0]
 
-    def commit_at(self, row: int) -> Commit | None:
-        """The commit that holds global row `row`, labelled or quarantined in it."""
+    def commit_of(self, key: str, *, start: int) -> Commit | None:
+        """The commit of the shard with this key, whose rows begin at `start`."""
         recent = self.commits.tail(len(self.commits) - self.commits.in_memory)
-        found = next((commit for commit in reversed(recent) if commit.start <= row < commit.stop), None)
-        return found or (self.segments.commit_at(row) if self.segments else None)
+        found = next((commit for commit in reversed(recent) if commit.shard.key == key), None)
+        return found or (self.segments.commit_of(key, start=start) if self.segments else None)
 
     def shard_of(self, commit: Commit) -> ShardRef:
         """The shard that holds the commit's rows now."""
@@ -161,6 +168,8 @@ class _Folding:
         self._repairs, self._ends, self._teachers = dict(state.repairs), dict(state.ends), set(state.teachers)
         self._done: list[Run] = []
         """Sorted, disjoint, and not in the base's yet."""
+        self._set_aside: list[Run] = []
+        """Not in the base's yet."""
         self._tombstoned: list[Run] = []
         self._commit_times = dict(state.commit_times)
         self._void = 0
@@ -195,12 +204,14 @@ class _Folding:
                     self._commits.append(entry)
                     self._time(at_unix_s)
                     self._teachers.add(entry.teacher)
-                    self._quarantined += [Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in entry.quarantined]
+                    self._quarantine([Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in entry.quarantined])
                 else:
                     self._void += 1
             case Quarantine():
                 if self._claim(entry.start, entry.stop):
-                    self._quarantined.append(entry)
+                    self._quarantine([entry])
+            case Retry():
+                self._retry(entry)
             case Seal():
                 self._seal(entry)
             case Repair():
@@ -229,6 +240,18 @@ class _Folding:
             self._base = replace(self._base, done=self._base.done.union(self._done))
             self._done.clear()
         return True
+
+    def _quarantine(self, bad: list[Quarantine]) -> None:
+        self._quarantined += bad
+        self._set_aside += [(rows.start, rows.stop) for rows in bad]
+
+    def _retry(self, retry: Retry) -> None:
+        """Free what is quarantined there, never a row with a label."""
+        done, set_aside = self._base.done.union(self._done), self._base.set_aside.union(self._set_aside)
+        freed = set_aside.within(retry.start, retry.stop)
+        self._base = replace(self._base, done=done.minus(freed), set_aside=set_aside.minus(freed))
+        self._done.clear()
+        self._set_aside.clear()
 
     def _time(self, at_unix_s: float) -> None:
         ended = max(self._ends, default=-1)
@@ -287,10 +310,10 @@ class _Folding:
             commits_at_term=self._commits_at_term,
             teachers=frozenset(self._teachers),
             done=base.done.union(self._done),
+            set_aside=base.set_aside.union(self._set_aside),
             tombstoned=base.tombstoned.union(self._tombstoned),
             rows_labelled=self._rows_labelled(),
             rows_reused=base.rows_reused + sum(commit.reused for commit in self._commits),
-            rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
             commit_times=self._commit_times,
             void_commits=base.void_commits + self._void,
             segments=base.segments,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.labels.log import LogReader
+from pipeline.labels.quarantine import in_force
 from pipeline.labels.rowspace import part_rows, plan_of
 from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
@@ -81,8 +82,8 @@ class SetAside:
 
 
 def set_aside(state: LogState) -> Iterator[SetAside]:
-    """Every quarantined row, in the order of the log."""
-    for quarantine in state.quarantined:
+    """Every quarantined row, in the order of the log; without those that were retried."""
+    for quarantine in in_force(state):
         plan = plan_of(state.plans, quarantine.start)
         rows_N = np.arange(quarantine.start, quarantine.stop)
         for row, part_row in zip(rows_N.tolist(), part_rows(plan, rows_N), strict=True):
@@ -110,13 +111,13 @@ class StoredLabels:
             raise ConfigError(
                 "--row", f"no row {row}", f"0 to {state.rows_planned - 1}, as planned", "`kdpipe labels ls DIR` lists the parts"
             )
-        for bad in state.quarantined:
+        for bad in in_force(state):
             if bad.start <= row < bad.stop:
                 raise ConfigError(
                     "--row",
                     f"row {row} is quarantined: {bad.reason}",
                     "a row with a label",
-                    "`kdpipe labels ls DIR --quarantined` lists them",
+                    "`kdpipe labels ls DIR --quarantined` lists them, `kdpipe labels retry DIR` asks for them again",
                 )
         for at, commit in enumerate(state.kept_commits(), start=state.dropped_commits):
             if commit.start <= row < commit.stop:

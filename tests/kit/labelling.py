@@ -21,6 +21,7 @@ from pipeline.config import LabellingSection, SourceSection, TeacherSection
 from pipeline.labels import rowspace
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
+from pipeline.labels.quarantine import in_force
 from pipeline.labels.reader import EndOfEpoch, LabelReader, NotYet
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.store import Store
@@ -309,7 +310,7 @@ def assert_exactly_once(store: Store, source: MemorySource, *, generation: int =
             np.testing.assert_allclose(log_probs, expected_log_probs(text), atol=2e-3)
         cursor = got.cursor_after
     quarantined = set()
-    for bad in state.quarantined:
+    for bad in in_force(state):
         for number in range(bad.start, bad.stop):
             plan = plan_of(state.plans, number)
             quarantined.add(f"{plan.part}:{part_rows(plan, [number])[0]}")

@@ -1,4 +1,4 @@
-"""`kdpipe labels repair`: bad shards are labelled again in their place, and nothing is given up unasked."""
+"""`kdpipe labels repair` and `retry`: what is bad is labelled again in its place, what was set aside by the next run; nothing unasked."""
 
 import json
 import threading
@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.config import load
-from pipeline.errors import FolderBusyError
+from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.labels.holder import LogHeldError
 from pipeline.labels.log import LogReader
 from pipeline.labels.store import LocalStore
@@ -50,7 +50,8 @@ class Two:
     classes = ["ham", "spam"]
     fingerprint = "two"
     def log_probs(self, inputs):
-        if Path(__file__).with_name("refuse").exists():
+        refuse = Path(__file__).with_name("refuse")
+        if refuse.exists() and any(refuse.read_text() in text for text in inputs.to_pylist()):
             raise ValueError("refused")
         share = np.array([0.1 + 0.8 * (sum(text.encode()) % 97) / 97 for text in inputs.to_pylist()], dtype=np.float32)
         return np.log(np.stack([share, 1 - share], axis=1))
@@ -179,3 +180,64 @@ def test_labels_that_a_live_run_of_another_folder_writes_are_left_to_it(run: Run
         repair(run)
     assert LogReader(store).refresh().term == term, "the live run is not fenced"
     assert f"labelled again: {keys[0]}" in repair(run).stdout
+
+
+def labels(run: RunRequest, *words: str) -> Any:
+    return CliRunner().invoke(app, ["labels", words[0], str(run.folder.root), *words[1:]], catch_exceptions=False)
+
+
+def label(run: RunRequest, generation: int) -> None:
+    labelling = labelling_of(run, generation, open_crew=LocalCrew)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+
+
+@pytest.fixture
+def set_aside(run: RunRequest) -> RunRequest:
+    """In generation 2 the teacher refused all of one file, and labelled another."""
+    (run.base / "stream" / "c.jsonl").write_text("\n".join(json.dumps({"text": f"refused {row}"}) for row in range(3)))
+    (run.base / "stream" / "d.jsonl").write_text("\n".join(json.dumps({"text": f"fine {row}"}) for row in range(10)))
+    (run.base / "refuse").write_text("refused")
+    label(run, 2)
+    assert LogReader(store_of(run)).refresh().rows_quarantined == 3
+    (run.base / "refuse").unlink()
+    return run
+
+
+def test_quarantined_rows_are_labelled_by_the_next_generation_once_somebody_asks(set_aside: RunRequest) -> None:
+    before = samples(set_aside)
+    windows = list(LogReader(store_of(set_aside)).refresh().windows)
+    assert "no row" not in labels(set_aside, "retry", "--reason", "nothing like it").stdout
+    assert LogReader(store_of(set_aside)).refresh().rows_left == 0
+    told = labels(set_aside, "retry", "--reason", "refused").stdout
+    assert told == "3 rows are work again; the next `kdpipe run` asks the teacher about them, in generation 3\n"
+    assert labelling_of(set_aside, 3).preview().rows_left == 3, "so that the next run opens a generation"
+    label(set_aside, 3)
+    state = LogReader(store_of(set_aside)).refresh()
+    assert (state.rows_left, state.rows_quarantined) == (0, 0)
+    assert list(state.windows)[: len(windows)] == windows
+    assert samples(set_aside)[: len(before)] == before
+    assert sorted(sample[2] for sample in samples(set_aside)[len(before) :]) == ["refused 0", "refused 1", "refused 2"]
+    assert verify(store_of(set_aside)).sound
+    assert labels(set_aside, "retry", "--all").stdout == "0 rows are work again\n"
+
+
+def test_rows_whose_file_is_gone_stay_quarantined_and_stop_no_run(set_aside: RunRequest) -> None:
+    (set_aside.base / "stream" / "c.jsonl").unlink()
+    told = labels(set_aside, "retry", "--all").stdout
+    assert "3 stay quarantined: c.jsonl is not there" in told
+    assert labelling_of(set_aside, 3).plan().rows_left == 0
+
+
+def test_retry_wants_to_know_which_rows(set_aside: RunRequest) -> None:
+    with pytest.raises(ConfigError, match="one of --row, --reason, --all"):
+        labels(set_aside, "retry")
+    with pytest.raises(ConfigError, match="row 0 is not quarantined"):
+        labels(set_aside, "retry", "--row", "0")
+    first = next(iter(LogReader(store_of(set_aside)).refresh().set_aside))[0]
+    assert json.loads(labels(set_aside, "retry", "--row", str(first), "--json").stdout) == {"rows": 1, "gone": {}, "generation": 3}
+
+
+def test_a_live_run_is_not_told_to_retry(set_aside: RunRequest) -> None:
+    with Holder(set_aside.folder), pytest.raises(FolderBusyError):
+        labels(set_aside, "retry", "--all")

@@ -134,6 +134,27 @@ class Tombstone(Fact):
     reason: str
 
 
+class Supersede(Fact):
+    """The file of the rows [start, stop) was replaced: for readers of generation `generation` and younger ones they weigh nothing.
+
+    Their positions stay, and their labels stay known.
+    """
+
+    kind: Literal["supersede"] = "supersede"
+    start: Count
+    stop: Count
+    generation: Count
+
+
+class Reinstate(Fact):
+    """The file of the rows [start, stop) is there again as it was: from generation `generation` on they weigh as before."""
+
+    kind: Literal["reinstate"] = "reinstate"
+    start: Count
+    stop: Count
+    generation: Count
+
+
 class Floor(Fact):
     """Generations that have not begun yet replay from window `window` on. Only says what may go; a `Drop` says what goes."""
 
@@ -166,7 +187,8 @@ class End(Fact):
 
 
 Entry = Annotated[
-    Open | Plan | Commit | Quarantine | Retry | Seal | Repair | Tombstone | Floor | Drop | Sweep | End, Field(discriminator="kind")
+    Open | Plan | Commit | Quarantine | Retry | Seal | Repair | Tombstone | Supersede | Reinstate | Floor | Drop | Sweep | End,
+    Field(discriminator="kind"),
 ]
 
 

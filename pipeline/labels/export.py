@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError, MachineError
 from pipeline.files import TEMPORARY, sync_folder
 from pipeline.labels.dataset_folder import DatasetFolder
+from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
@@ -114,17 +115,18 @@ def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable
 
 
 def _tables(store: Store, state: LogState) -> Iterator[pa.Table]:
+    weightless = state.weightless()
     for commit in state.kept_commits():
         shard = read_shard(store, state.shard_of(commit))
         step = max(1, DECODED_BYTES // (4 * len(shard.classes)))
         for start in range(0, len(shard.table), step):
-            yield _columns(shard, slice(start, start + step), state)
+            yield _columns(shard, slice(start, start + step), weightless)
 
 
-def _columns(shard: Shard, rows: slice, state: LogState) -> pa.Table:
+def _columns(shard: Shard, rows: slice, weightless: Intervals) -> pa.Table:
     log_probs_NK = shard.log_probs(rows)
     part = shard.table.slice(rows.start, rows.stop - rows.start)
-    weight_N = np.where(state.tombstoned.mask(part["row"].to_numpy()), np.float32(0), np.float32(1))
+    weight_N = np.where(weightless.mask(part["row"].to_numpy()), np.float32(0), np.float32(1))
     table = part.select(COLUMNS)
     table = table.append_column("log_probs", pa.FixedSizeListArray.from_arrays(pa.array(log_probs_NK.reshape(-1)), log_probs_NK.shape[1]))
     table = table.append_column("weight", pa.array(weight_N))

@@ -11,11 +11,11 @@ that opened the log before. A crash between a segment and its manifest leaves an
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from pipeline.labels.entries import Count, Fact, LogUnreadableError, ShardRef, record_key
+from pipeline.labels.entries import Count, Fact, LogUnreadableError, Reinstate, ShardRef, Supersede, record_key
 from pipeline.labels.intervals import Intervals, Run
 from pipeline.labels.segments import KINDS, Filed, Segment, SegmentRef, Segments, encode_segment, merged, open_segment
 from pipeline.labels.state import LogState
@@ -62,6 +62,7 @@ class Summary(Fact):
     done: tuple[Run, ...]
     set_aside: tuple[Run, ...]
     tombstoned: tuple[Run, ...]
+    superseded: tuple[Annotated[Supersede | Reinstate, Field(discriminator="kind")], ...]
     rows_labelled: Count
     rows_reused: Count
     commit_times: Mapping[int, tuple[float, float]]

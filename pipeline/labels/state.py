@@ -21,10 +21,12 @@ from pipeline.labels.entries import (
     Plan,
     Quarantine,
     Record,
+    Reinstate,
     Repair,
     Retry,
     Seal,
     ShardRef,
+    Supersede,
     Sweep,
     Tombstone,
 )
@@ -81,6 +83,8 @@ class LogState:
     set_aside: Intervals = field(default_factory=Intervals)
     """Rows that are quarantined now."""
     tombstoned: Intervals = field(default_factory=Intervals)
+    superseded: tuple[Supersede | Reinstate, ...] = ()
+    """What files that were replaced, or came back, did to the weights of labelled rows, in the order of the log."""
     rows_labelled: int = 0
     rows_reused: int = 0
     """Of those, the ones that the teacher was not asked about."""
@@ -120,6 +124,23 @@ class LogState:
     def replay_floor(self, generation: int) -> int:
         """Number of the first window that a generation replays."""
         return max((window for ended, window in self.floors.items() if ended < generation), default=0)
+
+    def weightless(self, generation: int | None = None) -> Intervals:
+        """Rows that weigh nothing in a generation, or in one that is yet to come: forgotten ones, and those whose file was replaced."""
+        return self.superseded_rows(generation).union(self.tombstoned)
+
+    def superseded_rows(self, generation: int | None = None) -> Intervals:
+        """Rows whose file was replaced, as a generation sees it, or one that is yet to come.
+
+        An entry counts for its generation and younger ones, and is written before the rows that it is about can be read in that one:
+        so every read of one generation sees the same weights, but for what is forgotten.
+        """
+        rows = Intervals()
+        for entry in self.superseded:
+            if generation is None or entry.generation <= generation:
+                span = Intervals([(entry.start, entry.stop)])
+                rows = rows.union(span) if isinstance(entry, Supersede) else rows.minus(span)
+        return rows
 
     def kept_commits(self) -> Iterator[Commit]:
         """The commits whose bytes were not dropped, in log order."""
@@ -171,6 +192,7 @@ class _Folding:
         self._set_aside: list[Run] = []
         """Not in the base's yet."""
         self._tombstoned: list[Run] = []
+        self._superseded = list(state.superseded)
         self._commit_times = dict(state.commit_times)
         self._void = 0
         self._rows_at_end, self._floors = state.rows_at_end, dict(state.floors)
@@ -200,13 +222,7 @@ class _Folding:
                     raise self._contradiction(f"part {entry.name!r} is planned at row {entry.first}, which is not the next")
                 self._plans.append(entry)
             case Commit():
-                if self._claim(entry.start, entry.stop):
-                    self._commits.append(entry)
-                    self._time(at_unix_s)
-                    self._teachers.add(entry.teacher)
-                    self._quarantine([Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in entry.quarantined])
-                else:
-                    self._void += 1
+                self._commit(entry, at_unix_s)
             case Quarantine():
                 if self._claim(entry.start, entry.stop):
                     self._quarantine([entry])
@@ -219,6 +235,8 @@ class _Folding:
                 self._teachers.add(entry.teacher)
             case Tombstone():
                 self._tombstoned.append((entry.start, entry.stop))
+            case Supersede() | Reinstate():
+                self._superseded.append(entry)
             case Floor():
                 self._floors[max(self._ends, default=-1)] = entry.window
             case Drop():
@@ -228,6 +246,15 @@ class _Folding:
                 self._commits_at_term = {term: known for term, known in self._commits_at_term.items() if term >= entry.term}
             case End():
                 self._end(entry)
+
+    def _commit(self, commit: Commit, at_unix_s: float) -> None:
+        if not self._claim(commit.start, commit.stop):
+            self._void += 1
+            return
+        self._commits.append(commit)
+        self._time(at_unix_s)
+        self._teachers.add(commit.teacher)
+        self._quarantine([Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in commit.quarantined])
 
     def _claim(self, start: int, stop: int) -> bool:
         """Take the rows if they are free: exactly once, by construction."""
@@ -311,6 +338,7 @@ class _Folding:
             teachers=frozenset(self._teachers),
             done=base.done.union(self._done),
             set_aside=base.set_aside.union(self._set_aside),
+            superseded=tuple(self._superseded),
             tombstoned=base.tombstoned.union(self._tombstoned),
             rows_labelled=self._rows_labelled(),
             rows_reused=base.rows_reused + sum(commit.reused for commit in self._commits),

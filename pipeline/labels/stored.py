@@ -61,7 +61,7 @@ class StoredSample:
     margin: float
     disagreement: float | None
     weight: float
-    """1, or 0 for a sample that was forgotten."""
+    """1, or 0 for a sample that was forgotten or whose file was replaced: as the next generation has it."""
     window: int | None
     """None while no window is sealed around it."""
     shard: str
@@ -97,6 +97,7 @@ class StoredLabels:
         """`top` is how many classes to name. Raises NothingLabelledError."""
         self._store, self._top = store, top
         self._state = LogReader(store).refresh()
+        self._weightless = self._state.weightless()
         if not self._state.rows_kept:
             raise NothingLabelledError
 
@@ -194,7 +195,7 @@ class StoredLabels:
                 top=tuple((shard.classes[ids_R[place]], float(probs_R[place])) for place in top.tolist() if probs_R[place] > 0),
                 recorded=int((probs_R > 0).sum()),
                 tail=float(np.exp(recorded.tail_N[0])),
-                weight=0.0 if state.tombstoned.overlaps(row, row + 1) else 1.0,
+                weight=0.0 if self._weightless.overlaps(row, row + 1) else 1.0,
                 window=window if window < len(state.windows) else None,
                 shard=state.shard_of(commit).key,
                 teacher=shard.teacher,

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.config import load
 from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.labels.holder import LogHeldError
 from pipeline.labels.log import LogReader
+from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import LocalStore
 from pipeline.labels.stored import StoredLabels
 from pipeline.labels.verify import verify
@@ -241,3 +243,29 @@ def test_retry_wants_to_know_which_rows(set_aside: RunRequest) -> None:
 def test_a_live_run_is_not_told_to_retry(set_aside: RunRequest) -> None:
     with Holder(set_aside.folder), pytest.raises(FolderBusyError):
         labels(set_aside, "retry", "--all")
+
+
+def replayed(run: RunRequest, generation: int) -> list[tuple[str, float]]:
+    """(text, weight) of a replay, in its order."""
+    reader = LabelReader(store_of(run), generation=generation, batch=1000, seed=1)
+    batch = reader.read(replace(reader.start(), epoch=1))
+    assert isinstance(batch, LabelBatch)
+    return list(zip(batch.inputs.to_pylist(), batch.weight_B.tolist(), strict=True))
+
+
+def test_of_a_file_that_was_rewritten_with_one_row_more_one_row_is_asked_about_and_each_text_counts_once(run: RunRequest) -> None:
+    first = replayed(run, 1)
+    texts = [f"mail a {row}" for row in range(20)]
+    (run.base / "stream" / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ["new", *texts]))
+    labelling = labelling_of(run, 2, open_crew=LocalCrew)
+    assert labelling.plan().rows_left == 21
+    assert labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event()).teacher_calls == 1
+    second = replayed(run, 2)
+    assert sorted(text for text, weight in second if weight) == sorted(["new", *texts, *(f"mail b {row}" for row in range(20))])
+    assert len(second) == 61, "positions stay"
+    assert replayed(run, 1) == first, "a generation that is over keeps what it had"
+    assert verify(store_of(run)).sound
+    (run.base / "stream" / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    label(run, 3)
+    assert sorted(text for text, weight in replayed(run, 3) if weight) == sorted(text for text, _ in first), "back as it was"
+    assert replayed(run, 2) == second

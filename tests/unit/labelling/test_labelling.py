@@ -11,7 +11,7 @@ import pytest
 from pipeline.config import SourceSection
 from pipeline.labels.entries import record_key
 from pipeline.labels.log import HEAD_KEY, FencedError, LogReader, LogWriter
-from pipeline.labels.planning import SUPERSEDED
+from pipeline.labels.quarantine import SUPERSEDED
 from pipeline.labels.reader import LabelBatch, LabelReader, WindowDroppedError
 from pipeline.labels.store import StoreFullError
 from pipeline.labels.verify import teacher_cost, verify
@@ -645,8 +645,8 @@ def test_a_crash_at_any_write_of_a_retry_or_of_what_follows_it_labels_every_row_
         assert first.rows_quarantined == 8
         bench.source.texts["a"] = [text.replace("poison", "mended") for text in bench.source.texts["a"]]
 
-        def again(bench: Bench = bench) -> None:
-            retry(bench.store, bench.source, holder="r", nonce=f"retry {len(bench.store.steps)}", now_unix_s=1.0)
+        def again(bench: Bench = bench, store: MemoryStore = store) -> None:
+            retry(store, bench.source, holder="r", nonce=f"retry {len(store.steps)}", now_unix_s=1.0)
             bench.run(2)
 
         store.crash_at(number, after=after)

@@ -16,10 +16,12 @@ from pipeline.labels.entries import (
     Plan,
     Quarantine,
     Record,
+    Reinstate,
     Repair,
     Retry,
     Seal,
     ShardRef,
+    Supersede,
     Tombstone,
     record_key,
 )
@@ -80,7 +82,16 @@ def folded(store: MemoryStore) -> LogState:
     return fold(LogState(), *(Record.decode(store.objects[key], key=key) for key in keys))
 
 
-KINDS = ("commit", "quarantine", "seal", "repair", "tombstone", "end", "open", "plan", "retry")
+def about_rows(kind: str, start: int, stop: int) -> Entry:
+    match kind:
+        case "retry":
+            return Retry(start=start, stop=stop)
+        case "tombstone":
+            return Tombstone(start=start, stop=start + 1, reason="forgotten")
+    return (Supersede if kind == "supersede" else Reinstate)(start=start, stop=stop, generation=start % 3)
+
+
+KINDS = ("commit", "quarantine", "seal", "repair", "tombstone", "end", "open", "plan", "retry", "supersede", "reinstate")
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), max_size=60), order=st.randoms(use_true_random=False))
@@ -104,10 +115,8 @@ def test_the_state_is_the_same_whether_it_was_filed_or_not(kinds, order):
                 entry = Seal(window=len(state.windows), first_commit=state.sealed_commits, stop_commit=len(state.commits), rows=10)
             case "repair" if state.commits:
                 entry = Repair(shard=state.commits[0].shard.key, by=commit(number).shard, teacher="t")
-            case "tombstone":
-                entry = Tombstone(start=number, stop=number + 1, reason="forgotten")
-            case "retry":
-                entry = Retry(start=0, stop=order.randint(1, 1000))
+            case "retry" | "tombstone" | "supersede" | "reinstate":
+                entry = about_rows(kind, number, order.randint(number + 1, 1000))
             case "end":
                 entry = End(generation=number)
             case "plan":

@@ -162,6 +162,8 @@ class LabellingSection(Section):
     """Whether a row whose input has a label by the same teacher and codec takes that label. Every sample stays one of its own."""
     embedding: bool = False
     """Whether what the teacher sees in a sample (its `embedding_BD`) is kept beside the label, in half precision."""
+    mixed_teachers: bool = False
+    """Whether a log may hold labels of different teachers and students learn from all; else a teacher that changed is refused."""
     keep_bytes: int | None = Field(None, ge=0)
     """Most bytes of labels to keep when a generation begins; older windows go. Unset, labels are kept for ever."""
     keep_days: float | None = Field(None, gt=0)

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, MachineError
 from pipeline.files import TEMPORARY, sync_folder
 from pipeline.labels.dataset_folder import DatasetFolder
 from pipeline.labels.embedding import EMBEDDING, embeddings_of, one_width
+from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.shard import Shard, read_shard, stored_embedding_width
 from pipeline.labels.state import LogState
@@ -117,17 +118,18 @@ def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable
 
 def _tables(store: Store, state: LogState) -> Iterator[pa.Table]:
     width = one_width(stored_embedding_width(store, state.shard_of(commit)) for commit in state.kept_commits())
+    weightless = state.weightless()
     for commit in state.kept_commits():
         shard = read_shard(store, state.shard_of(commit))
         step = max(1, DECODED_BYTES // (4 * len(shard.classes)))
         for start in range(0, len(shard.table), step):
-            yield _columns(shard, slice(start, start + step), state, width)
+            yield _columns(shard, slice(start, start + step), weightless, width)
 
 
-def _columns(shard: Shard, rows: slice, state: LogState, width: int | None) -> pa.Table:
+def _columns(shard: Shard, rows: slice, weightless: Intervals, width: int | None) -> pa.Table:
     log_probs_NK = shard.log_probs(rows)
     part = shard.table.slice(rows.start, rows.stop - rows.start)
-    weight_N = np.where(state.tombstoned.mask(part["row"].to_numpy()), np.float32(0), np.float32(1))
+    weight_N = np.where(weightless.mask(part["row"].to_numpy()), np.float32(0), np.float32(1))
     table = part.select(COLUMNS)
     table = table.append_column("log_probs", pa.FixedSizeListArray.from_arrays(pa.array(log_probs_NK.reshape(-1)), log_probs_NK.shape[1]))
     table = table.append_column("weight", pa.array(weight_N))

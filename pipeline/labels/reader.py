@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
 from pipeline.labels.embedding import embeddings_of, joined_embeddings
+from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
@@ -70,7 +71,8 @@ class MixedTeachersError(LabelStoreError):
     def __str__(self) -> str:
         return (
             f"labels of {len(self.teachers)} different teachers ({', '.join(sorted(self.teachers))}); expected one; "
-            "use another --dir, or throw the labels away with `kdpipe clean DIR --labels`"
+            "use another --dir, throw the labels away with `kdpipe clean DIR --labels`, or learn from all with "
+            "`--set labelling.mixed_teachers=true`"
         )
 
 
@@ -83,7 +85,7 @@ class LabelBatch:
     inputs: pa.Array
     log_probs_BK: NDArray[np.float32]
     weight_B: NDArray[np.float32]
-    """1, or 0 for a sample that was forgotten."""
+    """1, or 0 for a sample that was forgotten, or whose file was replaced before this generation."""
     entropy_B: NDArray[np.float32]
     margin_B: NDArray[np.float32]
     disagreement_B: NDArray[np.float32]
@@ -142,6 +144,7 @@ class LabelReader:
         self._generation, self._batch, self._seed = generation, batch, seed
         self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
+        self._weighed: tuple[LogState, Intervals] | None = None
         self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     def start(self) -> Cursor:
@@ -202,7 +205,7 @@ class LabelReader:
             sample_ids=table["sample_id"].to_pylist(),
             inputs=table["input"].combine_chunks(),
             log_probs_BK=np.concatenate(log_probs),
-            weight_B=np.where(self._log.state.tombstoned.mask(rows_B), np.float32(0), np.float32(1)),
+            weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
             entropy_B=table["entropy"].to_numpy(),
             margin_B=table["margin"].to_numpy(),
             disagreement_B=table["disagreement"].to_numpy(),
@@ -213,6 +216,12 @@ class LabelReader:
             rows_B=rows_B,
             batch_rows=batch_rows,
         )
+
+    def _weightless(self) -> Intervals:
+        state = self._log.state
+        if self._weighed is None or self._weighed[0] is not state:
+            self._weighed = state, state.weightless(self._generation)
+        return self._weighed[1]
 
     def _window(self, window: int, epoch: int) -> _Window:
         held = self._windows.get((window, epoch))

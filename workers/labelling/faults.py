@@ -27,7 +27,7 @@ class TeacherChangedError(LabelStoreError):
     def __str__(self) -> str:
         return (
             f"the teacher of the run file has fingerprint {self.found}; expected {self.expected}, which wrote the labels that are there; "
-            "throw those away with `kdpipe clean DIR --labels`, or use another --dir"
+            "throw those away with `kdpipe clean DIR --labels`, use another --dir, or keep both with `--set labelling.mixed_teachers=true`"
         )
 
 

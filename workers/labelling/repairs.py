@@ -59,8 +59,8 @@ class Repairs:
             return
         for key in sorted(reported):
             row = first_row(key)
-            commit = None if row is None else state.commit_at(row)
-            if commit is None or commit.shard.key != key or (key, state.shard_of(commit).key) in self._known:
+            commit = None if row is None else state.commit_of(key, start=row)
+            if commit is None or (key, state.shard_of(commit).key) in self._known:
                 continue
             self._known.add((key, state.shard_of(commit).key))
             try:

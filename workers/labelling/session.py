@@ -63,13 +63,12 @@ class Session:
         crew: Crew,
         section: LabellingSection,
         teacher: TeacherSection,
-        mixed_teachers: bool,
         free_bytes: Callable[[], int | None],
         forget: bool = True,
         canary: Canary | None = None,
     ) -> None:
         self._store, self._committer, self._ledger, self._crew = store, committer, ledger, crew
-        self._section, self._mixed_teachers, self._free_bytes = section, mixed_teachers, free_bytes
+        self._section, self._free_bytes = section, free_bytes
         self._rule, self._pressure = PoolRule(minimum=teacher.workers_min, maximum=teacher.workers_max), Pressure()
         self._inspection = Inspection(section, canary)
         self._doubt = Doubt(rows_planned=committer.state.rows_planned)
@@ -157,7 +156,7 @@ class Session:
         match event:
             case Ready():
                 self._teachers.add(event.teacher)
-                if len(self._teachers) > 1 and not self._mixed_teachers:
+                if len(self._teachers) > 1 and not self._section.mixed_teachers:
                     raise TeacherChangedError(event.teacher, ", ".join(sorted(self._teachers - {event.teacher})))
                 if not worker.draining:
                     self._inspection.ready(event.worker)

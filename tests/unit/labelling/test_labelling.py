@@ -11,15 +11,16 @@ import pytest
 from pipeline.config import SourceSection
 from pipeline.labels.entries import record_key
 from pipeline.labels.log import HEAD_KEY, FencedError, LogReader, LogWriter
-from pipeline.labels.planning import SUPERSEDED
+from pipeline.labels.quarantine import SUPERSEDED
 from pipeline.labels.reader import LabelBatch, LabelReader, WindowDroppedError
 from pipeline.labels.store import StoreFullError
-from pipeline.labels.verify import teacher_cost
+from pipeline.labels.verify import teacher_cost, verify
 from pipeline.sources import SourceSpec
 from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once, read_epoch
 from tests.kit.stores import Crash, MemoryStore
 from workers.labelling import Demand, Labelling, LabellingOutcome
 from workers.labelling.faults import PartVanishedError, SourceFailsError, StoreWriteError, TeacherChangedError, TeacherFailsError
+from workers.labelling.retrying import retry
 
 
 def texts(count: int, word: str = "text") -> list[str]:
@@ -348,7 +349,8 @@ def test_another_teacher_is_refused_with_both_names_unless_mixing_is_asked_for(s
     with pytest.raises(TeacherChangedError):
         bench.labelling().check_teacher("teacher-2")
     bench.labelling().check_teacher("teacher-1")
-    assert bench.run(mixed_teachers=True).ended
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    assert bench.run().ended
 
 
 def test_low_disk_pauses_says_so_and_goes_on_when_there_is_space(store):
@@ -665,3 +667,36 @@ def test_a_crash_while_labels_go_leaves_none_behind_and_takes_none_too_many(numb
     assert set(store.list("shards/")) == {commit.shard.key for commit in state.kept_commits()}
     assert state.rows_left == 0
     assert state.dropped_windows == state.ends[1]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_any_write_of_a_retry_or_of_what_follows_it_labels_every_row_once(after):
+    number, finished = 0, False
+    while not finished:
+        store = MemoryStore()
+        bench = bench_of(store)
+        bench.source.texts["a"][::7] = [f"poison {row}" for row in range(len(bench.source.texts["a"][::7]))]
+        bench.run()
+        first = LogReader(store).refresh()
+        assert first.rows_quarantined == 8
+        bench.source.texts["a"] = [text.replace("poison", "mended") for text in bench.source.texts["a"]]
+
+        def again(bench: Bench = bench, store: MemoryStore = store) -> None:
+            retry(store, bench.source, holder="r", nonce=f"retry {len(store.steps)}", now_unix_s=1.0)
+            bench.run(2)
+
+        store.crash_at(number, after=after)
+        number += 1
+        try:
+            again()
+            finished = True
+        except Crash:
+            store.revive()
+            again()
+        store.revive()
+        state = LogReader(store).refresh()
+        assert (state.rows_left, state.rows_quarantined, state.void_commits) == (0, 0, 0)
+        assert list(state.windows)[: len(first.windows)] == list(first.windows)
+        assert_exactly_once(store, bench.source, generation=2)
+        assert verify(store).sound
+    assert number > 10

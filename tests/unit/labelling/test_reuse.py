@@ -102,7 +102,8 @@ def test_nothing_is_reused_where_that_is_not_wanted():
 def test_labels_of_another_teacher_are_not_reused():
     bench = first_file()
     bench.teacher.fingerprint = "teacher-2"
-    assert reused(bench.run(2, mixed_teachers=True), bench.store) == (80, 0)
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    assert reused(bench.run(2), bench.store) == (80, 0)
     assert {commit.teacher for commit in LogReader(bench.store).refresh().commits} == {"teacher-1", "teacher-2"}
 
 

@@ -224,7 +224,8 @@ def test_labels_of_two_teachers_are_refused_unless_asked_for():
     bench.run(1)
     bench.teacher.fingerprint = "teacher-2"
     bench.source.texts["b"] = texts(9, "b")
-    bench.run(2, mixed_teachers=True)
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    bench.run(2)
     reader = reader_of(store, generation=2)
     with pytest.raises(MixedTeachersError, match="teacher-1, teacher-2"):
         reader.read(reader.start())

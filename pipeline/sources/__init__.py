@@ -8,9 +8,9 @@ from pipeline.config import SourceSection
 from pipeline.sources.callables import open_callable
 from pipeline.sources.files import open_files
 from pipeline.sources.formats import HELD_BYTES
-from pipeline.sources.source import SCHEMAS, GrowingSource, Part, Source
+from pipeline.sources.source import SCHEMAS, BatchSource, GrowingSource, Part, Source
 
-__all__ = ["HELD_BYTES", "SCHEMAS", "SOURCES", "GrowingSource", "Part", "Source", "SourceSpec", "open_source"]
+__all__ = ["HELD_BYTES", "SCHEMAS", "SOURCES", "BatchSource", "GrowingSource", "Part", "Source", "SourceSpec", "open_source"]
 
 
 def _open_images(section: SourceSection, base: Path) -> Source:

@@ -299,6 +299,13 @@ def test_options_that_cannot_be_are_refused(tmp_path, section, problem):
         open_source(SourceSection.model_validate(given), base=tmp_path)
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/images", "gs://bucket/images", "az://container/images"])
+def test_images_on_an_object_store_are_refused_by_name(tmp_path: Path, url: str) -> None:
+    section = SourceSection(path=url, use="images", kind="floats", options={"size": [2, 3]})
+    with pytest.raises(ConfigError, match=f"source of images: found '{url}'; expected a folder on disk; copy the images"):
+        open_source(section, base=tmp_path)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SourceMissingError, match="images"):
         source_of(tmp_path)

@@ -272,7 +272,7 @@ class Labelling:
         """Raises PartVanishedError, unless the generation has ended and needs nothing."""
         change = self._change(state, parts, shown)
         if change.vanished and not self._ended(state):
-            raise PartVanishedError(*change.vanished[0])
+            raise PartVanishedError(change.vanished)
         return change
 
     def _summary(self, before: LogState, parts: Sequence[Part], change: SourceChange) -> PlanSummary:

@@ -106,7 +106,7 @@ def test_a_folder_that_is_empty_before_it_was_labelled_is_an_error_that_says_wha
     (base / "images").rename(base / "unmounted")
     (base / "images").mkdir()
     for again in (labelling, labelling_of(base)):
-        with pytest.raises(PartVanishedError, match=r"^\d/\d.png and 9 more: gone or changed, and 10 of its planned rows"):
+        with pytest.raises(PartVanishedError, match=r"^\d/\d.png and 9 more \(10 rows\): gone or changed, with planned rows"):
             again.plan()
 
 

@@ -74,10 +74,27 @@ def test_objects_are_read_as_files_are(store: Store, tmp_path: Path, ending: str
     assert texts_of(source_of(store, tmp_path, f"{ending[1:]}s/two{ending}")) == ["three"]
 
 
-def test_a_glob_reaches_below(store: Store, tmp_path: Path) -> None:
-    for name in ("x/one", "y/two"):
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*/one.jsonl", ["x/one"]),
+        ("**/*.jsonl", ["one", "x/one", "x/y/z/deep", "y/two"]),
+        ("x/**/*.jsonl", ["x/one", "x/y/z/deep"]),
+        ("*.jsonl", ["one"]),
+        ("[xy]/t?o.jsonl", ["y/two"]),
+    ],
+)
+def test_a_glob_finds_what_it_finds_on_disk_and_nothing_else_is_mirrored(
+    store: Store, tmp_path: Path, pattern: str, found: list[str]
+) -> None:
+    for name in ("one", "x/one", "y/two", "x/y/z/deep"):
         put(store, f"{name}.jsonl", [name], tmp_path)
-    assert texts_of(source_of(store, tmp_path, "*/one.jsonl")) == ["x/one"]
+        local = tmp_path / "disk" / f"{name}.jsonl"
+        local.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[".jsonl"](local, {"text": [name]})
+    assert sorted(texts_of(source_of(store, tmp_path, pattern))) == found
+    assert sorted(texts_of(open_source(SourceSection(path=f"disk/{pattern}"), base=tmp_path))) == found
+    assert len(list((tmp_path / "mirror").rglob("[!.]*.jsonl"))) == len(found)
 
 
 def test_what_was_appended_is_followed_and_what_was_replaced_is_another_part(service: Service, store: Store, tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_whatever_happens_to_a_folder_each_image_is_planned_once_and_can_be_read
         before = [plan.part for plan in log.state.plans]
         look(source, before)
         parts = look(source, before)
-        log.queue(list(source_change(log.state, ((p.identity, p.name, p.rows) for p in parts), unit_rows=2).new))
+        log.queue(list(source_change(log.state, ((p.identity, p.name, p.rows) for p in parts), unit_rows=2, generation=1).new))
         state = log.flush(now_unix_s=0)
 
         assert state.rows_planned == len(ever)

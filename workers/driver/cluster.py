@@ -1,10 +1,12 @@
 """Ray for a run: started on this machine when it is first needed, or joined where `ray.address` or RAY_ADDRESS names a cluster.
 
 A local Ray shares the driver's fate (the kernel ends it when the driver dies), listens on loopback only and asks for a token
-that lies in the run's keys. Nothing is started for a run that has nothing to label or train.
+that lies in the run's keys. Nothing is started for a run that has nothing to label or train. A run that is told to stop does not wait
+for Ray to start.
 """
 
 import contextlib
+import ipaddress
 import logging
 import os
 import secrets
@@ -15,7 +17,12 @@ from pathlib import Path
 from pipeline.config import RaySection
 from pipeline.errors import MachineError
 from pipeline.files import create_exclusive, make_private_folder
+from workers.driver.stopping import Stop
 from workers.privacy import OPT_OUT, opt_out
+
+LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0 before Ray is imported, Ray takes this machine's loopback address for its own, as it does where it supports no clusters. Else
+it makes an outward address even of a loopback one that it is given, and its servers listen on all."""
 
 
 class RayUnavailableError(MachineError):
@@ -66,15 +73,21 @@ def _outward_host() -> str:
         return str(probe.getsockname()[0])
 
 
+def _require_loopback(host: str) -> None:
+    """Raises RayUnavailableError where the Ray that was just started speaks to the outside."""
+    if not ipaddress.ip_address(host).is_loopback:
+        raise RayUnavailableError("this machine", f"it listens on {host}, as Ray was imported before a run set {LOOPBACK_ONLY}=0")
+
+
 class Cluster:
     """The Ray connection of one run. `ensure` before use, `close` at the end."""
 
-    def __init__(self, section: RaySection, *, keys: Path) -> None:
-        self._section, self._keys = section, keys
+    def __init__(self, section: RaySection, *, keys: Path, stop: Stop) -> None:
+        self._section, self._keys, self._stop = section, keys, stop
         self._joined = False
 
     def ensure(self) -> None:
-        """Start or join Ray, once. Raises RayUnavailableError."""
+        """Start or join Ray, once; in the main thread. Raises RayUnavailableError, and KeyboardInterrupt when the run is told to stop."""
         if self._joined:
             return
         address = self._section.address or os.environ.get("RAY_ADDRESS")
@@ -84,6 +97,12 @@ class Cluster:
             require_answer(address)
         else:
             self._choose_token()
+            os.environ[LOOPBACK_ONLY] = "0"
+        with self._stop.at_once():
+            self._init(address)
+        self._joined = True
+
+    def _init(self, address: str | None) -> None:
         import ray
 
         # Ray puts the driver's working folder in front of its workers' paths: there, a user's `workers/` would hide ours.
@@ -99,7 +118,7 @@ class Cluster:
                     logging_level=logging.WARNING,
                     _node_ip_address="127.0.0.1",
                 )
-        self._joined = True
+                _require_loopback(ray.util.get_node_ip_address())
 
     def close(self) -> None:
         """Leave the cluster; a local one ends with it."""

@@ -5,6 +5,7 @@ the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from pipeline.errors import DataError, KdpipeError
 from pipeline.labels.store import open_store
 from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
+from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
 from workers.driver.context import RunContext
@@ -25,14 +27,14 @@ from workers.driver.folder import Holder, read_json, write_json
 from workers.driver.holding import LogHolder
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
-from workers.driver.planning import check_inputs, plan_text
+from workers.driver.planning import check_inputs, check_prepared, check_students, plan_text
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
 from workers.driver.repairing import label_again, teachers_on
 from workers.driver.reporter import Gauge, Reporter
 from workers.driver.request import RunRequest
 from workers.driver.stopping import StoppedError, stop_on_signals
-from workers.driver.summary import summarise
+from workers.driver.summary import answers_that_differ, summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
@@ -45,13 +47,10 @@ WATCH_EVERY_S = 1.0
 def drive(request: RunRequest) -> None:
     """Do what was asked, to the end or until told to stop. Raises KdpipeError; everything it started has ended by then."""
     if request.dry_run:
-        with Reporter(request.folder, writes_status=False) as reporter:
-            reporter.say(plan_text(request))
-            if request.run.prepare is None or request.folder.origin_file.exists():
-                check_inputs(request)
+        _say_plan(request)
         return
     with Holder(request.folder), stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
-        cluster = Cluster(request.run.ray, keys=request.folder.keys)
+        cluster = Cluster(request.run.ray, keys=request.folder.keys, stop=stop)
         context = RunContext(
             run=request.run,
             base=request.base,
@@ -67,6 +66,21 @@ def drive(request: RunRequest) -> None:
         with _ending(context, keep=request.keep), _holding_labels(context, take_over=request.take_over):
             context.metrics.start(request.folder, labels=store_url(context))
             _go(context, request)
+
+
+def _say_plan(request: RunRequest) -> None:
+    """A dry run: what would be done, and what would be refused. Writes nothing."""
+
+    @functools.cache
+    def teacher() -> Teacher:
+        return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
+
+    check_students(request)
+    check_prepared(request)
+    with Reporter(request.folder, writes_status=False) as reporter:
+        reporter.say(plan_text(request, fingerprint=lambda: teacher().fingerprint))
+    if request.run.prepare is None or request.folder.origin_file.exists():
+        check_inputs(request, teacher)
 
 
 def _holding_labels(context: RunContext, *, take_over: bool) -> contextlib.AbstractContextManager[object]:
@@ -97,12 +111,14 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
+    check_students(request)
     _remember(request)
     if request.run.prepare:
         context.reporter.stage("prepare")
-        prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
+        with context.stop.at_once():
+            prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
     context.check_stop()
-    context.reporter.say(plan_text(request))
+    context.reporter.say(plan_text(request, fingerprint=lambda: context.teacher.fingerprint))
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
         planner: Labelling | None = None
@@ -153,10 +169,12 @@ def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
         context.reporter.show([Gauge(name="controls", done=0, total=waiting, says="still training")])
         context.stop.wait(POLL_S)
         context.check_stop()
-    summary = summarise(context, confirmed, fleet)
+    with context.stop.at_once():
+        summary = summarise(context, confirmed, fleet)
     write_json(context.folder.summary_file, summary)
     context.reporter.say("\n".join([*context.controls.errors, render(summary)]))
-    return [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
+    behind = [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
+    return [*behind, *answers_that_differ(summary)]
 
 
 def _open(context: RunContext, planner: Labelling | None = None) -> Opening | None:

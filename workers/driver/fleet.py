@@ -22,6 +22,7 @@ from pipeline.releases.signer import ReleaseSigner
 from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
+from workers.driver.ports import NAMES
 from workers.driver.records import Incumbent, StudentFiles, incumbent_of, populations_of
 from workers.driver.releasing import ensure_repository
 from workers.driver.reporter import Gauge
@@ -263,7 +264,7 @@ class Fleet:
         folder, section = self._context.folder, self._context.run.fleet
         command = [*PYTHON, "-m", "workers.orchestrator", "--dir", str(folder.fleet), "--repository", str(folder.releases)]
         command += ["--keys", str(folder.keys / ONLINE), "--host", section.host]
-        for name in ("fleet", "enrolment", "operator", "metrics"):
+        for name in NAMES:
             command += [f"--{name}-port", str(getattr(section, f"{name}_port"))]
         return command
 

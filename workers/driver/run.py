@@ -28,6 +28,7 @@ from workers.driver.holding import LogHolder
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
 from workers.driver.planning import check_inputs, check_prepared, check_students, plan_text
+from workers.driver.ports import check_ports
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
 from workers.driver.repairing import label_again, teachers_on
@@ -112,6 +113,7 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 def _go(context: RunContext, request: RunRequest) -> None:
     check_students(request)
+    check_ports(request.run.fleet, request.folder)
     _remember(request)
     if request.run.prepare:
         context.reporter.stage("prepare")

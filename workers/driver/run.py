@@ -139,7 +139,7 @@ def _go(context: RunContext, request: RunRequest) -> None:
                 return
             for error in errors:
                 context.reporter.say(f"{type(error).__name__}: {error}")
-            planner = _wait_for_samples(context)
+            planner = _wait_for_samples(context, fleet)
 
 
 def _repair(context: RunContext) -> None:
@@ -213,7 +213,7 @@ def _forget_training(context: RunContext, before: Opening, after: Opening) -> No
             shutil.rmtree(context.folder.training / f"{name}-{before.generation:06d}", ignore_errors=True)
 
 
-def _wait_for_samples(context: RunContext) -> Labelling:
+def _wait_for_samples(context: RunContext, fleet: Fleet) -> Labelling:
     """Return, once the source has rows that nobody has labelled, the labelling that saw them."""
     labelling = labelling_of(context, max(outcomes(context.folder), default=0) + 1)
     context.reporter.stage("watching for new samples")
@@ -226,7 +226,7 @@ def _wait_for_samples(context: RunContext) -> Labelling:
             if str(error) != said:
                 said = str(error)
                 context.reporter.say(f"new samples cannot be read: {said}")
-        context.children.check()
+        fleet.watch()
         context.stop.wait(WATCH_EVERY_S)
         context.check_stop()
 

@@ -44,10 +44,13 @@ class FileRefusedError(MachineError):
 
 def refused(error: OSError) -> FileRefusedError | None:
     """What an error of the operating system means for a person; None where it is not about a file."""
-    if error.errno not in EXPECTED:
+    number = error.errno
+    if number is None or number not in EXPECTED:
         return None
     path = error.filename2 or error.filename
-    return FileRefusedError(os.fsdecode(path) if isinstance(path, str | bytes) else "this machine", error.strerror, error.errno)
+    return FileRefusedError(
+        os.fsdecode(path) if isinstance(path, str | bytes) else "this machine", error.strerror or os.strerror(number), number
+    )
 
 
 class FileTooLargeError(DataError):

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from workers.ray_address import RayUnavailableError, require_answer
+
 NPM_TIMEOUT_S = 20.0
 RAY_TIMEOUT_S = 30.0
 ASK_RAY = """
@@ -161,8 +163,6 @@ def _ask_ray(address: str | None) -> RayFacts:
     """What the cluster offers; asked by a process of its own, because Ray waits for minutes for what answers but is no cluster."""
     if address is None:
         return RayFacts(address=None, cpus=float(os.cpu_count() or 1))
-    from workers.driver.cluster import RayUnavailableError, require_answer
-
     try:
         require_answer(address)
         asked = [sys.executable, "-P", "-c", ASK_RAY, address]

@@ -145,7 +145,14 @@ class Children:
 
     def _intend(self, part: str, command: Sequence[str]) -> None:
         self._children.pop(part, None)
-        intent = {"part": part, "pid": None, "started_unix_s": time.time(), "command": command, "ready": {}, "kept": self._keep}
+        intent: dict[str, Any] = {
+            "part": part,
+            "pid": None,
+            "started_unix_s": time.time(),
+            "command": command,
+            "ready": {},
+            "kept": self._keep,
+        }
         self._write(intent)
 
     def _record(self, part: str, process: subprocess.Popen[bytes], command: Sequence[str], *, ready: dict[str, Any]) -> Child:

@@ -266,7 +266,7 @@ def test_a_full_disk_is_waited_out_said_and_changes_no_weight(tmp_path: Path, mo
 def test_a_trainer_that_waits_for_room_stops_when_told_and_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr(teaching, "save_trained", FullDisk(teaching.save_trained, 1000))
+        full.setattr(teaching, "save_trained", FullDisk(print, 1000))
         board = Watched(lambda progress: "full" not in progress.says)
         assert run(spec_of(tmp_path), board) is None
     assert board.states[-1] is TrainingState.STOPPED

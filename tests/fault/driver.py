@@ -2,14 +2,15 @@
 
     python -m tests.fault.driver --kills 10 --seed 1 [--recipe spam]
 
-Starts `kdpipe run RECIPE` in a new folder, holds its driver still at a random moment of a phase (label, train, export, sign, wave), looks where it
-is and which processes it has, and ends it with SIGKILL; then the same command again. A phase that was over before the kill is tried
-again in another new folder, until each of the phases asked for was hit. At the end of each folder every planned sample is
-labelled exactly once, the teacher's labels in the log are as many as the run says it asked for, and all devices confirm; after each kill nothing
-that the run had started is alive, Ray's processes included.
+Starts `kdpipe run RECIPE` in a new folder, holds its driver still at a random moment of a phase (label, train, export, sign, wave),
+looks where it is and which processes it has, and ends it with SIGKILL; then the same command again. A phase that was over before the
+kill is tried again in another new folder, until each of the phases asked for was hit. After each kill nothing that the run had
+started stays alive, Ray's processes included. At the end of each folder every planned sample is labelled exactly once, the log's commits
+are as many rows as the run says it asked the teacher, and all devices confirm.
 """
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -51,7 +52,10 @@ def phase_of(folder: Path) -> str:
 
 
 def kill_and_finish(home: Path, *, recipe: str, phases: Sequence[str], seed: int, say: Callable[[str], None]) -> list[str]:
-    """Kill once in each of `phases`, which are sorted as in PHASES, and let the run end. Returns where each kill hit: all of `phases`, at least."""
+    """Kill once in each of `phases`, which are sorted as in PHASES, and let the run end.
+
+    Returns where each kill hit: all of `phases`, and where those hit that came too late.
+    """
     chance, hit = random.Random(seed), list[str]()
     for number in range(1, FOLDERS + 1):
         left = sorted((Counter(phases) - Counter(hit)).elements(), key=PHASES.index)
@@ -138,7 +142,7 @@ def _check(folder: Path, output: str) -> None:
     assert len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} samples are labelled twice"
     assert len(ids) + state.rows_quarantined == state.rows_planned, f"{len(ids)} labelled of {state.rows_planned}"
     commits = sorted((commit.start, commit.stop) for commit in state.commits)
-    assert all(before[1] <= after[0] for before, after in zip(commits, commits[1:], strict=False)), "commits overlap"
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(commits)), "commits overlap"
     assert state.void_commits == 0, f"{state.void_commits} commits came after another of the same rows"
     asked = sum(commit.shard.rows - commit.reused for commit in state.commits)
     assert asked == len(ids) - state.rows_reused == sum(teacher_rows(folder)), f"{asked} rows asked for {len(ids)} labels"

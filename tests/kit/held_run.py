@@ -28,8 +28,8 @@ def hold_in(stage: str, step: int) -> None:
     """Arm this process."""
     enter = Reporter.stage
 
-    def enter_and_count(reporter: Reporter, name: str) -> None:
-        enter(reporter, name)
+    def enter_and_count(self: Reporter, name: str) -> None:
+        enter(self, name)
         if name.endswith(stage):
             HoldSwitch(step).__enter__()
 

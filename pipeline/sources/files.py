@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import SourceSection
-from pipeline.errors import ConfigError, UnknownKeyError
+from pipeline.errors import DESCRIBED, ConfigError, UnknownKeyError
 from pipeline.sources.formats import FORMATS, Format
 from pipeline.sources.source import FormatUnknownError, Part, PartChangedError, Source, SourceMissingError
 
@@ -38,7 +38,7 @@ def check_options(section: SourceSection, known: Sequence[str]) -> None:
         raise UnknownKeyError("options of a source of files", unknown[0], known)
     carry = section.options.get("carry", [])
     if not isinstance(carry, list | tuple) or not all(isinstance(name, str) for name in carry):
-        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
+        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names", DESCRIBED)
 
 
 _State = tuple[int, int, int]

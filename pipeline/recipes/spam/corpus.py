@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -104,9 +103,3 @@ def read_mails(archive: Path) -> Iterator[tuple[str, str, str]]:
         raise CorpusUnusableError(str(archive), f"does not read ({type(error).__name__})") from error
     if not found:
         raise CorpusUnusableError(str(archive), "no mails in it")
-
-
-def cluster_sizes(table: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """How many mails each group of near-duplicates has, largest first."""
-    _, counts = np.unique(table.column("cluster").to_numpy(), return_counts=True)
-    return np.sort(counts)[::-1]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.errors import DESCRIBED, ConfigError
 
 NO_LABEL = -1
 
@@ -78,4 +78,4 @@ def check_losses(losses: Mapping[str, float], *, where: str) -> None:
         if name not in LOSSES:
             raise LossUnknownError(where, f"no loss named {name!r}", f"known: {', '.join(sorted(LOSSES))}")
     if not losses or any(share < 0 for share in losses.values()) or not any(losses.values()):
-        raise ConfigError(where, f"{dict(losses)}", "at least one loss, of a weight above 0")
+        raise ConfigError(where, f"{dict(losses)}", "at least one loss, of a weight above 0", DESCRIBED)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import DESCRIBED, ConfigError
 
 Floats = NDArray[np.float32]
 
@@ -58,4 +58,4 @@ POLICIES: Mapping[str, Policy] = {"none": none, "confidence": confidence}
 def check_policy(name: str, *, where: str) -> None:
     """Raises ConfigError for a name that is not in `POLICIES`."""
     if name not in POLICIES:
-        raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}")
+        raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}", DESCRIBED)

@@ -86,6 +86,62 @@ def test_a_graph_that_eats_strings_is_given_strings(tmp_path):
     np.testing.assert_allclose(np.exp(teacher.log_probs(pa.array(["free", "hello"])))[:, 1], [0.8808, 0.1192], atol=1e-4)
 
 
+def export_without_bias(path: Path, *, seed: int) -> None:
+    torch.manual_seed(seed)
+    net = torch.nn.Linear(400, 3, bias=False).eval()  # the exporter keeps small tensors in the graph
+    torch.onnx.export(net, (torch.zeros(8, 400),), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+
+
+def test_the_fingerprint_of_an_onnx_file_covers_weights_that_lie_beside_it(tmp_path):
+    graphs, found = [], []
+    for seed in (1, 1, 2):
+        export_without_bias(tmp_path / "teacher.onnx", seed=seed)
+        assert (tmp_path / "teacher.onnx.data").is_file(), "the exporter puts tensors into a file of their own"
+        graphs.append((tmp_path / "teacher.onnx").read_bytes())
+        found.append(load(tmp_path, use="onnx", path="teacher.onnx").fingerprint)
+    assert graphs[0] == graphs[2], "the graph alone does not tell the two apart"
+    assert found[0] == found[1] != found[2]
+
+
+def test_tensors_of_inner_graphs_lie_beside_the_file_too(tmp_path):
+    helper, kind = onnx.helper, onnx.TensorProto
+    scale = helper.make_tensor("scale", kind.FLOAT, [1], [2.0])
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        constant = helper.make_node("Constant", [], [name], value=scale)
+        branches[name] = helper.make_graph([constant], name, [], [helper.make_tensor_value_info(name, kind.FLOAT, [1])])
+    inner = branches["then_branch"].node[0].attribute[0].t
+    inner.ClearField("float_data")
+    inner.data_location = kind.EXTERNAL
+    inner.external_data.add(key="location", value="inner.bin")
+    graph = helper.make_graph(
+        [helper.make_node("If", ["yes"], ["y"], **branches)],
+        "g",
+        [helper.make_tensor_value_info("yes", kind.BOOL, [])],
+        [helper.make_tensor_value_info("y", kind.FLOAT, [1])],
+    )
+    (tmp_path / "teacher.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(TeacherLoadError, match=r"no file 'inner\.bin' beside it"):
+        load(tmp_path, use="onnx", path="teacher.onnx")
+
+
+@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "link.data"])
+def test_weights_outside_the_folder_of_an_onnx_file_are_refused(tmp_path, location):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    export_without_bias(folder / "teacher.onnx", seed=1)
+    (folder / "teacher.onnx.data").rename(tmp_path / "secret.data")
+    (folder / "link.data").symlink_to(tmp_path / "secret.data")
+    model = onnx.load(folder / "teacher.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    onnx.save(model, folder / "teacher.onnx")
+    with pytest.raises(TeacherLoadError, match=f"weights in '{location}'; expected weights in the folder of the graph"):
+        load(folder, use="onnx", path="teacher.onnx")
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [

@@ -27,11 +27,10 @@ OPTIONS = ("classes", "gives", "output", "providers")
 def load_onnx(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
     """The teacher in the file `section.path`. Raises TeacherLoadError."""
     options = checked_options(section, OPTIONS)
-    if section.path is None or not (path := base / section.path).is_file():
-        remedy = "name it as `teacher.path` in the run file"
-        raise TeacherLoadError(f"teacher {section.use}", f"no file {section.path!r}", "an ONNX file", remedy)
-    weights = _external_files(path)
-    session = _session(path, section, options.get("providers"))
+    if section.path is None:
+        raise TeacherLoadError(f"teacher {section.use}", "no file", "an ONNX file", "name it as `teacher.path` in the run file")
+    path = base / section.path
+    session, files = open_model(path, section, providers=options.get("providers"))
     if len(session.get_inputs()) != 1:
         names = [taken.name for taken in session.get_inputs()]
         raise TeacherLoadError(str(path), f"inputs {names}", "one input: what the samples are", "export it so that preprocessing is inside")
@@ -45,7 +44,7 @@ def load_onnx(section: TeacherSection, classes: tuple[str, ...], base: Path) -> 
         output=output,
         gives=gives_of(section),
         classes=classes_of(section, classes, json.loads(described) if described else None),
-        fingerprint=fingerprint_of({"use": section.use, "options": options, "onnxruntime": onnxruntime.__version__}, path, *weights),
+        fingerprint=fingerprint_of({"use": section.use, "options": options, "onnxruntime": onnxruntime.__version__}, *files),
     )
 
 
@@ -62,6 +61,20 @@ class OnnxTeacher:
         if self._input.type == "tensor(string)":
             given = np.array(given, dtype=object).reshape((-1, 1) if len(self._input.shape) == 2 else (-1,))
         return log_probs_of(self._session.run([self._output], {self._input.name: given})[0], self._gives)
+
+
+def open_model(path: Path, section: TeacherSection, *, providers: Sequence[str] | None = None) -> tuple[Any, list[Path]]:
+    """A session, and the files that it is made of. Raises TeacherLoadError."""
+    if not path.is_file():
+        raise TeacherLoadError(str(path), "no file", "an ONNX file", "correct `teacher` in the run file")
+    files = [path, *_external_files(path)]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = section.threads, 1
+    wanted = list(providers or (["CUDAExecutionProvider"] if section.gpus else []) + ["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), sess_options=options, providers=wanted), files
+    except Exception as error:  # onnxruntime's own errors have no common base
+        raise _unloadable(path, error) from error
 
 
 def _external_files(path: Path) -> list[Path]:
@@ -94,16 +107,6 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
         if field.message_type is not None:
             for part in [value] if isinstance(value, Message) else value:
                 yield from _tensors(part)
-
-
-def _session(path: Path, section: TeacherSection, providers: Sequence[str] | None) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = section.threads, 1
-    wanted = list(providers or (["CUDAExecutionProvider"] if section.gpus else []) + ["CPUExecutionProvider"])
-    try:
-        return onnxruntime.InferenceSession(str(path), sess_options=options, providers=wanted)
-    except Exception as error:  # onnxruntime's own errors have no common base
-        raise _unloadable(path, error) from error
 
 
 def _unloadable(path: Path, error: Exception) -> TeacherLoadError:

@@ -47,8 +47,9 @@ class Forgotten:
     shards: int
     """Written anew."""
     objects: int
-    """Deleted, with what an earlier call had left; the same for bytes."""
+    """Shards, whole or half-written, that were deleted, with what an earlier call had left."""
     bytes: int
+    """Of those."""
 
 
 def forget(store: Store, *, samples: Collection[str], rows: Collection[int], holder: str, nonce: str, now_unix_s: float) -> Forgotten:

@@ -137,8 +137,9 @@ def test_nothing_of_a_forgotten_sample_is_left_and_all_others_are_as_they_were(s
     assert verify(store).orphans == 0
 
 
-def test_readers_find_every_sample_at_its_position_and_the_forgotten_one_without_weight() -> None:
-    store = MappedMemory()
+@pytest.mark.parametrize("kind", [MappedMemory, MemoryStore], ids=["mapped", "compressed"])
+def test_readers_find_every_sample_at_its_position_and_the_forgotten_one_without_weight(kind: type[MemoryStore]) -> None:
+    store = kind()
     labelled(store)
     before, row = live_pass(store), row_of(store, ADA)
     forgotten(store, f"id of {ADA}")

@@ -116,7 +116,7 @@ class Seal(Fact):
 
 
 class Repair(Fact):
-    """The bytes of a committed shard went bad; `by` holds the same rows at the same places."""
+    """The bytes of a committed shard went bad, or rows of it must be forgotten; `by` holds the same rows at the same places."""
 
     kind: Literal["repair"] = "repair"
     shard: str

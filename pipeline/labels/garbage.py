@@ -2,7 +2,7 @@
 
 attempts   objects beside the shards that no commit or repair names: lost in a crash, fenced, or overtaken
 dropped    shards that the retention policy let go of
-replaced   bad shards that were labelled again: their rows are in the repair
+replaced   bad shards that were labelled again, and what was there before rows were forgotten: their rows are in the repair
 log        records, segments and manifests that a newer manifest made superfluous more than a grace ago
 unfinished on local disk, files that a crash left half written
 """

@@ -154,7 +154,11 @@ def encode_shard(
         columns[CONTENT_KEY] = key_column(labelled.keys_N2)
     batch = pa.record_batch(columns)
     described = _described(SHARD_VERSION, teacher=teacher, classes=classes, codec=codec, embedding=labelled.embedding_ND is not None)
-    batch = batch.replace_schema_metadata({_METADATA_KEY: json.dumps(described)})
+    return shard_bytes(batch.replace_schema_metadata({_METADATA_KEY: json.dumps(described)}), compressed=compressed)
+
+
+def shard_bytes(batch: pa.RecordBatch, *, compressed: bool) -> bytes:
+    """The file of a shard, from its rows with their schema's metadata."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd" if compressed else None)) as file:
         file.write_batch(batch)

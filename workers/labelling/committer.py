@@ -115,7 +115,7 @@ class Committer:
     def repair(self, shard: str, by: ShardRef, bad: Sequence[QuarantinedRow], *, teacher: str) -> None:
         """Queue that `by` holds the rows of the committed shard from now on; rows in `bad` could not be labelled again."""
         self._writer.queue([Repair(shard=shard, by=by, teacher=teacher)])
-        self._writer.queue(_tombstones(bad))
+        self._writer.queue(tombstones(bad))
 
     def tick(self, *, now_s: float, now_unix_s: float, starved: bool, lead_used_up: bool) -> None:
         """Seal if it is time, and write what is queued, if the last record is old enough."""
@@ -198,7 +198,7 @@ class Committer:
             self._windows, self._sealed, self._open_rows = self._windows + 1, self._commits, 0
 
 
-def _tombstones(bad: Sequence[QuarantinedRow]) -> list[Tombstone]:
+def tombstones(bad: Sequence[QuarantinedRow]) -> list[Tombstone]:
     """One entry for neighbours with the same reason."""
     runs: list[Tombstone] = []
     for row in bad:

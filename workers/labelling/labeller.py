@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.labels.codecs import DENSE_FP16, Codec
@@ -24,6 +23,7 @@ from pipeline.labels.content import content_keys
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.log import LogReader
+from pipeline.labels.placeholders import filled, placeholder_ids
 from pipeline.labels.rowspace import part_rows
 from pipeline.labels.shard import LabelledRows, ShardTakenError, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
@@ -125,11 +125,9 @@ class Labeller:
         Raises TeacherUnavailableError, EmbeddingUnusableError: nothing that the teacher is asked next would fare better.
         """
         rows_N = np.setdiff1d(np.arange(assignment.start, assignment.stop), np.array(assignment.without, dtype=np.int64))
-        batch = self._read(assignment.plan, rows_N)
+        batch = self._batch(assignment, rows_N)
         if isinstance(batch, _Unread):
-            if not assignment.keep_every_row or batch.trouble is not Trouble.GONE:  # what can't be read now may be read again
-                return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
-            batch = _unreadable(assignment.plan, rows_N, batch.reason, kind=self._kind)
+            return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
         unit_bytes = batch.nbytes + len(rows_N) * len(self.teacher.classes) * np.dtype(np.float32).itemsize
         if is_too_large(len(rows_N), unit_bytes) and not assignment.keep_every_row:  # a repair can't be divided
             return Failed(lease=assignment.lease, trouble=Trouble.LARGE, reason=f"{unit_bytes} bytes", unit_bytes=unit_bytes)
@@ -148,10 +146,12 @@ class Labeller:
         shard = self._write(assignment, rows_N, batch, answer, known, bad)
         if isinstance(shard, Failed):
             return shard
+        forgotten = frozenset(assignment.forgotten)
+        found = ((int(rows_N[place]), why) for place, why in sorted(bad.items()))
         return Labelled(
             lease=assignment.lease,
             shard=shard,
-            bad=tuple(QuarantinedRow(row=int(rows_N[place]), reason=why) for place, why in sorted(bad.items())),
+            bad=tuple(QuarantinedRow(row=row, reason=why) for row, why in found if row not in forgotten),
             teacher=self.teacher.fingerprint,
             teacher_rows=answer.asked,
             teacher_s=answer.seconds,
@@ -178,6 +178,21 @@ class Labeller:
             return NOTHING_KNOWN
         keys_N2 = content_keys(inputs)
         return Known(keys_N2=keys_N2) if assignment.keep_every_row else self._reuse.look(keys_N2)
+
+    def _batch(self, assignment: Assignment, rows_N: NDArray[np.int64]) -> Any:
+        """The rows of the assignment, without input where they are forgotten or, in a repair, gone; or why there are none."""
+        forgotten_N = np.isin(rows_N, np.array(assignment.forgotten, dtype=np.int64))
+        read_R, plan = rows_N[~forgotten_N], assignment.plan
+        batch = self._read(plan, read_R) if len(read_R) else _unreadable(plan, read_R, "", kind=self._kind)
+        if isinstance(batch, _Unread):
+            if not assignment.keep_every_row or batch.trouble is not Trouble.GONE:  # what can't be read now may be read again
+                return batch
+            batch = _unreadable(plan, read_R, batch.reason, kind=self._kind)
+        if not forgotten_N.any():
+            return batch
+        places = np.concatenate([np.flatnonzero(~forgotten_N), np.flatnonzero(forgotten_N)])
+        both = pa.Table.from_batches([batch, _unreadable(plan, rows_N[forgotten_N], "it was forgotten", kind=self._kind)])
+        return both.take(pa.array(np.argsort(places))).combine_chunks().to_batches()[0]
 
     def _read(self, plan: Plan, rows_N: NDArray[np.int64]) -> Any:
         """The batch, or why there is none."""
@@ -250,7 +265,7 @@ class Labeller:
         labelled = LabelledRows(
             rows_N=rows_N[places],
             sample_ids=kept["sample_id"],
-            inputs=_without_nulls(kept["input"], width=assignment.width),
+            inputs=filled(kept["input"], width=assignment.width),
             log_probs_NK=answer.log_probs_NK if len(places) == len(rows_N) else answer.log_probs_NK[places],
             disagreement_N=None if answer.disagreement_N is None else answer.disagreement_N[places],
             embedding_ND=None if answer.embedding_ND is None else answer.embedding_ND[places],
@@ -283,20 +298,10 @@ def _rows_of(batch: Any, places_P: NDArray[np.int64]) -> Any:
 
 
 def _unreadable(plan: Plan, rows_N: NDArray[np.int64], reason: str, *, kind: Kind) -> Any:
-    """A batch of rows whose source is gone; only their places are left."""
+    """A batch of rows that are not to be had; only their places are left."""
     schema = SCHEMAS[kind]
     unknown = [pa.nulls(len(rows_N), schema.field(name).type) for name in ("input", "label")]
-    ids = pa.array([f"{plan.part}:{row}" for row in part_rows(plan, rows_N)], pa.string())
-    return pa.record_batch([ids, *unknown, pa.array([reason] * len(rows_N), pa.string())], schema=schema)
-
-
-def _without_nulls(inputs: Any, *, width: int) -> Any:
-    """Placeholders for missing inputs, of the others' shape: a row of weight 0 still goes through a student."""
-    if not inputs.null_count:
-        return inputs
-    if pa.types.is_string(inputs.type):
-        return pc.fill_null(inputs, "")
-    return pa.array([row.as_py() if row.is_valid else [0.0] * width for row in inputs], inputs.type)
+    return pa.record_batch([placeholder_ids(plan, rows_N), *unknown, pa.array([reason] * len(rows_N), pa.string())], schema=schema)
 
 
 def _reason(error: Exception) -> str:

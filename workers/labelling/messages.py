@@ -40,6 +40,8 @@ class Assignment:
     stop: int
     without: tuple[int, ...] = ()
     """Rows to leave out: a repair makes the same rows as the shard it replaces, which has none that were quarantined."""
+    forgotten: tuple[int, ...] = ()
+    """Rows that get a placeholder and are not read, whatever the source still holds."""
     keep_every_row: bool = False
     """A row that can't be labelled is written with a placeholder instead of left out: a repair keeps positions."""
     width: int = 1

@@ -2,16 +2,14 @@
 
 A repair has the same rows at the same places as the shard it replaces, so no reader's position moves. It is given to a worker before
 any new unit, since a trainer may be waiting for it. A row that can't be labelled again is forgotten, or, where that is not wanted, its
-shard stays as it is and is named.
+shard stays as it is and is named. A row that was forgotten before stays so: it is never read from the source again.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import pyarrow as pa
-
 from pipeline.labels.entries import Commit, QuarantinedRow
+from pipeline.labels.placeholders import usual_width
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.shard import ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
@@ -82,6 +80,7 @@ class Repairs:
             start=commit.start,
             stop=commit.stop,
             without=tuple(bad.row for bad in commit.quarantined),
+            forgotten=tuple(row for run in state.tombstoned.within(commit.start, commit.stop) for row in range(*run)),
             keep_every_row=True,
             width=_width(store, state),
         )
@@ -127,7 +126,5 @@ def _width(store: Store, state: LogState) -> int:
             inputs = read_shard(store, state.shard_of(commit)).table["input"]
         except ShardCorruptError:
             continue
-        if pa.types.is_string(inputs.type):
-            return 1
-        return int(np.median([len(row) for row in inputs[:32]]))
+        return usual_width(inputs)
     return 1

@@ -30,7 +30,8 @@ from pipeline.labels.shard import CONTENT_KEY, maker_of
 from pipeline.labels.state import LogState
 from pipeline.labels.store import MappedStore, ObjectMissingError, Store
 
-MANIFESTS, TABLES = "known/manifests/", "known/tables/"
+KNOWN = "known/"
+MANIFESTS, TABLES = f"{KNOWN}manifests/", f"{KNOWN}tables/"
 MANIFEST_MAX_BYTES = 1 << 20
 TABLE_MAX_BYTES = 64 * 2**20
 """Tables are merged up to here."""

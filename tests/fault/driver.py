@@ -3,8 +3,9 @@
     python -m tests.fault.driver --kills 10 --seed 1 [--recipe spam]
 
 Starts `kdpipe run RECIPE` in a new folder and ends its driver with SIGKILL: at least once in each phase (label, train, export,
-sign, wave), each time at a random moment of it; then the same command again. At the end every planned sample is labelled exactly once, the
-teacher was asked about each committed row once, nothing that the run started is alive, and all devices confirm.
+sign, wave) where there are kills enough, each time at a random moment of it; then the same command again. At the end every planned sample
+is labelled exactly once, the teacher was asked about each committed row once, nothing that the run started is alive, and all devices
+confirm.
 """
 
 import argparse
@@ -57,6 +58,14 @@ def kill_and_finish(home: Path, *, recipe: str, phases: list[str], seed: int, sa
     return hit
 
 
+def phases_of(kills: int, seed: int) -> list[str]:
+    """Each once and some again; of fewer kills than phases, some of them."""
+    chance = random.Random(seed)
+    more = kills - len(PHASES)
+    drawn = chance.sample(PHASES, kills) if more < 0 else [*PHASES, *chance.choices(PHASES, k=more)]
+    return sorted(drawn, key=PHASES.index)
+
+
 def _check(folder: Path, output: str) -> None:
     ids, state = committed(folder), _log(folder)
     assert len(ids) == len(set(ids)), f"{len(ids) - len(set(ids))} samples are labelled twice"
@@ -87,9 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--recipe", default="spam")
     options = parser.parse_args()
-    chance = random.Random(options.seed)
-    extra = [chance.choice(PHASES) for _ in range(max(0, options.kills - len(PHASES)))]
-    phases = sorted([*PHASES, *extra], key=PHASES.index)
+    phases = phases_of(options.kills, options.seed)
     with tempfile.TemporaryDirectory() as home:
         hit = kill_and_finish(Path(home), recipe=options.recipe, phases=phases, seed=options.seed, say=print)
     counts = ", ".join(f"{phase} {hit.count(phase)}" for phase in dict.fromkeys(hit))

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.labels.codecs import DenseFp16
 from pipeline.labels.embedding import embeddings_of
 from pipeline.labels.log import LogReader
 from pipeline.labels.quarantine import in_force
@@ -35,6 +36,20 @@ class NothingLabelledError(DataError):
     def __str__(self) -> str:
         return (
             "nothing is labelled yet; expected at least one committed shard; `kdpipe run` labels, `kdpipe labels ls DIR` says how far it is"
+        )
+
+
+class NoReferenceError(DataError):
+    """The stored labels are what a lossy codec left of the teacher's answers; no other codec can be held against them."""
+
+    def __init__(self, codec: str) -> None:
+        super().__init__(codec)
+        self.codec = codec
+
+    def __str__(self) -> str:
+        return (
+            f"the labels there were stored with the codec {self.codec}, which keeps a part of each answer; expected dense_fp16; "
+            "`kdpipe labels advise RUNFILE` asks the teacher about a probe instead"
         )
 
 
@@ -160,14 +175,25 @@ class StoredLabels:
         found = (s for at, shard in self._shards() for s in self._samples(at, shard, self._closest(shard, rows)))
         return heapq.nsmallest(rows, found, key=lambda sample: (sample.margin, sample.row))
 
-    def log_probs(self, rows: int) -> NDArray[np.float32]:
-        """float32 [at most `rows`, K] of the first labels."""
-        found, count = [], 0
+    def reference(self, rows: int) -> NDArray[np.float32]:
+        """float32 [at most `rows`, K], what the teacher said first in the log, up to the first shard of a lossy codec.
+
+        To hold codecs against; without forgotten samples. Raises NoReferenceError, NothingLabelledError where none is left.
+        """
+        found: list[NDArray[np.float32]] = []
+        left = rows
         for _, shard in self._shards():
-            found.append(shard.log_probs(slice(0, rows - count)))
-            count += len(found[-1])
-            if count >= rows:
+            lossy = not isinstance(shard.codec, DenseFp16)
+            if lossy and not found:
+                raise NoReferenceError(shard.codec.name)
+            if lossy or not left:
                 break
+            places = self._weighing(shard, np.ones(len(shard.table), dtype=np.bool_))[:left]
+            if places:
+                found.append(shard.log_probs(np.array(places, dtype=np.int64)))
+                left -= len(places)
+        if not found:
+            raise NothingLabelledError
         return np.concatenate(found)
 
     def _shards(self) -> Iterator[tuple[int, Shard]]:

@@ -1,8 +1,8 @@
 """commit_visible: from the put of a log record to the moment at which a trainer in another process has its commits.
 
 One process labels in-memory texts as fast as it can into a folder on disk, committing in groups as ever; the other follows the log as a
-trainer does, with the trainer's pause between looks. Both read the machine's one monotonic clock. A commit's delay is that of its record;
-"put to visible" begins when the record's put began, "done to visible" when the unit was done, so that waiting for the group counts, too.
+trainer does, with the trainer's pause between looks. Both read the machine's one monotonic clock. A commit's delay is that of its record,
+from when its put began; in the cases "of a unit" it begins when the unit was done, so that waiting for the group counts, too.
 """
 
 import json
@@ -26,7 +26,7 @@ UNITS, UNIT_ROWS = 4_000, 64
 
 
 def run(*, units: int = UNITS) -> list[Comparison]:
-    """Cases: median, 99th percentile and longest delay, in seconds, over all commits."""
+    """Cases: `p50`, `p99` and `longest` delay, in seconds, over all commits; and the same `of a unit`."""
     with tempfile.TemporaryDirectory(prefix="kdpipe-visible-") as folder:
         command = [sys.executable, "-m", "tests.bench.commit_visible"]
         reader = subprocess.Popen([*command, "read", folder, str(units)], stdout=subprocess.PIPE, text=True)
@@ -37,10 +37,10 @@ def run(*, units: int = UNITS) -> list[Comparison]:
     assert reader.returncode == 0
     assert len(seen_s) == len(put_s) == len(done_s) == units
     found = []
-    for what, began_s in (("put to visible", put_s), ("done to visible", done_s)):
+    for of, began_s in (("", put_s), (" of a unit", done_s)):
         delays = np.array(seen_s) - np.array(began_s)
         figures = {"p50": np.quantile(delays, 0.5), "p99": np.quantile(delays, 0.99), "longest": delays.max()}
-        found += [alone(name="commit_visible", case=f"{what}, {case}", unit="s", figure=float(s), n=units) for case, s in figures.items()]
+        found += [alone(name="commit_visible", case=f"{case}{of}", unit="s", figure=float(s), n=units) for case, s in figures.items()]
     return found
 
 

@@ -34,7 +34,7 @@ def run(rows: int = 400_000, runs: int = 3) -> list[Comparison]:
         write_samples(folder, rows=rows)
         for turn in range(runs):
             for peer in (*PEERS, *PEERS)[turn % len(PEERS) :][: len(PEERS)]:
-                rows_per_s, rows_per_s_in_all, rows_per_cpu_s = _measured(peer, folder)
+                rows_per_s, rows_per_s_in_all, rows_per_cpu_s = measured(peer, folder)
                 steady[peer].append(rows_per_s)
                 total[peer].append(rows_per_s_in_all)
                 cpu[peer].append(rows_per_cpu_s)
@@ -70,7 +70,7 @@ def _sample_cpu(pid: int, cpu_s: dict[int, float]) -> None:
                 cpu_s[process.pid] = times.user + times.system
 
 
-def _measured(peer: str, folder: Path) -> tuple[float, float, float]:
+def measured(peer: str, folder: Path) -> tuple[float, float, float]:
     """Rows/s of one run of one peer, steady and in all, and rows per CPU second."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.bench.labelling_peers", peer, str(folder)]
     cpu_s: dict[int, float] = {}

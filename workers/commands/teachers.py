@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workers.commands.probe import probe_inputs
+
 if TYPE_CHECKING:
     from pipeline.config import RunFile, TeacherSection
     from pipeline.teachers import Teacher
@@ -51,7 +53,7 @@ def bench(
     from workers.driver.request import RunRequest
 
     request = RunRequest.of(runfile, directory)
-    inputs = _inputs(request.run, request.base, rows)
+    inputs = probe_inputs(request.run, request.base, rows)
     found = list(_measured(request.run, request.base, inputs, out))
     fitting = [row for row in found if row.rows_per_s and row.kl_mean_nats is not None and row.kl_mean_nats <= tolerance]
     fastest = max(fitting, key=lambda row: row.rows_per_s or 0, default=None)
@@ -66,17 +68,6 @@ def bench(
             typer.echo(f"{row.backend:<12} {row.rows_per_s:>10,.0f} {row.kl_mean_nats:>14.2e} {row.agreement:>11.4f}")
     if fastest:
         typer.echo(f"fastest within {tolerance:g} nats: {fastest.backend}; in the run file: {fastest.how}")
-
-
-def _inputs(run: "RunFile", base: Path, rows: int) -> Any:
-    from pipeline.sources import SourceSpec
-    from pipeline.sources.source import SourceMissingError
-
-    source = SourceSpec(section=run.stream, base=base).open()
-    part = next((part for part in source.parts() if part.rows), None)
-    if part is None:
-        raise SourceMissingError(str(base / (run.stream.path or "")), [])
-    return source.read(part.identity, range(min(rows, part.rows))).column("input").drop_null()
 
 
 def _measured(run: "RunFile", base: Path, inputs: Any, out: Path) -> Iterator[Row]:

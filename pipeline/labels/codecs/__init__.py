@@ -10,7 +10,7 @@ Which to take is a matter of bytes and error: `pipeline.labels.advice` measures 
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from pipeline.config import LabellingSection
@@ -30,6 +30,7 @@ __all__ = [
     "TopK",
     "codec_from",
     "codec_of",
+    "keys_of",
     "log_normalised",
 ]
 
@@ -46,6 +47,12 @@ def codec_of(section: LabellingSection, classes: int) -> Codec:
         name = "dense_fp16" if classes <= DENSE_UP_TO_CLASSES else "top_k"
     options = {"dense_fp16": {}, "top_k": {"k": section.codec_k}, "sampled": {"draws": section.codec_draws}}
     return CODECS[name](**options[name])
+
+
+def keys_of(codec: Codec) -> Mapping[str, str | int]:
+    """What `[labelling]` of a run file says for this codec: what `codec_of` reads."""
+    options = asdict(codec)
+    return {"codec": codec.name} | {f"codec_{name}": options[name] for name in ("k", "draws") if name in options}
 
 
 def codec_from(name: str, version: int, options: Mapping[str, Any]) -> Codec | None:

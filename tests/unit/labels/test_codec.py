@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import LabellingSection
 from pipeline.labels.advice import advise, candidates, measure
-from pipeline.labels.codecs import CLAMP_NATS, CODECS, DENSE_FP16, Codec, Sampled, TopK, codec_from, codec_of, log_normalised
+from pipeline.labels.codecs import CLAMP_NATS, CODECS, DENSE_FP16, Codec, Sampled, TopK, codec_from, codec_of, keys_of, log_normalised
 
 MANY: list[Codec] = [DENSE_FP16, TopK(k=1), TopK(k=4), TopK(k=999), Sampled(draws=1), Sampled(draws=64), Sampled(draws=1000)]
 
@@ -146,6 +146,11 @@ def test_drawing_leaves_the_global_generator_alone():
 )
 def test_the_run_file_chooses_the_codec(options, classes, codec):
     assert codec_of(LabellingSection(**options), classes) == codec
+
+
+@pytest.mark.parametrize("codec", candidates(1000))
+def test_the_keys_that_are_advised_choose_that_codec(codec):
+    assert codec_of(LabellingSection.model_validate(keys_of(codec)), 1000) == codec
 
 
 @pytest.mark.parametrize(

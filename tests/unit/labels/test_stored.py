@@ -146,8 +146,8 @@ def test_a_corrupt_shard_is_never_shown() -> None:
 
 def test_the_first_answers_are_as_many_as_asked_for_and_no_more() -> None:
     labels = StoredLabels(labelled(MemoryStore(), TEXTS))
-    assert len(labels.log_probs(7)) == 7
-    assert len(labels.log_probs(1000)) == len(TEXTS)
+    assert len(labels.reference(7)) == 7
+    assert len(labels.reference(1000)) == len(TEXTS)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A bar for verbs that read every label: on standard error, so that what a script reads stays clean."""
+"""A bar for verbs that take a while: on standard error, so that what a script reads stays clean."""
 
 import contextlib
 import sys
@@ -12,5 +12,5 @@ def bar(directory: Path, name: str) -> Iterator[Callable[[int, int], None]]:
     from workers.driver.folder import RunFolder
     from workers.driver.reporter import Gauge, Reporter
 
-    with Reporter(RunFolder.existing(directory), stream=sys.stderr, writes_status=False) as reporter:
+    with Reporter(RunFolder(directory), stream=sys.stderr, writes_status=False) as reporter:
         yield lambda done, rows: reporter.show([Gauge(name=name, done=done, total=rows, says="rows")])

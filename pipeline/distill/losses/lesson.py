@@ -5,6 +5,7 @@ Shapes: B batch, K classes, R classes recorded.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 NO_LABEL = -1
@@ -21,6 +22,12 @@ class Recorded:
     tail_B: Tensor
     """float32, log of the mass of all classes without a record; -inf where there is none."""
 
+    def rows(self, some: slice) -> "Recorded":
+        return Recorded(ids_BR=self.ids_BR[some], log_probs_BR=self.log_probs_BR[some], tail_B=self.tail_B[some])
+
+    def to(self, device: torch.device) -> "Recorded":
+        return Recorded(ids_BR=self.ids_BR.to(device), log_probs_BR=self.log_probs_BR.to(device), tail_B=self.tail_B.to(device))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
@@ -32,3 +39,11 @@ class Lesson:
     """int64 class of the source, NO_LABEL where it has none."""
     recorded: Recorded | None = None
     """None from a codec that keeps every class."""
+
+    def rows(self, some: slice) -> "Lesson":
+        recorded = self.recorded.rows(some) if self.recorded else None
+        return Lesson(log_probs_BK=self.log_probs_BK[some], hard_B=self.hard_B[some], recorded=recorded)
+
+    def to(self, device: torch.device) -> "Lesson":
+        recorded = self.recorded.to(device) if self.recorded else None
+        return Lesson(log_probs_BK=self.log_probs_BK.to(device), hard_B=self.hard_B.to(device), recorded=recorded)

@@ -1,4 +1,4 @@
-"""Losses and gradients against torchdistill's, which nobody here wrote. Read what its are before trusting them: KL has no T^2 when alpha is 0."""
+"""Losses and gradients against torchdistill's, which nobody here wrote. Read it before trusting it: its KL has no T^2 when alpha is 0."""
 
 from collections.abc import Callable
 from typing import Any

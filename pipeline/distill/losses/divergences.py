@@ -122,5 +122,5 @@ def _standardised(logits_BK: Tensor) -> Tensor:
 
 
 def _pearson(first_BK: Tensor, second_BK: Tensor, *, dim: int) -> Tensor:
-    centred = [values - values.mean(dim, keepdim=True) for values in (first_BK, second_BK)]
-    return F.cosine_similarity(*centred, dim=dim, eps=1e-8)
+    first_BK, second_BK = (values - values.mean(dim, keepdim=True) for values in (first_BK, second_BK))
+    return F.cosine_similarity(first_BK, second_BK, dim=dim)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from sklearn.metrics import log_loss
 
-from pipeline.distill.losses import NO_LABEL, Lesson, LossUnknownError, ce, check_losses, kl, mean_loss
+from pipeline.distill.losses import NO_LABEL, Lesson, LossUnknownError, ce, check_losses, mean_loss
+from pipeline.distill.losses.divergences import kl
 from pipeline.errors import ConfigError
 
 

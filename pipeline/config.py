@@ -160,6 +160,10 @@ class LabellingSection(Section):
     """Draws that `sampled` keeps of each label."""
     reuse: bool = True
     """Whether a row whose input has a label by the same teacher and codec takes that label. Every sample stays one of its own."""
+    embedding: bool = False
+    """Whether what the teacher sees in a sample (its `embedding_BD`) is kept beside the label, in half precision."""
+    mixed_teachers: bool = False
+    """Whether a log may hold labels of different teachers and students learn from all; else a teacher that changed is refused."""
     keep_bytes: int | None = Field(None, ge=0)
     """Most bytes of labels to keep when a generation begins; older windows go. Unset, labels are kept for ever."""
     keep_days: float | None = Field(None, gt=0)
@@ -177,8 +181,10 @@ class StudentSection(Section):
     """Name of a loss -> its own numbers, such as `dkd = { alpha = 1, beta = 8 }`; unset, those of its authors."""
     temperature: float = Field(2.0, gt=0)
     """Softens teacher and student alike in the loss."""
-    weighting: str = "none"
-    """Name of a weighting policy in `pipeline.distill`."""
+    weighting: Mapping[str, float] = {}
+    """Name of a weighting policy in `pipeline.distill.weighting` -> power; several are multiplied. Empty: every sample counts the same."""
+    weighting_options: Mapping[str, Mapping[str, float]] = {}
+    """Name of a policy -> its own numbers, such as `hard_label = { least = 0.1 }`."""
     batch: int = Field(32, ge=1)
     """Samples of one optimiser step, over all workers."""
     steps: int = Field(1200, ge=1)

@@ -110,5 +110,6 @@ class FolderBusyError(KdpipeError):
     def __str__(self) -> str:
         return (
             f"{self.folder} is held by a live run ({self.holder}); expected a folder of its own per run; "
-            f"`kdpipe status {self.folder}` shows it, `kdpipe stop {self.folder}` ends it"
+            f"`kdpipe status {self.folder}` shows it, `kdpipe stop {self.folder}` ends it, `kill -KILL PID` one that is frozen: "
+            "its lock goes with it"
         )

@@ -59,9 +59,12 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def make_private_folder(path: Path) -> Path:
-    """Create `path` and its parents; `path` itself is readable by its owner only."""
+    """Create `path` and its parents, durably; `path` itself is readable by its owner only."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
+    for folder in missing:
+        sync_folder(folder.parent)
     return path
 
 

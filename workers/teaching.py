@@ -56,6 +56,8 @@ class TrainingSpec:
     """Folder for checkpoints, shared between the machines of the cluster."""
     warm_start: Path | None
     """Weights to start from, if any: the incumbent's."""
+    mixed_teachers: bool
+    """Whether labels of different teachers may be learnt from."""
     out: Path
     """Where the final weights go; the sidecar beside them says how they came about."""
 
@@ -244,4 +246,12 @@ class _Session:
 
 def _log_reader(spec: TrainingSpec, *, rank: int, world: int) -> LabelReader:
     store = open_store(spec.store_url)
-    return LabelReader(store, generation=spec.generation, batch=spec.student.batch, seed=spec.seed, rank=rank, world=world)
+    return LabelReader(
+        store,
+        generation=spec.generation,
+        batch=spec.student.batch,
+        seed=spec.seed,
+        rank=rank,
+        world=world,
+        mixed_teachers=spec.mixed_teachers,
+    )

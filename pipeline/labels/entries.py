@@ -97,6 +97,14 @@ class Quarantine(Fact):
     reason: str
 
 
+class Retry(Fact):
+    """Those of the rows [start, stop) that are quarantined now are work again, for the next generation that labels."""
+
+    kind: Literal["retry"] = "retry"
+    start: Count
+    stop: Count
+
+
 class Seal(Fact):
     """The commits [first_commit, stop_commit), counted over the whole log, are window number `window`, for ever."""
 
@@ -124,6 +132,27 @@ class Tombstone(Fact):
     start: Count
     stop: Count
     reason: str
+
+
+class Supersede(Fact):
+    """The file of the rows [start, stop) was replaced: for readers of generation `generation` and younger ones they weigh nothing.
+
+    Their positions stay, and their labels stay known.
+    """
+
+    kind: Literal["supersede"] = "supersede"
+    start: Count
+    stop: Count
+    generation: Count
+
+
+class Reinstate(Fact):
+    """The file of the rows [start, stop) is there again as it was: from generation `generation` on they weigh as before."""
+
+    kind: Literal["reinstate"] = "reinstate"
+    start: Count
+    stop: Count
+    generation: Count
 
 
 class Floor(Fact):
@@ -157,7 +186,10 @@ class End(Fact):
     generation: Count
 
 
-Entry = Annotated[Open | Plan | Commit | Quarantine | Seal | Repair | Tombstone | Floor | Drop | Sweep | End, Field(discriminator="kind")]
+Entry = Annotated[
+    Open | Plan | Commit | Quarantine | Retry | Seal | Repair | Tombstone | Supersede | Reinstate | Floor | Drop | Sweep | End,
+    Field(discriminator="kind"),
+]
 
 
 class Record(Fact):

@@ -24,6 +24,12 @@ def margin(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(top_N2[:, 1] - top_N2[:, 0], dtype=np.float32)
 
 
+def agreement(log_probs_NK: NDArray[np.float32], class_N: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Probability of each row's hard label; NaN where that is -1, no class."""
+    said_N = np.exp(log_probs_NK[np.arange(len(class_N)), class_N])
+    return np.where(class_N < 0, np.float32(np.nan), said_N)
+
+
 def faults(log_probs_NK: NDArray[np.float32]) -> dict[int, str]:
     """Row -> why its answer is no distribution. Empty if all are."""
     greatest_N = np.asarray(log_probs_NK.max(axis=1))  # NaN where any is

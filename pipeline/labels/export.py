@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError, MachineError
 from pipeline.files import TEMPORARY, sync_folder
 from pipeline.labels.dataset_folder import DatasetFolder
+from pipeline.labels.embedding import EMBEDDING, embeddings_of, one_width
+from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
-from pipeline.labels.shard import Shard, read_shard
+from pipeline.labels.shard import Shard, read_shard, stored_embedding_width
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 from pipeline.labels.stored import COLUMNS, NothingLabelledError
@@ -89,7 +91,8 @@ def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable
     """Write every label that is kept to the new file or folder `out`, in one of FORMATS; its rows. `progress` hears (rows done, rows).
 
     Columns: those of `stored.COLUMNS`, `log_probs` (K float32, natural log, in the order of the classes, which the format says), `weight`
-    (0 or 1), `teacher` (fingerprint). Raises ConfigError if `out` is there, NothingLabelledError, ShardCorruptError, ExportFailedError.
+    (0 or 1), `teacher` (fingerprint), and, if any shard has it, `embedding` (D float32, null in rows of shards without). Raises ConfigError
+    if `out` is there, NothingLabelledError, ShardCorruptError, MixedEmbeddingsError, ExportFailedError.
     """
     state = LogReader(store).refresh()
     if not state.rows_kept:
@@ -114,21 +117,30 @@ def export(store: Store, out: Path, *, form: str = "parquet", progress: Callable
 
 
 def _tables(store: Store, state: LogState) -> Iterator[pa.Table]:
+    width = one_width(stored_embedding_width(store, state.shard_of(commit)) for commit in state.kept_commits())
+    weightless = state.weightless()
     for commit in state.kept_commits():
         shard = read_shard(store, state.shard_of(commit))
         step = max(1, DECODED_BYTES // (4 * len(shard.classes)))
         for start in range(0, len(shard.table), step):
-            yield _columns(shard, slice(start, start + step), state)
+            yield _columns(shard, slice(start, start + step), weightless, width)
 
 
-def _columns(shard: Shard, rows: slice, state: LogState) -> pa.Table:
+def _columns(shard: Shard, rows: slice, weightless: Intervals, width: int | None) -> pa.Table:
     log_probs_NK = shard.log_probs(rows)
     part = shard.table.slice(rows.start, rows.stop - rows.start)
-    weight_N = np.where(state.tombstoned.mask(part["row"].to_numpy()), np.float32(0), np.float32(1))
+    weight_N = np.where(weightless.mask(part["row"].to_numpy()), np.float32(0), np.float32(1))
     table = part.select(COLUMNS)
     table = table.append_column("log_probs", pa.FixedSizeListArray.from_arrays(pa.array(log_probs_NK.reshape(-1)), log_probs_NK.shape[1]))
     table = table.append_column("weight", pa.array(weight_N))
-    return table.append_column("teacher", pa.array([shard.teacher] * len(part), pa.string()))
+    table = table.append_column("teacher", pa.array([shard.teacher] * len(part), pa.string()))
+    if width is None:
+        return table
+    seen_ND = embeddings_of(part)
+    if seen_ND is None:
+        return table.append_column(EMBEDDING, pa.nulls(len(part), pa.list_(pa.float32(), width)))
+    numbers = pa.array(seen_ND.astype(np.float32).reshape(-1))
+    return table.append_column(EMBEDDING, pa.FixedSizeListArray.from_arrays(numbers, width))
 
 
 @contextlib.contextmanager

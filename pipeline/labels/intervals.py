@@ -66,6 +66,18 @@ class Intervals:
         order = np.argsort(starts, kind="stable")
         return _of(*_merged(starts[order], stops[order]))
 
+    def minus(self, other: Self) -> "Intervals":
+        """The rows that are not in the other."""
+        edges = np.unique(np.concatenate([self._starts, self._stops, other._starts, other._stops]))
+        starts, stops = edges[:-1], edges[1:]
+        kept = self.mask(starts) & ~other.mask(starts)
+        return _of(*_merged(starts[kept], stops[kept]))
+
+    def within(self, start: int, stop: int) -> "Intervals":
+        """The rows that are in [start, stop) too."""
+        starts, stops = np.maximum(self._starts, start), np.minimum(self._stops, stop)
+        return _of(starts[starts < stops], stops[starts < stops])
+
     def missing_from(self, start: int, stop: int) -> list[Run]:
         """The runs of [start, stop) that are not in the set, ascending."""
         index, at, missing = int(np.searchsorted(self._stops, start, side="right")), start, []

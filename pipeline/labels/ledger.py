@@ -2,6 +2,7 @@
 
     waiting --lease--> leased --settle--> gone (the committer logs it)
        ^                 |
+       +--divide: in parts that are not too large
        +--fail, lose, expire: again, or in halves, or -- a single row -- given up with the reason
 
 The ledger lives as long as its committer; the log is what survives. An attempt that was lost, or whose lease ran out, is fenced: its
@@ -12,7 +13,7 @@ nothing else to do, so that what fails again is known to be at fault.
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 
 from pipeline.labels.order import permutation
 
@@ -147,6 +148,16 @@ class Ledger:
         lease = self._leases.pop(number, None)
         if lease:
             self._waiting.appendleft(lease.unit)
+
+    def divide(self, number: int, rows: int) -> None:
+        """The unit is too large, through no fault of it: parts of at most so many rows are next."""
+        lease = self._leases.pop(number, None)
+        if lease is None:
+            return
+        unit, length = lease.unit, lease.unit.stop - lease.unit.start
+        parts = -(-length // max(rows, 1))
+        bounds = [unit.start + length * edge // parts for edge in range(parts + 1)]
+        self._waiting.extendleft(replace(unit, start=start, stop=stop) for start, stop in reversed(list(pairwise(bounds))))
 
     def fail(self, number: int, reason: str, *, divisible: bool = True) -> GivenUp | None:
         """The attempt failed. The unit is tried again, then in halves; a single row that fails again is given up.

@@ -21,7 +21,8 @@ What records mean is left to `entries` and `state`; when to write is left to the
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 from pipeline.errors import LabelStoreError
 from pipeline.labels.entries import LOG_VERSION, Entry, LogUnreadableError, Open, Record, record_key
@@ -156,6 +157,8 @@ class LogWriter:
         self._fenced: FencedError | None = None
         self.state = state
         self.term = term
+        self.attempts: Iterator[int] = count()
+        """Numbers for what is named by this term outside the log: none comes twice."""
 
     @classmethod
     def open(cls, store: Store, *, holder: str, classes: tuple[str, ...], nonce: str, now_unix_s: float) -> "LogWriter":

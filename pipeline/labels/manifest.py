@@ -11,11 +11,11 @@ that opened the log before. A crash between a segment and its manifest leaves an
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from pipeline.labels.entries import Count, Fact, LogUnreadableError, ShardRef, record_key
+from pipeline.labels.entries import Count, Fact, LogUnreadableError, Reinstate, ShardRef, Supersede, record_key
 from pipeline.labels.intervals import Intervals, Run
 from pipeline.labels.segments import KINDS, Filed, Segment, SegmentRef, Segments, encode_segment, merged, open_segment
 from pipeline.labels.state import LogState
@@ -28,6 +28,8 @@ SEGMENT_MAX_FACTS = 1 << 16
 SEGMENT_MAX_BYTES = 64 * 2**20
 """Segments are merged up to here: a look-up reads no more."""
 GRACE_S = 3600.0
+RUNS = ("done", "set_aside", "tombstoned")
+"""Sets of rows in a state."""
 
 
 class Retired(Fact):
@@ -58,10 +60,11 @@ class Summary(Fact):
     commits_at_term: Mapping[int, Count]
     teachers: frozenset[str]
     done: tuple[Run, ...]
+    set_aside: tuple[Run, ...]
     tombstoned: tuple[Run, ...]
+    superseded: tuple[Annotated[Supersede | Reinstate, Field(discriminator="kind")], ...]
     rows_labelled: Count
     rows_reused: Count
-    rows_quarantined: Count
     commit_times: Mapping[int, tuple[float, float]]
     void_commits: Count
 
@@ -112,7 +115,7 @@ def newest_manifest(store: Store) -> Manifest | None:
 def state_of(store: Store, manifest: Manifest) -> LogState:
     """The state at the manifest; its histories read from segments when they are looked at."""
     summary = {name: getattr(manifest.state, name) for name in Summary.model_fields}
-    summary |= {name: Intervals(summary[name]) for name in ("done", "tombstoned")}
+    summary |= {name: Intervals(summary[name]) for name in RUNS}
     return rebased(LogState(**summary), store, manifest)
 
 
@@ -125,7 +128,7 @@ def rebased(state: LogState, store: Store, manifest: Manifest) -> LogState:
 
 def is_due(state: LogState) -> bool:
     """Whether the tail is worth a segment: long, also against what else a manifest has to say."""
-    return facts_in_memory(state) >= max(FILE_FACTS, state.done.runs // 4)
+    return facts_in_memory(state) >= max(FILE_FACTS, (state.done.runs + state.set_aside.runs) // 4)
 
 
 def facts_in_memory(state: LogState) -> int:
@@ -199,7 +202,7 @@ def _segments(store: Store, manifest: Manifest) -> Segments:
 
 def _summary(state: LogState) -> Summary:
     plain = {name: getattr(state, name) for name in Summary.model_fields}
-    return Summary(**plain | {name: tuple(plain[name]) for name in ("done", "tombstoned")})
+    return Summary(**plain | {name: tuple(plain[name]) for name in RUNS})
 
 
 def _is_over(retired: Retired, now_unix_s: float) -> bool:

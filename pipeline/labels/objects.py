@@ -25,7 +25,7 @@ class ObjectStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._translating(key):
             try:
-                # In one request: a create of several parts would be conditional on nothing.
+                # In one request: a create of several parts would be conditional on nothing. Services take GBs in one, shards have MiBs.
                 obstore.put(self._store, checked_key(key), data, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 return False

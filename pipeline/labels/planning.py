@@ -1,21 +1,21 @@
-"""What a look at the source means for the log: which parts are new, which took another's place, which are missing. Pure.
+"""What a look at the source means for the log: which parts are new, which took another's place, which are back or missing. Pure.
 
-A part whose content changed is another part of the same name. The rows of the old one that have no label can't be had any more: they
-are set aside, and what is there now is planned in their stead; labels that are committed stay. A part that is gone without a
-successor is left for a person to judge.
+A part whose content changed is another part of the same name, and what is there now is planned in its stead. Rows of the old one that
+have no label can't be had any more: they are set aside. Those that have one keep it, and their positions, and weigh nothing in
+generations from the one that is planned for on; rows that this very generation labelled count in it to its end, since its students may
+have read them. If the old content comes back, so do its rows. A part that is gone without a successor is left for a person to judge.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pipeline.labels.entries import Plan, Quarantine
-from pipeline.labels.intervals import Intervals
+from pipeline.labels.entries import Entry, Plan, Quarantine, Reinstate, Retry, Supersede
+from pipeline.labels.intervals import Intervals, Run
+from pipeline.labels.quarantine import SUPERSEDED, in_force
 from pipeline.labels.rowspace import planned
 from pipeline.labels.state import LogState
-
-SUPERSEDED = "its file changed before it was labelled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,15 @@ class SourceChange:
     """Rows without label of parts in whose place another part of the same name is there."""
     vanished: tuple[tuple[str, int], ...]
     """(name, rows without label) of parts that are gone."""
+    retried: tuple[Retry, ...]
+    """Rows that were set aside so, of parts that are there again as they were."""
+    weighed: tuple[Supersede | Reinstate, ...]
+    """Of parts that were replaced, and of those that are back."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What a plan writes."""
+        return (*self.superseded, *self.retried, *self.weighed, *self.new)
 
     @property
     def rows_new(self) -> int:
@@ -36,50 +45,68 @@ class SourceChange:
     def rows_superseded(self) -> int:
         return sum(rows.stop - rows.start for rows in self.superseded)
 
+    @property
+    def rows_back(self) -> int:
+        return sum(rows.stop - rows.start for rows in self.retried)
+
 
 def source_change(
     state: LogState,
     parts: Iterable[tuple[str, str, int]],
     *,
     unit_rows: int,
+    generation: int,
     shown: Collection[str] | None = None,
     grown: Mapping[str, str] = MappingProxyType({}),
 ) -> SourceChange:
-    """What is there, as (identity, name, rows), against what is planned. With `shown`, no other part is new.
+    """What is there, as (identity, name, rows), against what is planned, for a generation. With `shown`, no other part is new or back.
 
     `grown` names, for identities that are gone, the part that is there now and begins with all their rows: those stay as they are
     planned, and only what follows them is new.
     """
     there = list(parts)
+    may_be_new = there if shown is None else [part for part in there if part[0] in shown]
+    current = {plan.part for plan in state.plans} | {identity for identity, _, _ in may_be_new}
     identities = {identity for identity, _, _ in there} | set(grown)
     offsets: dict[str, int] = {}
     names = Counter(name for _, name, _ in there)
-    superseded: list[Quarantine] = []
-    vanished: list[tuple[str, int]] = []
+    replaced = {name for identity, name, _ in there if names[name] == 1 and identity in current}
+    set_aside = Intervals((rows.start, rows.stop) for rows in in_force(state) if rows.reason == SUPERSEDED)
+    weightless = state.superseded_rows()
+    superseded, vanished, retried = list[Quarantine](), list[tuple[str, int]](), list[Retry]()
+    leaving, back = list[Run](), list[Run]()
     for plan in state.plans:
+        span = plan.first, plan.first + plan.rows
         if plan.part in grown:
             offsets[grown[plan.part]] = max(offsets.get(grown[plan.part], 0), plan.offset + plan.rows)
-        missing = state.done.missing_from(plan.first, plan.first + plan.rows) if plan.part not in identities else []
+        if plan.part in identities:
+            if shown is None or grown.get(plan.part, plan.part) in shown:
+                retried += [Retry(start=start, stop=stop) for start, stop in set_aside.within(*span)]
+                back += weightless.within(*span)
+            continue
+        missing = state.done.missing_from(*span)
         if missing and names[plan.name] == 1:  # more parts of that name: none of them is known to have taken its place
             superseded += [Quarantine(start=start, stop=stop, reason=SUPERSEDED) for start, stop in missing]
         elif missing:
             vanished.append((plan.name, sum(stop - start for start, stop in missing)))
-    may_be_new = there if shown is None else [part for part in there if part[0] in shown]
+        if plan.name in replaced:
+            leaving += weightless.missing_from(*span)
+    weighed = [Supersede(start=start, stop=stop, generation=first) for start, stop, first in _timed(state, leaving, generation)]
+    again = [Reinstate(start=start, stop=stop, generation=first) for start, stop, first in _timed(state, back, generation)]
     return SourceChange(
-        new=tuple(planned(may_be_new, known=state.plans, unit_rows=unit_rows, again=_back(state, identities), offsets=offsets)),
+        new=tuple(planned(may_be_new, known=state.plans, unit_rows=unit_rows, offsets=offsets)),
         superseded=tuple(superseded),
         vanished=tuple(vanished),
+        retried=tuple(retried),
+        weighed=(*weighed, *again),
     )
 
 
-def _back(state: LogState, identities: set[str]) -> set[str]:
-    """Parts that were set aside before any row of theirs had a label, and are there again as they were."""
-    set_aside = [rows for rows in state.quarantined if rows.reason == SUPERSEDED]
-    if not set_aside:
-        return set()
-    latest = {plan.part: plan for plan in state.plans if plan.part in identities}
-    back = {part: plan for part, plan in latest.items() if any(plan.first <= rows.start < plan.first + plan.rows for rows in set_aside)}
-    if not back:
-        return set()
-    labelled = Intervals((commit.start, commit.stop) for commit in state.commits)
-    return {part for part, plan in back.items() if not labelled.overlaps(plan.first, plan.first + plan.rows)}
+def _timed(state: LogState, runs: Collection[Run], generation: int) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, first generation to see it): what this generation labelled its own students may have read already."""
+    if not runs:
+        return
+    own = Intervals((commit.start, commit.stop) for commit in state.commits_of(generation))
+    for start, stop in runs:
+        yield from ((*run, generation) for run in own.missing_from(start, stop))
+        yield from ((*run, generation + 1) for run in own.within(start, stop))

@@ -13,6 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
+from pipeline.labels.embedding import embeddings_of, joined_embeddings
+from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
@@ -20,7 +22,7 @@ from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
 WINDOWS_HELD = 3
-WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label")
+WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label", "agreement")
 """Held as they are stored, beside the decoded labels."""
 
 
@@ -69,7 +71,8 @@ class MixedTeachersError(LabelStoreError):
     def __str__(self) -> str:
         return (
             f"labels of {len(self.teachers)} different teachers ({', '.join(sorted(self.teachers))}); expected one; "
-            "use another --dir, or throw the labels away with `kdpipe clean DIR --labels`"
+            "use another --dir, throw the labels away with `kdpipe clean DIR --labels`, or learn from all with "
+            "`--set labelling.mixed_teachers=true`"
         )
 
 
@@ -82,12 +85,16 @@ class LabelBatch:
     inputs: pa.Array
     log_probs_BK: NDArray[np.float32]
     weight_B: NDArray[np.float32]
-    """1, or 0 for a sample that was forgotten."""
+    """1, or 0 for a sample that was forgotten, or whose file was replaced before this generation."""
     entropy_B: NDArray[np.float32]
     margin_B: NDArray[np.float32]
     disagreement_B: NDArray[np.float32]
     """NaN where the teacher is one model."""
     hard_label: list[str | None]
+    agreement_B: NDArray[np.float32]
+    """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
+    embedding_BD: NDArray[np.float32] | None
+    """What the teacher sees in the inputs; NaN in the rows of shards that were written without, None if all were."""
     teacher: str
     rows_B: NDArray[np.int64]
     """Global row numbers."""
@@ -111,6 +118,7 @@ class EndOfEpoch:
 class _Window:
     table: pa.Table
     log_probs_NK: NDArray[np.float32]
+    embedding_ND: NDArray[np.float16] | None
     shuffled_N: NDArray[np.int64]
     teachers: frozenset[str]
 
@@ -136,6 +144,7 @@ class LabelReader:
         self._generation, self._batch, self._seed = generation, batch, seed
         self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
+        self._weighed: tuple[LogState, Intervals] | None = None
         self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     def start(self) -> Cursor:
@@ -146,7 +155,10 @@ class LabelReader:
         return Cursor(log=state.log, seed=self._seed, batch=self._batch, generation=self._generation, epoch=0, pos=0)
 
     def read(self, cursor: Cursor) -> LabelBatch | NotYet | EndOfEpoch:
-        """The batch at `cursor`. Raises CursorForeignError, ShardCorruptError, ShardUnknownError, MixedTeachersError."""
+        """The batch at `cursor`.
+
+        Raises CursorForeignError, ShardCorruptError, ShardUnknownError, MixedTeachersError, MixedEmbeddingsError.
+        """
         order = self._epoch(cursor.epoch)
         span = batch_span(order, cursor.pos, self._batch)
         if span is None:
@@ -178,29 +190,38 @@ class LabelReader:
         return self._order[1]
 
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
-        tables, log_probs, teachers = [], [], set[str]()
+        tables, log_probs, seen, teachers = [], [], [], set[str]()
         for piece in found:
             window = self._window(piece.window, epoch)
             places = window.shuffled_N[piece.start : piece.stop]
             tables.append(window.table.take(pa.array(places)))
             log_probs.append(window.log_probs_NK[places])
+            seen.append((None if window.embedding_ND is None else window.embedding_ND[places], len(places)))
             teachers |= window.teachers
-        table = pa.concat_tables(tables)
+        table, embedding_BD = pa.concat_tables(tables), joined_embeddings(seen)
         rows_B = table["row"].to_numpy()
         return LabelBatch(
             cursor_after=cursor_after,
             sample_ids=table["sample_id"].to_pylist(),
             inputs=table["input"].combine_chunks(),
             log_probs_BK=np.concatenate(log_probs),
-            weight_B=np.where(self._log.state.tombstoned.mask(rows_B), np.float32(0), np.float32(1)),
+            weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
             entropy_B=table["entropy"].to_numpy(),
             margin_B=table["margin"].to_numpy(),
             disagreement_B=table["disagreement"].to_numpy(),
             hard_label=table["label"].to_pylist(),
+            agreement_B=table["agreement"].to_numpy(),
+            embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(teachers)),
             rows_B=rows_B,
             batch_rows=batch_rows,
         )
+
+    def _weightless(self) -> Intervals:
+        state = self._log.state
+        if self._weighed is None or self._weighed[0] is not state:
+            self._weighed = state, state.weightless(self._generation)
+        return self._weighed[1]
 
     def _window(self, window: int, epoch: int) -> _Window:
         held = self._windows.get((window, epoch))
@@ -222,6 +243,7 @@ class LabelReader:
         return _Window(
             table=table,
             log_probs_NK=np.concatenate([shard.log_probs() for shard in shards]),
+            embedding_ND=joined_embeddings([(embeddings_of(shard.table), len(shard.table)) for shard in shards]),
             shuffled_N=permutation(len(table), self._seed, epoch, window),
             teachers=teachers,
         )

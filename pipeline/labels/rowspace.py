@@ -6,7 +6,7 @@ class is spread over its units. The stride is recorded, so that a later run read
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -38,15 +38,14 @@ def planned(
     *,
     known: Sequence[Plan],
     unit_rows: int,
-    again: Collection[str] = (),
     offsets: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Plan]:
-    """Plans for those (identity, name, rows) that are not known yet, or to be planned `again`, behind the known ones.
+    """Plans for those (identity, name, rows) that are not known yet, behind the known ones.
 
     A part without rows is planned too; of a part with an offset, the rows from there on.
     """
     first = known[-1].first + known[-1].rows if known else 0
-    seen = {plan.part for plan in known}.difference(again)
+    seen = {plan.part for plan in known}
     plans = []
     for identity, name, rows in parts:
         if identity in seen:

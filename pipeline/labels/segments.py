@@ -102,13 +102,10 @@ class Segment:
         made, _ = KINDS[kind]
         return [made.model_validate_json(fact) for fact in self.facts(kind)[start:stop].to_pylist()]
 
-    def last_at_or_before(self, kind: str, row: int) -> Any | None:
-        """The fact of this kind with the largest start that is not above `row`."""
-        index = int(np.searchsorted(self.starts(kind), row, side="right")) - 1
-        if index < 0:
-            return None
-        place = int(self.places(kind)[index])
-        return self.items(kind, place, place + 1)[0]
+    def starting_at(self, kind: str, row: int) -> list[Any]:
+        """The facts of this kind that start at `row`."""
+        first, stop = (int(np.searchsorted(self.starts(kind), row, side=side)) for side in ("left", "right"))
+        return [fact for place in self.places(kind)[first:stop].tolist() for fact in self.items(kind, place, place + 1)]
 
 
 def open_segment(store: Store, ref: SegmentRef) -> Segment:
@@ -135,9 +132,9 @@ class Segments:
         """Facts [start, stop) of this kind, counted over all segments. Raises LogUnreadableError."""
         return self._again_if_gone(lambda: self._items(kind, start, stop))
 
-    def commit_at(self, row: int) -> Commit | None:
-        """The commit that holds the row. Looks into the segments that may have it: mostly one."""
-        return self._again_if_gone(lambda: self._commit_at(row))
+    def commit_of(self, key: str, *, start: int) -> Commit | None:
+        """The commit of the shard `key`, whose rows begin at `start`. Looks into the segments that may have it: mostly one."""
+        return self._again_if_gone(lambda: self._commit_of(key, start))
 
     def open(self, ref: SegmentRef) -> Segment:
         """Raises ObjectMissingError, LogUnreadableError."""
@@ -173,13 +170,10 @@ class Segments:
             start, number = upto, number + 1
         return found
 
-    def _commit_at(self, row: int) -> Commit | None:
-        for ref in reversed(self._refs):
-            if ref.first_row <= row < ref.stop_row:
-                found = self.open(ref).last_at_or_before("commits", row)
-                if found is not None and found.start <= row < found.stop:
-                    return found  # type: ignore[no-any-return]
-        return None
+    def _commit_of(self, key: str, start: int) -> Commit | None:
+        may_have_it = (ref for ref in reversed(self._refs) if ref.first_row <= start < ref.stop_row)
+        starting = (commit for ref in may_have_it for commit in self.open(ref).starting_at("commits", start))
+        return next((commit for commit in starting if commit.shard.key == key), None)
 
 
 @dataclass(frozen=True)

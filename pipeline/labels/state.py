@@ -21,9 +21,12 @@ from pipeline.labels.entries import (
     Plan,
     Quarantine,
     Record,
+    Reinstate,
     Repair,
+    Retry,
     Seal,
     ShardRef,
+    Supersede,
     Sweep,
     Tombstone,
 )
@@ -34,7 +37,7 @@ from pipeline.labels.intervals import Intervals, Run
 class CommitIndex(Protocol):
     """Finds commits that are not in memory."""
 
-    def commit_at(self, row: int) -> Commit | None: ...
+    def commit_of(self, key: str, *, start: int) -> Commit | None: ...
 
 
 DONE_AT_ONCE = 1024
@@ -55,6 +58,7 @@ class LogState:
     commits: History[Commit] = field(default_factory=History)
     windows: History[Seal] = field(default_factory=History)
     quarantined: History[Quarantine] = field(default_factory=History)
+    """All that ever were, with what was retried since; see `quarantine.in_force`."""
     repairs: Mapping[str, ShardRef] = field(default_factory=dict)
     """Key of a committed shard -> the shard that took its place."""
     ends: Mapping[int, int] = field(default_factory=dict)
@@ -76,11 +80,14 @@ class LogState:
     teachers: frozenset[str] = frozenset()
     done: Intervals = field(default_factory=Intervals)
     """Rows that need no label any more: committed or quarantined."""
+    set_aside: Intervals = field(default_factory=Intervals)
+    """Rows that are quarantined now."""
     tombstoned: Intervals = field(default_factory=Intervals)
+    superseded: tuple[Supersede | Reinstate, ...] = ()
+    """What files that were replaced, or came back, did to the weights of labelled rows, in the order of the log."""
     rows_labelled: int = 0
     rows_reused: int = 0
     """Of those, the ones that the teacher was not asked about."""
-    rows_quarantined: int = 0
     commit_times: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """Generation that had ended last (-1: none) -> when the first and the last commit after it were recorded, Unix seconds."""
     void_commits: int = 0
@@ -95,6 +102,10 @@ class LogState:
     @property
     def rows_left(self) -> int:
         return self.rows_planned - self.done.rows
+
+    @property
+    def rows_quarantined(self) -> int:
+        return self.set_aside.rows
 
     @property
     def sealed_commits(self) -> int:
@@ -114,6 +125,23 @@ class LogState:
         """Number of the first window that a generation replays."""
         return max((window for ended, window in self.floors.items() if ended < generation), default=0)
 
+    def weightless(self, generation: int | None = None) -> Intervals:
+        """Rows that weigh nothing in a generation, or in one that is yet to come: forgotten ones, and those whose file was replaced."""
+        return self.superseded_rows(generation).union(self.tombstoned)
+
+    def superseded_rows(self, generation: int | None = None) -> Intervals:
+        """Rows whose file was replaced, as a generation sees it, or one that is yet to come.
+
+        An entry counts for its generation and younger ones, and is written before the rows that it is about can be read in that one:
+        so every read of one generation sees the same weights, but for what is forgotten.
+        """
+        rows = Intervals()
+        for entry in self.superseded:
+            if generation is None or entry.generation <= generation:
+                span = Intervals([(entry.start, entry.stop)])
+                rows = rows.union(span) if isinstance(entry, Supersede) else rows.minus(span)
+        return rows
+
     def kept_commits(self) -> Iterator[Commit]:
         """The commits whose bytes were not dropped, in log order."""
         return self.commits.since(self.dropped_commits)
@@ -129,11 +157,11 @@ class LogState:
             return self.commits[start:]
         return self.commits[start : self.windows[windows - 1].stop_commit if windows else 0]
 
-    def commit_at(self, row: int) -> Commit | None:
-        """The commit that holds global row `row`, labelled or quarantined in it."""
+    def commit_of(self, key: str, *, start: int) -> Commit | None:
+        """The commit of the shard with this key, whose rows begin at `start`."""
         recent = self.commits.tail(len(self.commits) - self.commits.in_memory)
-        found = next((commit for commit in reversed(recent) if commit.start <= row < commit.stop), None)
-        return found or (self.segments.commit_at(row) if self.segments else None)
+        found = next((commit for commit in reversed(recent) if commit.shard.key == key), None)
+        return found or (self.segments.commit_of(key, start=start) if self.segments else None)
 
     def shard_of(self, commit: Commit) -> ShardRef:
         """The shard that holds the commit's rows now."""
@@ -161,7 +189,10 @@ class _Folding:
         self._repairs, self._ends, self._teachers = dict(state.repairs), dict(state.ends), set(state.teachers)
         self._done: list[Run] = []
         """Sorted, disjoint, and not in the base's yet."""
+        self._set_aside: list[Run] = []
+        """Not in the base's yet."""
         self._tombstoned: list[Run] = []
+        self._superseded = list(state.superseded)
         self._commit_times = dict(state.commit_times)
         self._void = 0
         self._rows_at_end, self._floors = state.rows_at_end, dict(state.floors)
@@ -191,16 +222,12 @@ class _Folding:
                     raise self._contradiction(f"part {entry.name!r} is planned at row {entry.first}, which is not the next")
                 self._plans.append(entry)
             case Commit():
-                if self._claim(entry.start, entry.stop):
-                    self._commits.append(entry)
-                    self._time(at_unix_s)
-                    self._teachers.add(entry.teacher)
-                    self._quarantined += [Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in entry.quarantined]
-                else:
-                    self._void += 1
+                self._commit(entry, at_unix_s)
             case Quarantine():
                 if self._claim(entry.start, entry.stop):
-                    self._quarantined.append(entry)
+                    self._quarantine([entry])
+            case Retry():
+                self._retry(entry)
             case Seal():
                 self._seal(entry)
             case Repair():
@@ -208,6 +235,8 @@ class _Folding:
                 self._teachers.add(entry.teacher)
             case Tombstone():
                 self._tombstoned.append((entry.start, entry.stop))
+            case Supersede() | Reinstate():
+                self._superseded.append(entry)
             case Floor():
                 self._floors[max(self._ends, default=-1)] = entry.window
             case Drop():
@@ -217,6 +246,15 @@ class _Folding:
                 self._commits_at_term = {term: known for term, known in self._commits_at_term.items() if term >= entry.term}
             case End():
                 self._end(entry)
+
+    def _commit(self, commit: Commit, at_unix_s: float) -> None:
+        if not self._claim(commit.start, commit.stop):
+            self._void += 1
+            return
+        self._commits.append(commit)
+        self._time(at_unix_s)
+        self._teachers.add(commit.teacher)
+        self._quarantine([Quarantine(start=bad.row, stop=bad.row + 1, reason=bad.reason) for bad in commit.quarantined])
 
     def _claim(self, start: int, stop: int) -> bool:
         """Take the rows if they are free: exactly once, by construction."""
@@ -229,6 +267,18 @@ class _Folding:
             self._base = replace(self._base, done=self._base.done.union(self._done))
             self._done.clear()
         return True
+
+    def _quarantine(self, bad: list[Quarantine]) -> None:
+        self._quarantined += bad
+        self._set_aside += [(rows.start, rows.stop) for rows in bad]
+
+    def _retry(self, retry: Retry) -> None:
+        """Free what is quarantined there, never a row with a label."""
+        done, set_aside = self._base.done.union(self._done), self._base.set_aside.union(self._set_aside)
+        freed = set_aside.within(retry.start, retry.stop)
+        self._base = replace(self._base, done=done.minus(freed), set_aside=set_aside.minus(freed))
+        self._done.clear()
+        self._set_aside.clear()
 
     def _time(self, at_unix_s: float) -> None:
         ended = max(self._ends, default=-1)
@@ -287,10 +337,11 @@ class _Folding:
             commits_at_term=self._commits_at_term,
             teachers=frozenset(self._teachers),
             done=base.done.union(self._done),
+            set_aside=base.set_aside.union(self._set_aside),
+            superseded=tuple(self._superseded),
             tombstoned=base.tombstoned.union(self._tombstoned),
             rows_labelled=self._rows_labelled(),
             rows_reused=base.rows_reused + sum(commit.reused for commit in self._commits),
-            rows_quarantined=base.rows_quarantined + sum(bad.stop - bad.start for bad in self._quarantined),
             commit_times=self._commit_times,
             void_commits=base.void_commits + self._void,
             segments=base.segments,

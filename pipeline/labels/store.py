@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlparse
 
 from pipeline.errors import ConfigError, LabelStoreError, MachineError
-from pipeline.files import TEMPORARY, FileTooLargeError, create_exclusive, make_private_folder, read_bounded, write_atomic
+from pipeline.files import TEMPORARY, FileTooLargeError, create_exclusive, make_private_folder, read_bounded, sync_folder, write_atomic
 
 OBJECT_MAX_BYTES = 1 << 30
 """No object of ours comes near; a bigger one is not ours."""
@@ -91,18 +91,18 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._durable: set[Path] = set()
+        """Folders that this process has seen to."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        path = self._path_to_write(key)
         try:
-            return create_exclusive(path, data)
+            return create_exclusive(self._path_to_write(key), data)
         except OSError as error:
             raise _translated(error, key) from error
 
     def put(self, key: str, data: bytes) -> None:
-        path = self._path_to_write(key)
         try:
-            write_atomic(path, data)
+            write_atomic(self._path_to_write(key), data)
         except OSError as error:
             raise _translated(error, key) from error
 
@@ -173,9 +173,12 @@ class LocalStore:
 
     def _path_to_write(self, key: str) -> Path:
         path = self._path(key)
-        if not path.parent.is_dir():
+        if path.parent not in self._durable or not path.parent.is_dir():
             make_private_folder(self.root)
-            make_private_folder(path.parent)
+            for folder in reversed(path.parents[: len(path.relative_to(self.root).parts) - 1]):
+                make_private_folder(folder)
+                sync_folder(folder.parent)  # another process may have made it, and not have come this far
+            self._durable.add(path.parent)
         return path
 
 

@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.labels.embedding import embeddings_of
 from pipeline.labels.log import LogReader
+from pipeline.labels.quarantine import in_force
 from pipeline.labels.rowspace import part_rows, plan_of
 from pipeline.labels.shard import Shard, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
 
-COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement")
+COLUMNS = ("sample_id", "input", "label", "entropy", "margin", "disagreement", "agreement")
 """Of a shard: what there is to know of a sample beside its answer."""
 
 
@@ -59,8 +61,12 @@ class StoredSample:
     """Nats, of the answer before it was encoded; so is the margin."""
     margin: float
     disagreement: float | None
+    agreement: float | None
+    """The teacher's probability of `label`, where that is one of the classes."""
+    embedding: list[float] | None
+    """What the teacher sees in the input, where that is kept."""
     weight: float
-    """1, or 0 for a sample that was forgotten."""
+    """1, or 0 for a sample that was forgotten or whose file was replaced: as the next generation has it."""
     window: int | None
     """None while no window is sealed around it."""
     shard: str
@@ -81,8 +87,8 @@ class SetAside:
 
 
 def set_aside(state: LogState) -> Iterator[SetAside]:
-    """Every quarantined row, in the order of the log."""
-    for quarantine in state.quarantined:
+    """Every quarantined row, in the order of the log; without those that were retried."""
+    for quarantine in in_force(state):
         plan = plan_of(state.plans, quarantine.start)
         rows_N = np.arange(quarantine.start, quarantine.stop)
         for row, part_row in zip(rows_N.tolist(), part_rows(plan, rows_N), strict=True):
@@ -96,6 +102,7 @@ class StoredLabels:
         """`top` is how many classes to name. Raises NothingLabelledError."""
         self._store, self._top = store, top
         self._state = LogReader(store).refresh()
+        self._weightless = self._state.weightless()
         if not self._state.rows_kept:
             raise NothingLabelledError
 
@@ -110,13 +117,13 @@ class StoredLabels:
             raise ConfigError(
                 "--row", f"no row {row}", f"0 to {state.rows_planned - 1}, as planned", "`kdpipe labels ls DIR` lists the parts"
             )
-        for bad in state.quarantined:
+        for bad in in_force(state):
             if bad.start <= row < bad.stop:
                 raise ConfigError(
                     "--row",
                     f"row {row} is quarantined: {bad.reason}",
                     "a row with a label",
-                    "`kdpipe labels ls DIR --quarantined` lists them",
+                    "`kdpipe labels ls DIR --quarantined` lists them, `kdpipe labels retry DIR` asks for them again",
                 )
         for at, commit in enumerate(state.kept_commits(), start=state.dropped_commits):
             if commit.start <= row < commit.stop:
@@ -186,6 +193,7 @@ class StoredLabels:
             ids_R, probs_R = recorded.ids_NR[0], np.exp(recorded.log_probs_NR[0])
             top = np.argsort(-probs_R, kind="stable")[: self._top]
             row = stored.pop("row")
+            seen_1D = embeddings_of(shard.table.slice(place, 1))
             yield StoredSample(
                 **stored,
                 row=row,
@@ -193,7 +201,8 @@ class StoredLabels:
                 top=tuple((shard.classes[ids_R[place]], float(probs_R[place])) for place in top.tolist() if probs_R[place] > 0),
                 recorded=int((probs_R > 0).sum()),
                 tail=float(np.exp(recorded.tail_N[0])),
-                weight=0.0 if state.tombstoned.overlaps(row, row + 1) else 1.0,
+                embedding=None if seen_1D is None else seen_1D[0].tolist(),
+                weight=0.0 if self._weightless.overlaps(row, row + 1) else 1.0,
                 window=window if window < len(state.windows) else None,
                 shard=state.shard_of(commit).key,
                 teacher=shard.teacher,

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.labels.entries import Commit
 from pipeline.labels.log import LogReader
+from pipeline.labels.quarantine import in_force
 from pipeline.labels.shard import SHARDS, ShardCorruptError, ShardUnknownError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
@@ -132,7 +133,7 @@ def summarise(store: Store) -> LabelsSummary:
         ends.append((generation, windows - before))
         before = windows
     reasons: Counter[str] = Counter()
-    for quarantine in state.quarantined:
+    for quarantine in in_force(state):
         reasons[quarantine.reason] += quarantine.stop - quarantine.start
     return LabelsSummary(
         log=state.log,

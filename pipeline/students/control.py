@@ -31,7 +31,7 @@ class ControlUnlabelledError(StudentError):
 
 def control_section(section: StudentSection) -> StudentSection:
     """The student's section with cross-entropy in place of its losses."""
-    return section.model_copy(update={"loss": {"ce": 1.0}, "loss_options": {}, "weighting": "none"})
+    return section.model_copy(update={"loss": {"ce": 1.0}, "loss_options": {}, "weighting": {}, "weighting_options": {}})
 
 
 def memory_reader(samples: Samples, *, classes: tuple[str, ...], section: StudentSection, seed: int) -> MemoryReader:

@@ -1,4 +1,4 @@
-"""From a batch of labels to what a student is taught by: its inputs, the lesson, and how much each sample counts.
+"""From a batch of labels to what a student is taught by: its inputs, the lesson, the evidence of what counts.
 
 Randomness is drawn from (seed, epoch, position), so that it is the same after a restart and however ranks cut the batch.
 
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.distill.losses import NO_LABEL, Lesson
-from pipeline.distill.weighting import POLICIES, Evidence
+from pipeline.distill.weighting import Evidence
 from pipeline.inputs import encode
 from pipeline.labels.reader import LabelBatch
 from pipeline.students.models import Student
@@ -27,10 +26,18 @@ def lesson_of(batch: LabelBatch, class_of: Mapping[str, int]) -> Lesson:
     return Lesson(log_probs_BK=torch.from_numpy(np.ascontiguousarray(batch.log_probs_BK)), hard_B=torch.tensor(hard, dtype=torch.int64))
 
 
-def weights_of(batch: LabelBatch, policy: str) -> Tensor:
-    """float32 [B], by the named policy."""
-    evidence = Evidence(weight_B=batch.weight_B, entropy_B=batch.entropy_B, margin_B=batch.margin_B, classes=batch.log_probs_BK.shape[1])
-    return torch.from_numpy(np.ascontiguousarray(POLICIES[policy](evidence)))
+def evidence_of(batch: LabelBatch, rows: slice, *, student_BK: NDArray[np.float32], prior_K: NDArray[np.float32]) -> Evidence:
+    """What decides how much each of these rows counts. `student_BK` has the student's probabilities for them."""
+    return Evidence(
+        weight_B=batch.weight_B[rows],
+        entropy_B=batch.entropy_B[rows],
+        margin_B=batch.margin_B[rows],
+        disagreement_B=batch.disagreement_B[rows],
+        agreement_B=batch.agreement_B[rows],
+        teacher_BK=np.exp(batch.log_probs_BK[rows]),
+        student_BK=student_BK,
+        prior_K=prior_K,
+    )
 
 
 def inputs_of(batch: LabelBatch, student: Student, *, seed: int, epoch: int, start: int, rank: int, world: int) -> NDArray[Any]:

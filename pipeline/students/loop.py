@@ -19,16 +19,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import StudentSection
 from pipeline.distill.losses import check_losses, mean_loss
-from pipeline.distill.weighting import check_policy
+from pipeline.distill.weighting import check_policies, weights
 from pipeline.errors import StudentError
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.averaging import Average
-from pipeline.students.lessons import draw, inputs_of, lesson_of, weights_of
+from pipeline.students.lessons import draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
 from pipeline.students.schedule import learning_rate
 
@@ -124,7 +125,7 @@ class Trainer:
             temperature=section.temperature,
             options=section.loss_options,
         )
-        check_policy(section.weighting, where=f"students.{name}.weighting")
+        check_policies(section.weighting, where=f"students.{name}.weighting", options=section.weighting_options)
         self._name, self._student, self._section, self._reader, self._seed = name, student, section, reader, seed
         self._class_of = {label: index for index, label in enumerate(classes)}
         self._rank, self._world, self._reduce, self._device = rank, world, reduce, device
@@ -140,6 +141,8 @@ class Trainer:
             "history": [],
         }
         self._since: list[float] = []
+        self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
+        """Summed probabilities of each class, of all labels read."""
         self._optimiser = _adamw(student.module, section)
         self._average: Average | None = Average(student.module, section.average) if section.average else None
         if state is not None:
@@ -191,6 +194,7 @@ class Trainer:
             "seed": self._seed,
             "rng": "philox(seed, epoch, position)",
             "since": list(self._since),
+            "seen": self._seen_K.clone(),
             **self._progress,
         }
 
@@ -203,7 +207,8 @@ class Trainer:
             return Moved.WAITING
         assert self._cursor is not None
         start, epoch = self._cursor.pos, self._cursor.epoch
-        loss = self._backward(batch, epoch=epoch, start=start)
+        loss, seen_K = self._backward(batch, epoch=epoch, start=start)
+        self._seen_K += seen_K
         taken = self._update(loss)
         self._cursor = batch.cursor_after
         self._count(batch, loss, epoch=epoch, taken=taken)
@@ -225,38 +230,43 @@ class Trainer:
             self._cursor = found.next
         raise NoLabelsError(self._name)
 
-    def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> float:
-        """Leave this batch's gradient on the module, summed over ranks, and return the loss of the whole batch."""
+    def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> tuple[float, Tensor]:
+        """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""
         module = self._student.module
         module.train()
         parameters = [p for p in module.parameters() if p.requires_grad]
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._teach(batch, epoch=epoch, start=start) if batch.sample_ids else torch.zeros((), device=self._device)
-        if self._reduce is None:
-            return float(loss)
-        flat = torch.cat([loss.reshape(1), *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)])
-        self._reduce(flat)
-        for parameter, grad in zip(parameters, torch.split(flat[1:], [p.numel() for p in parameters]), strict=True):
-            parameter.grad = grad.reshape(parameter.shape).clone()
-        return float(flat[0])
+        seen_K = torch.from_numpy(np.exp(batch.log_probs_BK).sum(axis=0, dtype=np.float32)).to(self._device)
+        if self._reduce is not None:
+            flat = torch.cat(
+                [loss.reshape(1), seen_K, *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)]
+            )
+            self._reduce(flat)
+            loss, seen_K, *grads = torch.split(flat, [1, len(seen_K), *(p.numel() for p in parameters)])
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.reshape(parameter.shape).clone()
+        return float(loss), seen_K.double().cpu()
 
     def _teach(self, batch: LabelBatch, *, epoch: int, start: int) -> Tensor:
         """Add up the gradients of this rank's rows, some at a time; their share of the batch's loss."""
         section, device = self._section, self._device
         encoded = inputs_of(batch, self._student, seed=self._seed, epoch=epoch, start=start, rank=self._rank, world=self._world)
         inputs = torch.from_numpy(encoded).to(device)
-        lesson, weight_B = lesson_of(batch, self._class_of).to(device), weights_of(batch, section.weighting).to(device)
+        lesson, prior_K = lesson_of(batch, self._class_of).to(device), self._prior_K()
         total = torch.zeros((), device=device)
         with torch.random.fork_rng(devices=[] if device == CPU else [device]):  # a user's dropout: the same masks after a restart
             torch.manual_seed(draw(self._seed, epoch, start, self._rank) >> 1)
             for part in torch.arange(len(inputs)).tensor_split(min(section.accumulate, len(inputs))):
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
-                    logits_BK = self._student.module(inputs[rows])
+                    logits_BK = self._student.module(inputs[rows]).float()
+                student_BK = logits_BK.detach().softmax(1).cpu().numpy()
+                evidence = evidence_of(batch, rows, student_BK=student_BK, prior_K=prior_K)
                 loss = mean_loss(
-                    logits_BK.float(),
+                    logits_BK,
                     lesson.rows(rows),
-                    weight_B=weight_B[rows],
+                    weight_B=torch.from_numpy(weights(evidence, section.weighting, section.weighting_options)).to(device),
                     losses=section.loss,
                     temperature=section.temperature,
                     batch_rows=batch.batch_rows,
@@ -265,6 +275,11 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
+
+    def _prior_K(self) -> NDArray[np.float32]:
+        """Mean probability of each class over all labels read; even before the first."""
+        sums_K = self._seen_K.numpy()
+        return (sums_K / sums_K.sum() if sums_K.sum() else np.full(len(sums_K), 1 / len(sums_K))).astype(np.float32)
 
     def _update(self, loss: float) -> bool:
         section = self._section
@@ -308,6 +323,7 @@ class Trainer:
             self._average = Average(self._student.module, self._section.average, state["average"])
         self._cursor = Cursor(**state["cursor"]) if state["cursor"] else None
         self._since = list(state["since"])
+        self._seen_K = state["seen"].clone()
         self._progress = {
             key: list(map(list, state[key])) if key == "history" else state[key]
             for key in (*self._progress, *(["loss"] if "loss" in state else []))

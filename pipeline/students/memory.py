@@ -1,6 +1,7 @@
 """Labels held in memory, in the reading protocol of `pipeline.labels`: for the honest control, benchmarks and tests.
 
-The order is a seeded permutation per epoch, as in a replay; the live pass is epoch 0 in the same manner.
+The order is a seeded permutation per epoch, as in a replay; the live pass is epoch 0 in the same manner. It knows no names of classes, so
+there is no agreement with the hard labels.
 """
 
 import hashlib
@@ -64,6 +65,8 @@ class MemoryReader:
             margin_B=margin(log_probs_BK),
             disagreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
             hard_label=[self._hard[row] for row in rows_B],
+            agreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
+            embedding_BD=None,
             teacher=self._teacher,
             rows_B=rows_B,
             batch_rows=rows,

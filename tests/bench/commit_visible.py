@@ -53,17 +53,15 @@ class _Timed(LocalStore):
         self.done_s: list[float] = []
         self._stored_s: dict[str, float] = {}
 
-    def put(self, key: str, data: bytes) -> None:
-        super().put(key, data)
-        self._stored_s[key] = time.monotonic()
-
     def put_if_absent(self, key: str, data: bytes) -> bool:
         now_s = time.monotonic()
         if key.startswith("log/0"):
             commits = [entry for entry in Record.decode(data, key=key).entries if isinstance(entry, Commit)]
             self.put_s += [now_s] * len(commits)
             self.done_s += [self._stored_s[commit.shard.key] for commit in commits]
-        return super().put_if_absent(key, data)
+        made = super().put_if_absent(key, data)
+        self._stored_s[key] = time.monotonic()
+        return made
 
 
 def write(folder: Path, units: int) -> None:

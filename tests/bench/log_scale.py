@@ -138,10 +138,9 @@ def measure(root: Path) -> dict[str, float]:
     resumed_s = time.perf_counter()
     assert left == UNITS - len(state.commits) % UNITS, left
     seconds = []
-    labelled = (len(state.commits) - TAIL) * UNIT_ROWS
-    for row in [number * 997_001 % labelled for number in range(LOOKUPS)]:
+    for commit in [_commit(number * 997 % (len(state.commits) - TAIL)) for number in range(LOOKUPS)]:
         began = time.perf_counter()
-        assert state.commit_at(row)
+        assert state.commit_of(commit.shard.key, start=commit.start)
         seconds.append(time.perf_counter() - began)
     return {
         "open": opened_s - began_s,

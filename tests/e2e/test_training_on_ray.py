@@ -55,6 +55,7 @@ def spec_of(folder: Path, name: str, *, steps: int = 60, **section: Any) -> Trai
         seed=3,
         base=folder,
         storage=folder / "training",
+        mixed_teachers=False,
         warm_start=None,
         out=folder / f"{name}.pt",
     )

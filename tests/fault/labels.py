@@ -47,8 +47,9 @@ class TracedStore(LocalStore):
         os.write(self._pipe, f"{phase}\n".encode())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        if key.startswith(("log/manifests/", "known/")):
-            self.say("file" if key.startswith("log/") else "index")
+        phase = next((phase for prefix, phase in _CREATE_PHASES if key.startswith(prefix)), None)
+        if phase:
+            self.say(phase)
         else:
             kinds = {entry["kind"] for entry in json.loads(data)["entries"]}
             self.say(next(name for kind, name in _LOG_PHASES if kind in kinds))
@@ -72,7 +73,8 @@ class TracedStore(LocalStore):
             super().delete(key)
 
 
-_PUT_PHASES = (("shards/", "put shard"), ("log/segments/", "file"), ("known/", "index"))
+_CREATE_PHASES = (("shards/", "put shard"), ("log/manifests/", "file"), ("known/", "index"))
+_PUT_PHASES = (("log/segments/", "file"), ("known/", "index"))
 _LOG_PHASES = (
     ("end", "end"),
     ("open", "open"),

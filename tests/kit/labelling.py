@@ -21,6 +21,7 @@ from pipeline.config import LabellingSection, SourceSection, TeacherSection
 from pipeline.labels import rowspace
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
+from pipeline.labels.quarantine import in_force
 from pipeline.labels.reader import EndOfEpoch, LabelReader, NotYet
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.store import Store
@@ -229,7 +230,7 @@ class Bench:
         self.seconds += self.tick_s
         return Instant(mono_s=self.seconds, unix_s=1_000_000.0 + self.seconds)
 
-    def labelling(self, generation: int = 1, **options: Any) -> Labelling:
+    def labelling(self, generation: int = 1) -> Labelling:
         return Labelling(
             store_url="memory",
             source=self.source,  # type: ignore[arg-type]
@@ -244,7 +245,6 @@ class Bench:
             clock=self.now,
             store=self.store,
             free_bytes=lambda: self.free_bytes(),
-            **options,
         )
 
     def run(
@@ -254,7 +254,6 @@ class Bench:
         demand: Callable[[], Demand] = Demand,
         stop: threading.Event | None = None,
         on_progress: Callable[[LabellingProgress], None] = lambda _: None,
-        **options: Any,
     ) -> LabellingOutcome:
         """Plan, then label, as a driver does."""
 
@@ -262,7 +261,7 @@ class Bench:
             self.progress.append(now)
             on_progress(now)
 
-        labelling = self.labelling(generation, **options)
+        labelling = self.labelling(generation)
         labelling.plan()
         return labelling.run(demand=demand, progress=progress, stop=stop or threading.Event())
 
@@ -272,7 +271,14 @@ class Bench:
         def labeller() -> Labeller:
             teacher = self.replicas.get(next(numbers), self.teacher)
             return Labeller(
-                store=self.store, source=self.source, teacher=teacher, batch_rows=3, kind="text", codec=spec.codec, reuse=spec.reuse
+                store=self.store,
+                source=self.source,
+                teacher=teacher,
+                batch_rows=3,
+                kind="text",
+                codec=spec.codec,
+                reuse=spec.reuse,
+                embedding=spec.embedding,
             )
 
         self.crews.append(InlineCrew(labeller, self.source, self.seconds_per_row))
@@ -311,7 +317,7 @@ def assert_exactly_once(store: Store, source: MemorySource, *, generation: int =
             np.testing.assert_allclose(log_probs, expected_log_probs(text), atol=2e-3)
         cursor = got.cursor_after
     quarantined = set()
-    for bad in state.quarantined:
+    for bad in in_force(state):
         for number in range(bad.start, bad.stop):
             plan = plan_of(state.plans, number)
             quarantined.add(f"{plan.part}:{part_rows(plan, [number])[0]}")

@@ -83,8 +83,8 @@ class StoreContract:
         assert [store.get_range("short", start, 10) for start in (0, 2, 4, 99)] == [b"0123", b"23", b"", b""]
         assert store.get_range("short", 1, 0) == b""
 
-    def test_a_large_object_is_whole(self, store: Store) -> None:
-        data = bytes(range(256)) * 2**16
+    def test_an_object_as_large_as_a_shard_is_whole_and_made_once(self, store: Store) -> None:
+        data = bytes(range(256)) * 2**18
         store.put("large", data)
         assert store.size("large") == len(data)
         assert store.get("large") == data

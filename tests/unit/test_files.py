@@ -155,3 +155,24 @@ def test_a_private_folder_is_closed_to_others_even_if_it_was_open(tmp_path: Path
     open_folder.mkdir(mode=0o755)
     assert stat.S_IMODE(make_private_folder(open_folder).stat().st_mode) == 0o700
     assert stat.S_IMODE(make_private_folder(tmp_path / "a" / "b").stat().st_mode) == 0o700
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Inodes that are fsynced from here on."""
+    found, fsync = set[int](), os.fsync
+
+    def look(descriptor: int) -> None:
+        found.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    return found
+
+
+def test_a_new_folder_is_durable_in_each_parent_and_one_that_is_there_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = synced(monkeypatch)
+    make_private_folder(tmp_path / "a" / "b" / "c")
+    assert found == {folder.stat().st_ino for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")}
+    found.clear()
+    make_private_folder(tmp_path / "a" / "b" / "c")
+    assert not found

@@ -23,6 +23,7 @@ def spec_in(folder: Path) -> TrainingSpec:
         seed=3,
         base=folder,
         storage=folder / "training",
+        mixed_teachers=False,
         warm_start=None,
         out=folder / "small.pt",
     )

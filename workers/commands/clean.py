@@ -1,6 +1,7 @@
 """`kdpipe clean`: remove a run's folder."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ def clean(
     from pipeline.recipes.prepared import MARKER
     from workers.driver.children import recorded
     from workers.driver.folder import LABEL_ENTRIES, RECIPE_ENTRIES, RUN_ENTRIES, Holder, RunFolder
+    from workers.driver.holding import holding_labels
     from workers.driver.labels import store_url_in
 
     folder = RunFolder.existing(directory)
@@ -31,7 +33,8 @@ def clean(
         if living:
             raise FolderBusyError(str(directory), ", ".join(living))
         if elsewhere:
-            remove_labels(open_store(store))
+            with holding_labels(folder, store, say=partial(typer.echo, err=True)):
+                remove_labels(open_store(store))
         by_recipe = RECIPE_ENTRIES if (folder.root / MARKER).is_file() else ()
         for path in (folder.root / name for name in (LABEL_ENTRIES if labels else (*by_recipe, *RUN_ENTRIES))):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ def run(
     ] = False,
     continuous: Annotated[bool, typer.Option("--continuous", help="Stay: a new generation whenever new samples arrive.")] = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Write labels kept elsewhere at once, even if another run seems to.")
+        bool, typer.Option("--take-over", help="Write labels kept elsewhere (labelling.store) at once, even if another run seems to.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the orchestrator and the devices running at the end.")] = False,
 ) -> None:

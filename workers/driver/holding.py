@@ -1,16 +1,48 @@
-"""Holding a label log that lies elsewhere, for as long as a run lives; see `pipeline.labels.holder`."""
+"""Holding a label log that lies elsewhere, for as long as a run or a verb that writes it lives; see `pipeline.labels.holder`."""
 
+import contextlib
+import logging
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Self
 
+from pipeline.errors import ConfigError, KdpipeError
 from pipeline.labels.holder import HOLDER_KEY, Claim, LogHeldError, is_alive, read_claim, write_claim
-from pipeline.labels.store import Store
+from pipeline.labels.store import Store, open_store
+from workers.driver.folder import RunFolder
 
 EVERY_S = 5.0
 LOOK_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def holding_labels(
+    folder: RunFolder, url: str, *, say: Callable[[str], None], take_over: bool = False
+) -> contextlib.AbstractContextManager[object]:
+    """Hold the labels at `url` for whoever holds `folder`: those in the folder are held by its lock, others by a heartbeat beside them.
+
+    Entering raises LogHeldError where a live run of another folder holds them.
+    """
+    if url == str(folder.labels):
+        return contextlib.nullcontext()
+    holder = f"{socket.gethostname()}, pid {os.getpid()}, {folder.root}"
+    return LogHolder(open_store(url), url, holder=holder, take_over=take_over, say=say)
+
+
+def refuse_useless_take_over(folder: RunFolder, url: str) -> None:
+    """Raises ConfigError where the labels lie in the folder: its lock is the system's and goes with its process, never before."""
+    if url == str(folder.labels):
+        raise ConfigError(
+            "--take-over",
+            f"the labels lie in {folder.root} and are held by its lock",
+            "labels kept elsewhere (labelling.store)",
+            f"`kdpipe stop {folder.root}` ends the run that holds it, `kill -KILL PID` one that is frozen",
+        )
 
 
 class LogHolder:
@@ -65,14 +97,18 @@ class LogHolder:
 
     def _beat(self) -> None:
         """A run whose log was taken over stops beating; its next write is refused by the log itself."""
+        away = False
         while not self._over.wait(self._claim.every_s):
             try:
                 if not self._is_mine():
                     return
                 self._claim = self._claim.model_copy(update={"beat": self._claim.beat + 1})
                 write_claim(self._store, self._claim)
-            except OSError:
-                continue  # the store is away for a moment: the next beat tells
+                away = False
+            except (KdpipeError, OSError) as error:  # away for a moment, or our credentials are renewed: a later beat tells
+                if not away:
+                    log.warning("the label log's heartbeat is not written", extra={"reason": str(error)})
+                away = True
 
     def _is_mine(self) -> bool:
         found = read_claim(self._store)

@@ -6,13 +6,10 @@ the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
 
 import contextlib
 import logging
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 
 from pipeline.errors import DataError, KdpipeError
-from pipeline.labels.store import open_store
 from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from workers.driver.children import Children
@@ -22,7 +19,7 @@ from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import DevicesBehindError, Fleet
 from workers.driver.folder import Holder, read_json, write_json
-from workers.driver.holding import LogHolder
+from workers.driver.holding import holding_labels, refuse_useless_take_over
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
 from workers.driver.planning import check_inputs, plan_text
@@ -50,6 +47,9 @@ def drive(request: RunRequest) -> None:
             if request.run.prepare is None or request.folder.origin_file.exists():
                 check_inputs(request)
         return
+    url = store_url(request)
+    if request.take_over:
+        refuse_useless_take_over(request.folder, url)
     with Holder(request.folder), stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
         cluster = Cluster(request.run.ray, keys=request.folder.keys)
         context = RunContext(
@@ -64,18 +64,9 @@ def drive(request: RunRequest) -> None:
             stop=stop,
             command=request.command,
         )
-        with _ending(context, keep=request.keep), _holding_labels(context, take_over=request.take_over):
-            context.metrics.start(request.folder, labels=store_url(context))
+        with _ending(context, keep=request.keep), holding_labels(request.folder, url, say=reporter.say, take_over=request.take_over):
+            context.metrics.start(request.folder, labels=url)
             _go(context, request)
-
-
-def _holding_labels(context: RunContext, *, take_over: bool) -> contextlib.AbstractContextManager[object]:
-    """Labels in the run's own folder are held with it, by its lock; others by a heartbeat beside them."""
-    url = store_url(context)
-    if url == str(context.folder.labels):
-        return contextlib.nullcontext()
-    holder = f"{socket.gethostname()}, pid {os.getpid()}, {context.folder.root}"
-    return LogHolder(open_store(url), url, holder=holder, take_over=take_over, say=context.reporter.say)
 
 
 @contextlib.contextmanager

@@ -110,6 +110,7 @@ class Turn:
             base=context.base,
             storage=context.folder.training,
             warm_start=incumbent.files.weights if incumbent else None,
+            mixed_teachers=run.labelling.mixed_teachers,
             out=student_files(context.folder, self._opening.generation, name).weights,
         )
 

@@ -26,8 +26,8 @@ _KEY = re.compile(r"shards/(?P<term>\d+)/(?P<start>\d+)-\d+-\w+\.arrow")
 log = logging.getLogger(__name__)
 
 
-def shard_key(start: int, stop: int, *, term: int, attempt: str) -> str:
-    """Key of one attempt at the rows [start, stop), leased in `term`."""
+def shard_key(start: int, stop: int, *, term: int, attempt: int) -> str:
+    """Key of one attempt, by its number in `term`, at the rows [start, stop)."""
     return f"{_of_term(term)}{start:012d}-{stop:012d}-{attempt}.arrow"
 
 
@@ -76,6 +76,10 @@ class Committer:
     def generation_rows(self) -> int:
         """Durable labelled rows of this generation: as far as a live pass could read."""
         return self.state.rows_labelled - self._rows_before
+
+    def new_key(self, start: int, stop: int) -> str:
+        """Key for one more attempt at the rows [start, stop): nobody had it before, in whichever run of this term or another."""
+        return shard_key(start, stop, term=self.term, attempt=next(self._writer.attempts))
 
     def is_stored(self, shard: ShardRef) -> bool:
         """Whether the object is there in its size: what a commit may name."""

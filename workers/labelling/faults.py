@@ -27,7 +27,7 @@ class TeacherChangedError(LabelStoreError):
     def __str__(self) -> str:
         return (
             f"the teacher of the run file has fingerprint {self.found}; expected {self.expected}, which wrote the labels that are there; "
-            "throw those away with `kdpipe clean DIR --labels`, or use another --dir"
+            "throw those away with `kdpipe clean DIR --labels`, use another --dir, or keep both with `--set labelling.mixed_teachers=true`"
         )
 
 
@@ -42,6 +42,20 @@ class TeacherFailsError(TeacherError):
         return (
             f"the teacher failed on {self.units} units ({self.rows} rows) in succession, last with: {self.reason}; "
             "expected log-probabilities; nothing was set aside; correct the teacher, then run again"
+        )
+
+
+class EmbeddingUnusableError(TeacherError):
+    """Embeddings are wanted, and the teacher gives none, or now of one width and now of another."""
+
+    def __init__(self, teacher: str, found: str, expected: str) -> None:
+        super().__init__(teacher, found, expected)
+        self.teacher, self.found, self.expected = teacher, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"teacher {self.teacher}: gave {self.found}; expected {self.expected}, since `labelling.embedding` is true; "
+            "set that to false, or take a teacher whose answers have an `embedding_BD`"
         )
 
 

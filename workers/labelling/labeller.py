@@ -24,14 +24,16 @@ from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.log import LogReader
 from pipeline.labels.rowspace import part_rows
-from pipeline.labels.shard import LabelledRows, encode_shard, maker, put_shard
+from pipeline.labels.shard import LabelledRows, ShardTakenError, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
 from pipeline.teachers.teacher import TeacherUnavailableError, answer_of, batches_of
-from workers.labelling.faults import StoreNotSharedError
+from workers.labelling.embeddings import Embeddings
+from workers.labelling.faults import EmbeddingUnusableError, StoreNotSharedError
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
+from workers.labelling.sizing import is_too_large
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -45,6 +47,7 @@ Kind = Literal["text", "floats"]
 class _Answer:
     log_probs_NK: NDArray[np.float32]
     disagreement_N: NDArray[np.float32] | None
+    embedding_ND: NDArray[np.float16] | None
     bad: dict[int, str]
     """Place in the unit -> why it has no label."""
     asked: int
@@ -57,7 +60,7 @@ class _Answer:
 
     def repeat(self, places: Mapping[int, int]) -> None:
         """Say at each place what was said at the other."""
-        for column in (self.log_probs_NK, self.disagreement_N):
+        for column in (self.log_probs_NK, self.disagreement_N, self.embedding_ND):
             if column is not None:
                 column[list(places)] = column[list(places.values())]
         self.bad.update({place: self.bad[first] for place, first in places.items() if first in self.bad})
@@ -82,12 +85,15 @@ class Labeller:
         kind: Kind,
         codec: Codec = DENSE_FP16,
         reuse: bool = True,
+        embedding: bool = False,
     ) -> None:
         self.teacher, self._codec = teacher, codec
         self._compressed = not isinstance(store, MappedStore)  # what is not mapped is carried over a network
         self._reuse: Reuse | None = None
+        self._embeddings = Embeddings(teacher.fingerprint) if embedding else None
         if reuse and teacher.deterministic:
-            self._reuse = Reuse(store, maker=maker(teacher=teacher.fingerprint, classes=teacher.classes, codec=codec))
+            labels = maker(teacher=teacher.fingerprint, classes=teacher.classes, codec=codec, embedding=embedding)
+            self._reuse = Reuse(store, maker=labels)
         self._store, self._source, self._batch_rows, self._kind = store, source, batch_rows, kind
         self._reading, self._asking = threading.Lock(), threading.Lock()
 
@@ -107,16 +113,23 @@ class Labeller:
             kind=spec.source.section.kind,
             codec=spec.codec,
             reuse=spec.reuse,
+            embedding=spec.embedding,
         )
 
     def label(self, assignment: Assignment) -> Labelled | Failed:
-        """Do the assignment. When this returns Labelled, its shard is durable; it counts once the driver commits it."""
+        """Do the assignment. When this returns Labelled, its shard is durable; it counts once the driver commits it.
+
+        Raises TeacherUnavailableError, EmbeddingUnusableError: nothing that the teacher is asked next would fare better.
+        """
         rows_N = np.setdiff1d(np.arange(assignment.start, assignment.stop), np.array(assignment.without, dtype=np.int64))
         batch = self._read(assignment.plan, rows_N)
         if isinstance(batch, _Unread):
             if not assignment.keep_every_row or batch.trouble is not Trouble.GONE:  # what can't be read now may be read again
                 return Failed(lease=assignment.lease, trouble=batch.trouble, reason=batch.reason)
             batch = _unreadable(assignment.plan, rows_N, batch.reason, kind=self._kind)
+        unit_bytes = batch.nbytes + len(rows_N) * len(self.teacher.classes) * np.dtype(np.float32).itemsize
+        if is_too_large(len(rows_N), unit_bytes) and not assignment.keep_every_row:  # a repair can't be divided
+            return Failed(lease=assignment.lease, trouble=Trouble.LARGE, reason=f"{unit_bytes} bytes", unit_bytes=unit_bytes)
         problems = _problems(batch)
         known = self._known(assignment, batch["input"])
         with self._asking:
@@ -127,6 +140,8 @@ class Labeller:
         refused = answer.refused
         answer.repeat(known.repeats)
         bad = problems | answer.bad
+        if self._embeddings:
+            answer = replace(answer, embedding_ND=self._embeddings.beside(known.copied, answer.embedding_ND, len(rows_N)))
         shard = self._write(assignment, rows_N, batch, answer, known, bad)
         if isinstance(shard, Failed):
             return shard
@@ -139,6 +154,8 @@ class Labeller:
             teacher_s=answer.seconds,
             reused=len(known.places.difference(bad)),
             refused=refused,
+            unit_bytes=unit_bytes,
+            embedding_width=None if answer.embedding_ND is None else answer.embedding_ND.shape[1],
         )
 
     def probe(self, canary: Canary) -> NDArray[np.float32] | None:
@@ -175,13 +192,15 @@ class Labeller:
         log_probs_NK = np.full((len(inputs), len(self.teacher.classes)), -np.log(len(self.teacher.classes)), dtype=np.float32)
         bad: dict[int, str] = {}
         disagreement_N: NDArray[np.float32] | None = None
+        embedding_ND: NDArray[np.float16] | None = None
         waiting = [places[some] for some in batches_of(self.teacher, _rows_of(inputs, places), self._batch_rows)]
         began_s = time.perf_counter()
         while waiting:
             asked = waiting.pop()
             try:
                 answer = answer_of(self.teacher, _rows_of(inputs, asked))
-            except TeacherUnavailableError:
+                seen_BD = self._embeddings.checked(answer.embedding_BD) if self._embeddings else None
+            except (TeacherUnavailableError, EmbeddingUnusableError):
                 raise  # no row is at fault
             except Exception as error:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the rows
                 if len(asked) == 1:
@@ -196,8 +215,16 @@ class Labeller:
             if answer.disagreement_B is not None:
                 disagreement_N = np.full(len(inputs), np.nan, dtype=np.float32) if disagreement_N is None else disagreement_N
                 disagreement_N[asked[fine]] = answer.disagreement_B[fine]
+            if seen_BD is not None:
+                embedding_ND = np.zeros((len(inputs), seen_BD.shape[1]), dtype=np.float16) if embedding_ND is None else embedding_ND
+                embedding_ND[asked[fine]] = seen_BD[fine]
         return _Answer(
-            log_probs_NK=log_probs_NK, disagreement_N=disagreement_N, bad=bad, asked=len(places), seconds=time.perf_counter() - began_s
+            log_probs_NK=log_probs_NK,
+            disagreement_N=disagreement_N,
+            embedding_ND=embedding_ND,
+            bad=bad,
+            asked=len(places),
+            seconds=time.perf_counter() - began_s,
         )
 
     def _write(
@@ -214,6 +241,7 @@ class Labeller:
             inputs=_without_nulls(kept["input"], width=assignment.width),
             log_probs_NK=answer.log_probs_NK if len(places) == len(rows_N) else answer.log_probs_NK[places],
             disagreement_N=None if answer.disagreement_N is None else answer.disagreement_N[places],
+            embedding_ND=None if answer.embedding_ND is None else answer.embedding_ND[places],
             labels=kept["label"],
             keys_N2=known.keys_of(places, bad),
             copied=known.copied_to(places),
@@ -225,7 +253,7 @@ class Labeller:
             return put_shard(self._store, assignment.key, data, rows=len(places))
         except StoreFullError as error:
             return Failed(lease=assignment.lease, trouble=Trouble.FULL, reason=str(error))
-        except OSError as error:
+        except (OSError, ShardTakenError) as error:
             return Failed(lease=assignment.lease, trouble=Trouble.WRITE, reason=_reason(error))
 
 

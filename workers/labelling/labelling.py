@@ -73,7 +73,6 @@ class Labelling:
         seed: int,
         generation: int,
         holder: str,
-        mixed_teachers: bool = False,
         open_crew: OpenCrew = ray_crew,
         clock: Callable[[], Instant] = _now,
         store: Store | None = None,
@@ -81,10 +80,17 @@ class Labelling:
     ) -> None:
         codec = codec_of(section, len(classes))
         self._spec = LabellerSpec(
-            store_url=store_url, source=source, teacher=teacher, classes=classes, base=base, codec=codec, reuse=section.reuse
+            store_url=store_url,
+            source=source,
+            teacher=teacher,
+            classes=classes,
+            base=base,
+            codec=codec,
+            reuse=section.reuse,
+            embedding=section.embedding,
         )
         self._section, self._seed, self._generation, self._holder = section, seed, generation, holder
-        self._mixed_teachers, self._open_crew, self._clock = mixed_teachers, open_crew, clock
+        self._open_crew, self._clock = open_crew, clock
         self._store = store or open_store(store_url)
         self._free_bytes = free_bytes or (self._store.free_bytes if isinstance(self._store, LocalStore) else lambda: None)
         keep_s = None if section.keep_days is None else section.keep_days * DAY_S
@@ -104,7 +110,7 @@ class Labelling:
         return self._summary(state, parts, self._needed_change(state, parts))
 
     def plan(self) -> PlanSummary:
-        """Record the parts of the source that are new, and set aside what changed before it was labelled, unless the generation has ended.
+        """Record what `source_change` says of the source, unless the generation has ended.
 
         Directly after a `preview`, a part which that did not show is left for the next time: it may have come a moment ago, half.
         Raises PartVanishedError for a planned part that is gone while its rows are needed; ForeignClassesError.
@@ -113,18 +119,18 @@ class Labelling:
         state, parts = self._log.refresh(), self._look()
         shown, self._shown = self._shown, None
         change = self._needed_change(state, parts, shown)
-        if not self._ended(state) and (change.new or change.superseded or not state.log):  # trainers may follow an empty log too
+        if not self._ended(state) and (change.entries or not state.log):  # trainers may follow an empty log too
             writer = self._open_writer()
             state = writer.state  # nobody else writes from here on
             change = self._needed_change(state, parts, shown)
-            writer.queue([*change.superseded, *change.new])
+            writer.queue(change.entries)
             writer.flush(now_unix_s=self._clock().unix_s)
         return self._summary(state, parts, change)
 
     def check_teacher(self, fingerprint: str) -> None:
         """Raises TeacherChangedError if labels of another teacher are there and mixing them was not asked for."""
         known = self._log.refresh().teachers
-        if known - {fingerprint} and not self._mixed_teachers:
+        if known - {fingerprint} and not self._section.mixed_teachers:
             raise TeacherChangedError(fingerprint, ", ".join(sorted(known)))
 
     def run(
@@ -207,7 +213,6 @@ class Labelling:
             crew=crew,
             section=self._section,
             teacher=self._spec.teacher,
-            mixed_teachers=self._mixed_teachers,
             free_bytes=self._free_bytes,
             forget=forget,
             canary=canary_of(state.plans, state.done, rows=self._section.canary_rows, classes=len(self._spec.classes)),
@@ -251,7 +256,9 @@ class Labelling:
 
     def _change(self, state: LogState, parts: Sequence[Part], shown: Collection[str] | None) -> SourceChange:
         there = ((part.identity, part.name, part.rows) for part in parts)
-        return source_change(state, there, unit_rows=self._section.unit_rows, shown=shown, grown=self._grown(state, parts))
+        return source_change(
+            state, there, unit_rows=self._section.unit_rows, generation=self._generation, shown=shown, grown=self._grown(state, parts)
+        )
 
     def _grown(self, state: LogState, parts: Sequence[Part]) -> dict[str, str]:
         """Planned parts that are not there as they were -> the part that begins with all their rows."""
@@ -279,7 +286,7 @@ class Labelling:
             rows_known=before.rows_planned,
             rows_new=change.rows_new,
             rows_superseded=0 if ended else change.rows_superseded,
-            rows_left=0 if ended else before.rows_left - change.rows_superseded + change.rows_new,
+            rows_left=0 if ended else before.rows_left - change.rows_superseded + change.rows_new + change.rows_back,
         )
 
     def _ended(self, state: LogState) -> bool:

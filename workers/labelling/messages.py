@@ -25,6 +25,8 @@ class LabellerSpec:
     """What shards are written with."""
     reuse: bool = True
     """Whether a row with a known input takes the label that is there."""
+    embedding: bool = False
+    """Whether the teacher's embedding is kept beside each label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,10 @@ class Labelled:
     """Rows with a label that nobody was asked for: their input was known, or is that of another row of the unit."""
     refused: bool = False
     """The teacher was asked and failed on every row."""
+    unit_bytes: int = 0
+    """Of its rows in memory."""
+    embedding_width: int | None = None
+    """Of the shard's embeddings, if it has any."""
 
 
 class Trouble(Enum):
@@ -78,6 +84,8 @@ class Trouble(Enum):
     WRITE = "write"
     FULL = "full"
     """No space left."""
+    LARGE = "large"
+    """More than a shard may hold: to be divided. Nobody was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +95,5 @@ class Failed:
     lease: int
     trouble: Trouble
     reason: str
+    unit_bytes: int = 0
+    """Of its rows in memory, if they are too large."""

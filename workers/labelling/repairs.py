@@ -5,7 +5,7 @@ any new unit, since a trainer may be waiting for it. A row that can't be labelle
 shard stays as it is and is named.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.labels.rowspace import plan_of
 from pipeline.labels.shard import ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from workers.labelling.committer import first_row, shard_key
+from workers.labelling.committer import first_row
 from workers.labelling.faults import RepairFailedError
 from workers.labelling.messages import Assignment
 
@@ -59,8 +59,8 @@ class Repairs:
             return
         for key in sorted(reported):
             row = first_row(key)
-            commit = None if row is None else state.commit_at(row)
-            if commit is None or commit.shard.key != key or (key, state.shard_of(commit).key) in self._known:
+            commit = None if row is None else state.commit_of(key, start=row)
+            if commit is None or (key, state.shard_of(commit).key) in self._known:
                 continue
             self._known.add((key, state.shard_of(commit).key))
             try:
@@ -68,8 +68,8 @@ class Repairs:
             except ShardCorruptError:
                 self._jobs[-1 - len(self._known)] = _Job(commit)
 
-    def lease(self, worker: str, state: LogState, store: Store, *, term: int) -> Assignment | None:
-        """The next repair for the worker."""
+    def lease(self, worker: str, state: LogState, store: Store, new_key: Callable[[int, int], str]) -> Assignment | None:
+        """The next repair for the worker; its shard gets the key that `new_key` gives for its rows."""
         number, job = next(((number, job) for number, job in self._jobs.items() if job.leased is None), (0, None))
         if job is None:
             return None
@@ -77,7 +77,7 @@ class Repairs:
         commit = job.commit
         return Assignment(
             lease=number,
-            key=shard_key(commit.start, commit.stop, term=term, attempt=f"repair{-number}x{job.tries}"),
+            key=new_key(commit.start, commit.stop),
             plan=plan_of(state.plans, commit.start),
             start=commit.start,
             stop=commit.stop,

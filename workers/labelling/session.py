@@ -17,16 +17,16 @@ from pipeline.labels.entries import Quarantine
 from pipeline.labels.ledger import GivenUp, Ledger
 from pipeline.labels.rowspace import plan_of
 from pipeline.labels.store import Store, StoreFullError
-from workers.labelling.committer import Committer, shard_key
+from workers.labelling.committer import Committer
 from workers.labelling.crew import Broken, Crew, Died, Event, Finished, Probed, Ready
 from workers.labelling.doubt import Doubt
-from workers.labelling.faults import PartVanishedError, StoreWriteError, TeacherChangedError
+from workers.labelling.faults import EmbeddingUnusableError, PartVanishedError, StoreWriteError, TeacherChangedError
 from workers.labelling.inspection import Inspection
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, Trouble
 from workers.labelling.pool import PoolRule, PoolView, Pressure, decide
 from workers.labelling.repairs import Repairs
 from workers.labelling.reports import Demand, LabellingProgress
-from workers.labelling.sizing import UNITS_SEEN, largest_unit, unit_rows
+from workers.labelling.sizing import UNITS_SEEN, largest_unit, rows_that_fit, unit_rows
 
 POLL_S = 0.05
 FULL_PAUSE_S = 5.0
@@ -63,13 +63,12 @@ class Session:
         crew: Crew,
         section: LabellingSection,
         teacher: TeacherSection,
-        mixed_teachers: bool,
         free_bytes: Callable[[], int | None],
         forget: bool = True,
         canary: Canary | None = None,
     ) -> None:
         self._store, self._committer, self._ledger, self._crew = store, committer, ledger, crew
-        self._section, self._mixed_teachers, self._free_bytes = section, mixed_teachers, free_bytes
+        self._section, self._free_bytes = section, free_bytes
         self._rule, self._pressure = PoolRule(minimum=teacher.workers_min, maximum=teacher.workers_max), Pressure()
         self._inspection = Inspection(section, canary)
         self._doubt = Doubt(rows_planned=committer.state.rows_planned)
@@ -83,6 +82,8 @@ class Session:
         self._rates: deque[tuple[float, int]] = deque()
         self._unit_rows, self._largest_unit = section.unit_rows, largest_unit(section, teacher)
         self._seconds_per_row: deque[float] = deque(maxlen=UNITS_SEEN)
+        self._bytes_per_row: deque[float] = deque(maxlen=UNITS_SEEN)
+        self._embedding_width: int | None = None
         self._says = ""
         self._lead_rows: int | None = None
 
@@ -155,7 +156,7 @@ class Session:
         match event:
             case Ready():
                 self._teachers.add(event.teacher)
-                if len(self._teachers) > 1 and not self._mixed_teachers:
+                if len(self._teachers) > 1 and not self._section.mixed_teachers:
                     raise TeacherChangedError(event.teacher, ", ".join(sorted(self._teachers - {event.teacher})))
                 if not worker.draining:
                     self._inspection.ready(event.worker)
@@ -183,8 +184,10 @@ class Session:
             self._take_failure(Failed(lease=done.lease, trouble=Trouble.WRITE, reason=f"{done.shard.key} is not in the store"), now)
             return
         self._write_failures["shard"] = 0
+        self._refuse_width(done)
         if done.shard:
             self._seconds_per_row.append(done.teacher_s / done.shard.rows)
+            self._bytes_per_row.append(done.unit_bytes / (done.shard.rows + len(done.bad)))
         repaired = self.repairs.settle(done.lease, done.bad)
         lease = self._ledger.settle(done.lease)
         if repaired and done.shard:
@@ -219,6 +222,8 @@ class Session:
             case Trouble.READ:
                 self._give_up(self._ledger.fail(failure.lease, failure.reason, divisible=False), source=True)
                 self.repairs.fail(failure.lease, failure.reason)
+            case Trouble.LARGE:
+                self._divide(failure)
             case Trouble.FULL | Trouble.WRITE:
                 self._ledger.put_back(failure.lease)
                 self.repairs.put_back(failure.lease)
@@ -226,6 +231,19 @@ class Session:
                     self._full_until_s = now.mono_s + FULL_PAUSE_S
                     return
                 self._count_write_failure("shard", failure.reason)
+
+    def _divide(self, failure: Failed) -> None:
+        unit = next((lease.unit for lease in self._ledger.leases if lease.number == failure.lease), None)
+        if unit is not None:  # not fenced
+            self._bytes_per_row.append(failure.unit_bytes / (unit.stop - unit.start))
+            self._ledger.divide(failure.lease, rows_that_fit([self._bytes_per_row[-1]]))
+
+    def _refuse_width(self, done: Labelled) -> None:
+        """Labels that a student reads together have embeddings of one width, whichever replica gave them."""
+        self._embedding_width = self._embedding_width or done.embedding_width
+        if done.embedding_width not in (None, self._embedding_width):
+            expected = f"{self._embedding_width}, as for other rows"
+            raise EmbeddingUnusableError(done.teacher, f"an embedding of {done.embedding_width} numbers", expected)
 
     def _refuse_vanished(self, number: int) -> None:
         lease = next((lease for lease in self._ledger.leases if lease.number == number), None)
@@ -264,7 +282,8 @@ class Session:
 
     def _join_units(self) -> None:
         waiting, teachers = self._ledger.rows_waiting, len(self._workers)
-        rows = unit_rows(self._unit_rows, tuple(self._seconds_per_row), rows_waiting=waiting, teachers=teachers, largest=self._largest_unit)
+        largest = min(self._largest_unit, rows_that_fit(self._bytes_per_row))
+        rows = unit_rows(self._unit_rows, tuple(self._seconds_per_row), rows_waiting=waiting, teachers=teachers, largest=largest)
         if rows > self._unit_rows:
             plans = self._committer.state.plans
             self._ledger.merge(rows, part=lambda start: plan_of(plans, start).first)
@@ -324,15 +343,18 @@ class Session:
                         self._crew.submit(name, assignment)
 
     def _next_for(self, name: str, now: Instant, *, repairs_only: bool) -> Assignment | None:
-        state, term = self._committer.state, self._committer.term
-        repair = self.repairs.lease(name, state, self._store, term=term)
+        state = self._committer.state
+        repair = self.repairs.lease(name, state, self._store, self._committer.new_key)
         if repair or repairs_only:
             return repair
-        lease = self._ledger.lease(name, now_s=now.mono_s)
+        lease, fitting = self._ledger.lease(name, now_s=now.mono_s), rows_that_fit(self._bytes_per_row)
+        if lease is not None and lease.unit.stop - lease.unit.start > fitting:
+            self._ledger.divide(lease.number, fitting)  # as it would be once it was read
+            lease = self._ledger.lease(name, now_s=now.mono_s)
         if lease is None:
             return None
         unit = lease.unit
-        key = shard_key(unit.start, unit.stop, term=term, attempt=str(lease.number))
+        key = self._committer.new_key(unit.start, unit.stop)
         return Assignment(lease=lease.number, key=key, plan=plan_of(state.plans, unit.start), start=unit.start, stop=unit.stop)
 
     def _commit(self, now: Instant, *, starved: bool, lead_used_up: bool) -> None:

@@ -1,10 +1,12 @@
-"""How many rows a unit should have: a pure decision.
+"""How many rows a unit should have: pure decisions.
 
 A unit costs a call, a file and two fsyncs whatever its size. One that takes the teacher a few milliseconds spends its time on those;
 one of minutes loses much when its process dies. So units begin small, for the students' sake, and neighbours are joined while they are
-too short.
+too short. A shard is made in memory as a whole, so wide rows mean short units: what turns out to be too large is divided before the
+teacher is asked, and then so are those that come after it.
 """
 
+import sys
 from collections.abc import Sequence
 from statistics import median
 
@@ -14,6 +16,8 @@ UNIT_S = 0.1
 """Of asking; from here on a unit is long enough."""
 UNITS_SEEN = 8
 """Latest units that say how fast a row is."""
+SHARD_MAX_BYTES = 64 * 2**20
+"""In memory: samples and log-probabilities. A single row may be larger."""
 UNITS_LEFT = 16
 """For each teacher, so that at the end none waits long for the last."""
 
@@ -34,3 +38,13 @@ def unit_rows(now_rows: int, seconds_per_row: Sequence[float], *, rows_waiting: 
     while 2 * rows <= most:
         rows *= 2
     return rows
+
+
+def is_too_large(rows: int, unit_bytes: int) -> bool:
+    """Whether a unit of so many rows must be divided."""
+    return rows > 1 and unit_bytes > SHARD_MAX_BYTES
+
+
+def rows_that_fit(bytes_per_row: Sequence[float]) -> int:
+    """Rows as wide as those of the latest units that a shard may hold: at least one, and any number while nothing is known."""
+    return max(1, int(SHARD_MAX_BYTES / max(median(bytes_per_row), 1.0))) if bytes_per_row else sys.maxsize

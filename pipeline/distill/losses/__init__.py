@@ -8,9 +8,8 @@ moves mass into classes that have no record. All in log-space: a confident teach
 Shapes: B batch, K classes.
 """
 
-import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from pipeline.distill.losses.divergences import dist, dkd, jsd, kl, reverse_kl, 
 from pipeline.distill.losses.lesson import NO_LABEL, Lesson, Recorded
 from pipeline.distill.losses.sparse import ghost, rs_kd
 from pipeline.errors import ConfigError
+from pipeline.options import Options, check_options
 
 __all__ = ["LOSSES", "NO_LABEL", "Lesson", "Loss", "LossUnknownError", "Recorded", "check_losses", "mean_loss"]
 
@@ -52,8 +52,7 @@ LOSSES: Mapping[str, Loss] = {
 }
 AT_TEMPERATURE_1 = ("ghost", "rs_kd")
 
-Options = Mapping[str, Mapping[str, float]]
-"""Loss -> its own numbers, as the authors name them."""
+_GIVEN = ("logits_BK", "lesson", "temperature")
 
 
 def mean_loss(
@@ -96,24 +95,16 @@ def check_losses(
         raise ConfigError(
             where, f"dkd with {classes} classes", "three or more: of two there are no other classes to compare; `kl` says it all"
         )
-    _check_options(options or {}, losses, where=where)
+    check_options(options or {}, {name: LOSSES[name] for name in losses}, given=_GIVEN, where=f"{where}_options")
+    _try_options(options or {}, where=f"{where}_options")
 
 
-def _check_options(options: Options, losses: Mapping[str, float], *, where: str) -> None:
-    for name, given in options.items():
-        if name not in losses:
-            raise ConfigError(f"{where}_options", f"options of {name!r}", f"those of a loss in use: {', '.join(sorted(losses))}")
-        known = _options_of(LOSSES[name])
-        for option in given:
-            if option not in known:
-                raise ConfigError(f"{where}_options.{name}", f"no option {option!r}", f"one of: {', '.join(known) or 'none'}")
-        logits_BK = torch.zeros(1, 3)
-        lesson = Lesson(log_probs_BK=F.log_softmax(logits_BK, dim=1), hard_B=torch.zeros(1, dtype=torch.int64))
+def _try_options(options: Options, *, where: str) -> None:
+    """On one even sample: a loss refuses values that make no sense."""
+    even_BK = F.log_softmax(torch.zeros(1, 3), dim=1)
+    lesson = Lesson(log_probs_BK=even_BK, hard_B=torch.zeros(1, dtype=torch.int64))
+    for name, values in options.items():
         try:
-            LOSSES[name](logits_BK, lesson, temperature=1.0, **given)
+            LOSSES[name](even_BK, lesson, temperature=1.0, **values)
         except ValueError as error:
-            raise ConfigError(f"{where}_options.{name}", dict(given).__repr__(), str(error)) from error
-
-
-def _options_of(loss: Any) -> list[str]:
-    return [name for name in inspect.signature(loss).parameters if name not in ("logits_BK", "lesson", "temperature")]
+            raise ConfigError(f"{where}.{name}", repr(dict(values)), str(error)) from error

@@ -143,7 +143,7 @@ def test_what_a_loss_cannot_do_is_refused_before_training() -> None:
         check_losses({"ghost": 1.0}, where=where, temperature=2.0)
     with pytest.raises(ConfigError, match=r"students\.small\.loss_options\.dkd: no option 'gamma'; expected one of: alpha, beta"):
         check_losses({"dkd": 1.0}, where=where, options={"dkd": {"gamma": 1.0}})
-    with pytest.raises(ConfigError, match="options of 'dkd'; expected those of a loss in use: kl"):
+    with pytest.raises(ConfigError, match="options of 'dkd'; expected those of what is used: kl"):
         check_losses({"kl": 1.0}, where=where, options={"dkd": {"beta": 1.0}})
     with pytest.raises(ConfigError, match="beta is between 0 and 1"):
         check_losses({"jsd": 1.0}, where=where, options={"jsd": {"beta": 1.0}})

@@ -14,6 +14,8 @@ def evidence_of(probabilities: list[list[float]], weight: list[float]) -> Eviden
         weight_B=np.array(weight, dtype=np.float32),
         entropy_B=entropy_nats(log_probs),
         margin_B=margin(log_probs),
+        disagreement_B=np.full(len(weight), np.nan, dtype=np.float32),
+        agreement_B=log_probs[:, 0],
         classes=len(probabilities[0]),
     )
 

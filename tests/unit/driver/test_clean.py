@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, FolderBusyError
+from pipeline.labels.holder import LogHeldError
 from pipeline.labels.store import open_store
+from tests.kit.holders import OTHER, another_run
 from workers.commands.clean import clean
 from workers.driver.folder import Holder, RunFolder, write_json
 
@@ -50,6 +52,16 @@ def test_a_live_run_is_never_cleaned(run: Path) -> None:
     with Holder(RunFolder(run)), pytest.raises(FolderBusyError):
         clean(run, labels=False, yes=True)
     assert (run / "labels").exists()
+
+
+def test_labels_that_a_live_run_of_another_folder_writes_are_never_cleaned(run: Path) -> None:
+    write_json(run / "origin.json", {"base": str(run), "run": {"labelling": {"store": "elsewhere"}}})
+    store = open_store(str(run / "elsewhere"))
+    store.put("shards/1", b"")
+    with another_run(store), pytest.raises(LogHeldError, match=OTHER):
+        clean(run, labels=False, yes=True)
+    assert list(store.list("shards/")) == ["shards/1"]
+    assert (run / "devices" / "device-1").exists()
 
 
 def test_a_folder_without_a_run_is_never_cleaned(tmp_path: Path) -> None:

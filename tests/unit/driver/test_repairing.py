@@ -1,7 +1,8 @@
-"""`kdpipe labels repair`: bad shards are labelled again in their place, and nothing is given up unasked."""
+"""`kdpipe labels repair` and `retry`: what is bad is labelled again in its place, what was set aside by the next run; nothing unasked."""
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.config import load
-from pipeline.errors import FolderBusyError
+from pipeline.errors import ConfigError, FolderBusyError
+from pipeline.labels.holder import LogHeldError
 from pipeline.labels.log import LogReader
+from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import LocalStore
 from pipeline.labels.stored import StoredLabels
 from pipeline.labels.verify import verify
 from tests.kit.crews import LocalCrew
+from tests.kit.holders import OTHER, another_run
 from workers.cli import app
 from workers.driver import repairing
 from workers.driver.cluster import Cluster
-from workers.driver.folder import Holder, RunFolder, write_json
+from workers.driver.folder import Holder, RunFolder, read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.repairing import RepairRefusedError
 from workers.driver.request import RunRequest
@@ -48,7 +52,8 @@ class Two:
     classes = ["ham", "spam"]
     fingerprint = "two"
     def log_probs(self, inputs):
-        if Path(__file__).with_name("refuse").exists():
+        refuse = Path(__file__).with_name("refuse")
+        if refuse.exists() and any(refuse.read_text() in text for text in inputs.to_pylist()):
             raise ValueError("refused")
         share = np.array([0.1 + 0.8 * (sum(text.encode()) % 97) / 97 for text in inputs.to_pylist()], dtype=np.float32)
         return np.log(np.stack([share, 1 - share], axis=1))
@@ -164,3 +169,103 @@ def test_a_live_run_repairs_for_itself(run: RunRequest) -> None:
     spoil(run, 0)
     with Holder(run.folder), pytest.raises(FolderBusyError):
         repair(run)
+
+
+def test_labels_that_a_live_run_of_another_folder_writes_are_left_to_it(run: RunRequest) -> None:
+    keys = spoil(run, 0)
+    origin = read_json(run.folder.origin_file)
+    origin["run"]["labelling"]["store"] = str(run.folder.labels.rename(run.base / "elsewhere"))
+    write_json(run.folder.origin_file, origin)
+    store = LocalStore(run.base / "elsewhere")
+    term = LogReader(store).refresh().term
+    with another_run(store), pytest.raises(LogHeldError, match=OTHER):
+        repair(run)
+    assert LogReader(store).refresh().term == term, "the live run is not fenced"
+    assert f"labelled again: {keys[0]}" in repair(run).stdout
+
+
+def labels(run: RunRequest, *words: str) -> Any:
+    return CliRunner().invoke(app, ["labels", words[0], str(run.folder.root), *words[1:]], catch_exceptions=False)
+
+
+def label(run: RunRequest, generation: int) -> None:
+    labelling = labelling_of(run, generation, open_crew=LocalCrew)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+
+
+@pytest.fixture
+def set_aside(run: RunRequest) -> RunRequest:
+    """In generation 2 the teacher refused all of one file, and labelled another."""
+    (run.base / "stream" / "c.jsonl").write_text("\n".join(json.dumps({"text": f"refused {row}"}) for row in range(3)))
+    (run.base / "stream" / "d.jsonl").write_text("\n".join(json.dumps({"text": f"fine {row}"}) for row in range(10)))
+    (run.base / "refuse").write_text("refused")
+    label(run, 2)
+    assert LogReader(store_of(run)).refresh().rows_quarantined == 3
+    (run.base / "refuse").unlink()
+    return run
+
+
+def test_quarantined_rows_are_labelled_by_the_next_generation_once_somebody_asks(set_aside: RunRequest) -> None:
+    before = samples(set_aside)
+    windows = list(LogReader(store_of(set_aside)).refresh().windows)
+    assert labels(set_aside, "retry", "--reason", "nothing like it").stdout == "0 rows are work again\n"
+    assert LogReader(store_of(set_aside)).refresh().rows_left == 0
+    told = labels(set_aside, "retry", "--reason", "refused").stdout
+    assert told == "3 rows are work again; the next `kdpipe run` asks the teacher about them, in generation 3\n"
+    assert labelling_of(set_aside, 3).preview().rows_left == 3, "so that the next run opens a generation"
+    label(set_aside, 3)
+    state = LogReader(store_of(set_aside)).refresh()
+    assert (state.rows_left, state.rows_quarantined) == (0, 0)
+    assert list(state.windows)[: len(windows)] == windows
+    assert samples(set_aside)[: len(before)] == before
+    assert sorted(sample[2] for sample in samples(set_aside)[len(before) :]) == ["refused 0", "refused 1", "refused 2"]
+    assert verify(store_of(set_aside)).sound
+    assert labels(set_aside, "retry", "--all").stdout == "0 rows are work again\n"
+
+
+def test_rows_whose_file_is_gone_stay_quarantined_and_stop_no_run(set_aside: RunRequest) -> None:
+    (set_aside.base / "stream" / "c.jsonl").unlink()
+    told = labels(set_aside, "retry", "--all").stdout
+    assert "3 stay quarantined: c.jsonl is not there" in told
+    assert labelling_of(set_aside, 3).plan().rows_left == 0
+
+
+def test_retry_wants_to_know_which_rows(set_aside: RunRequest) -> None:
+    with pytest.raises(ConfigError, match="one of --row, --reason, --all"):
+        labels(set_aside, "retry")
+    with pytest.raises(ConfigError, match="row 0 is not quarantined"):
+        labels(set_aside, "retry", "--row", "0")
+    first = next(iter(LogReader(store_of(set_aside)).refresh().set_aside))[0]
+    assert json.loads(labels(set_aside, "retry", "--row", str(first), "--json").stdout) == {"rows": 1, "gone": {}, "generation": 3}
+
+
+def test_a_live_run_is_not_told_to_retry(set_aside: RunRequest) -> None:
+    with Holder(set_aside.folder), pytest.raises(FolderBusyError):
+        labels(set_aside, "retry", "--all")
+
+
+def replayed(run: RunRequest, generation: int) -> list[tuple[str, float]]:
+    """(text, weight) of a replay, in its order."""
+    reader = LabelReader(store_of(run), generation=generation, batch=1000, seed=1)
+    batch = reader.read(replace(reader.start(), epoch=1))
+    assert isinstance(batch, LabelBatch)
+    return list(zip(batch.inputs.to_pylist(), batch.weight_B.tolist(), strict=True))
+
+
+def test_of_a_file_that_was_rewritten_with_one_row_more_one_row_is_asked_about_and_each_text_counts_once(run: RunRequest) -> None:
+    first = replayed(run, 1)
+    texts = [f"mail a {row}" for row in range(20)]
+    (run.base / "stream" / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ["new", *texts]))
+    labelling = labelling_of(run, 2, open_crew=LocalCrew)
+    assert labelling.plan().rows_left == 21
+    assert labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event()).teacher_calls == 1
+    second = replayed(run, 2)
+    assert sorted(text for text, weight in second if weight) == sorted(["new", *texts, *(f"mail b {row}" for row in range(20))])
+    assert len(second) == 61, "positions stay"
+    assert replayed(run, 1) == first, "a generation that is over keeps what it had"
+    assert verify(store_of(run)).sound
+    (run.base / "stream" / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    label(run, 3)
+    assert sorted(text for text, weight in replayed(run, 3) if weight) == sorted(text for text, _ in first), "back as it was"
+    assert replayed(run, 2) == second

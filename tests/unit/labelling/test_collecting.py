@@ -15,21 +15,23 @@ from pipeline.files import TEMPORARY
 from pipeline.labels import manifest
 from pipeline.labels.entries import End
 from pipeline.labels.export import export
+from pipeline.labels.holder import LogHeldError
 from pipeline.labels.log import FencedError, LogReader, LogWriter
 from pipeline.labels.manifest import GRACE_S, MANIFESTS, SEGMENTS
 from pipeline.labels.retention import Retention
 from pipeline.labels.store import LocalStore
 from pipeline.labels.stored import StoredLabels
 from pipeline.labels.verify import verify
+from tests.kit.holders import OTHER, another_run
 from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once
 from tests.kit.stores import Crash, MemoryStore
 from workers.cli import app
-from workers.driver.folder import Holder, RunFolder, write_json
+from workers.driver.folder import Holder, RunFolder, read_json, write_json
 from workers.labelling.collecting import collect, would_collect
 from workers.labelling.committer import shard_key
 
 NOW_UNIX_S = 2_000_000.0
-LOST = shard_key(0, 4, term=1, attempt="lost")
+LOST = shard_key(0, 4, term=1, attempt=99)
 
 
 def collected(store: Any, **policy: Any) -> Any:
@@ -223,3 +225,20 @@ def test_while_a_generation_is_open_the_policy_waits_and_says_so(folder: RunFold
 def test_a_live_run_is_left_alone(folder: RunFolder) -> None:
     with Holder(folder), pytest.raises(FolderBusyError):
         gc(folder)
+
+
+def test_labels_that_a_live_run_of_another_folder_writes_are_left_alone(folder: RunFolder) -> None:
+    origin = read_json(folder.origin_file)
+    origin["run"]["labelling"]["store"] = "elsewhere"
+    write_json(folder.origin_file, origin)
+    store = LocalStore(folder.root / "elsewhere")
+    labelled(store)
+    store.put(LOST, b"12345")
+    term = LogReader(store).refresh().term
+    with another_run(store):
+        with pytest.raises(LogHeldError, match=OTHER):
+            gc(folder)
+        assert "would delete" in gc(folder, "--dry-run").stdout, "who only looks disturbs nobody"
+    assert LogReader(store).refresh().term == term, "the live run is not fenced"
+    assert LOST in store.list("shards/")
+    assert "deleted" in gc(folder).stdout

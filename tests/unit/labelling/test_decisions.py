@@ -174,8 +174,8 @@ def test_the_end_of_a_generation_is_written_once():
 def test_only_attempts_of_older_terms_are_swept():
     committer_of(store := MemoryStore())
     committer = committer_of(store, name="m")
-    old, own, foreign = shard_key(0, 10, term=1, attempt="3"), shard_key(0, 10, term=2, attempt="3"), "shards/notes.txt"
-    assert [first_row(key) for key in (shard_key(20, 10**13, term=12, attempt="repair1x1"), foreign)] == [20, None]
+    old, own, foreign = shard_key(0, 10, term=1, attempt=3), shard_key(0, 10, term=2, attempt=3), "shards/notes.txt"
+    assert [first_row(key) for key in (shard_key(20, 10**13, term=12, attempt=11), foreign)] == [20, None]
     for key in (old, own, foreign):
         store.put(key, b"")
     assert committer.sweep(now_unix_s=0) == 1

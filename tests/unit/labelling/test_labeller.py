@@ -88,8 +88,8 @@ def test_a_repair_keeps_every_row_in_its_place():
     [
         (lambda store, source: setattr(source, "read_error", OSError("stale")), Trouble.READ),
         (lambda store, source: source.texts.clear(), Trouble.GONE),
-        (lambda store, source: store.fail("put shards/", OSError("EIO")), Trouble.WRITE),
-        (lambda store, source: store.fail("put shards/", StoreFullError("x")), Trouble.FULL),
+        (lambda store, source: store.fail("put_if_absent shards/", OSError("EIO")), Trouble.WRITE),
+        (lambda store, source: store.fail("put_if_absent shards/", StoreFullError("x")), Trouble.FULL),
     ],
 )
 def test_what_is_no_rows_fault_is_a_value_that_says_what_it_is(break_it, trouble):
@@ -99,6 +99,20 @@ def test_what_is_no_rows_fault_is_a_value_that_says_what_it_is(break_it, trouble
     done = labeller_of(source, store=store).label(assignment)
     assert isinstance(done, Failed)
     assert (done.lease, done.trouble) == (3, trouble)
+
+
+def test_a_shard_of_other_bytes_is_never_replaced_and_its_own_may_be_put_again():
+    store, source = MemoryStore(), MemorySource({"a": ["text"] * 5})
+    first, again = (labeller_of(source, store=store).label(assignment_of(source, 0, 5)) for _ in range(2))
+    assert isinstance(first, Labelled)
+    assert isinstance(again, Labelled)
+    assert first.shard == again.shard
+    store.objects["shards/x"] = b"somebody else's"
+    refused = labeller_of(source, store=store).label(assignment_of(source, 0, 5))
+    assert isinstance(refused, Failed)
+    assert refused.trouble is Trouble.WRITE
+    assert "shards/x is there already, with other bytes" in refused.reason
+    assert store.objects["shards/x"] == b"somebody else's"
 
 
 def test_the_next_unit_is_read_while_the_teacher_is_busy_with_this_one():

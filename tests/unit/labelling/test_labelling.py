@@ -11,15 +11,16 @@ import pytest
 from pipeline.config import SourceSection
 from pipeline.labels.entries import record_key
 from pipeline.labels.log import HEAD_KEY, FencedError, LogReader, LogWriter
-from pipeline.labels.planning import SUPERSEDED
+from pipeline.labels.quarantine import SUPERSEDED
 from pipeline.labels.reader import LabelBatch, LabelReader, WindowDroppedError
 from pipeline.labels.store import StoreFullError
-from pipeline.labels.verify import teacher_cost
+from pipeline.labels.verify import teacher_cost, verify
 from pipeline.sources import SourceSpec
 from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once, read_epoch
 from tests.kit.stores import Crash, MemoryStore
 from workers.labelling import Demand, Labelling, LabellingOutcome
 from workers.labelling.faults import PartVanishedError, SourceFailsError, StoreWriteError, TeacherChangedError, TeacherFailsError
+from workers.labelling.retrying import retry
 
 
 def texts(count: int, word: str = "text") -> list[str]:
@@ -183,7 +184,7 @@ def test_the_same_object_goes_on_after_it_failed_with_work_it_could_not_write(st
 def test_a_store_that_takes_no_shard_any_more_ends_the_run(store):
     bench = bench_of(store)
     for _ in range(10):
-        store.fail("put shards/", OSError(5, "Input/output error"))
+        store.fail("put_if_absent shards/", OSError(5, "Input/output error"))
     with pytest.raises(StoreWriteError, match=r"failed 5 times.*Input/output error"):
         bench.run()
     store.revive()
@@ -191,18 +192,54 @@ def test_a_store_that_takes_no_shard_any_more_ends_the_run(store):
     assert_exactly_once(store, bench.source)
 
 
+def test_no_shard_is_ever_put_where_another_was_whatever_is_tried_again(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    for skip in range(3):
+        store.lose_response("put_if_absent shards/", skip=2 * skip)
+    stop = threading.Event()
+    labelling.run(demand=Demand, progress=lambda now: stop.set() if now.rows_committed >= 20 else None, stop=stop)
+    label(labelling)  # the same term, with a ledger that begins anew
+    bad = [commit.shard.key for commit in LogReader(store).refresh().commits[:2]]
+    for key in bad:
+        store.flip_bit(key, at=9)
+    store.lose_response("put_if_absent shards/")
+    repair(labelling, *bad)
+    repairs = [ref.key for ref in LogReader(store).refresh().repairs.values()]
+    for key in repairs:
+        store.flip_bit(key, at=9)
+    assert len(repair(labelling, *bad).repaired) == 2
+    puts = [step for step in store.steps if step.startswith("put_if_absent shards/")]
+    assert len(puts) == len(set(puts))
+    assert not [step for step in store.steps if step.startswith("put shards/")]
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_shard_that_lies_in_the_way_is_left_alone_and_the_unit_tried_again(store):
+    bench = bench_of(store)
+    labelling = bench.labelling()
+    labelling.plan()
+    foreign = [f"shards/00000001/{start:012d}-{start + 4:012d}-{attempt}.arrow" for start in range(0, 60, 4) for attempt in range(2)]
+    for key in foreign:
+        store.objects[key] = b"somebody else's"
+    label(labelling)
+    assert {store.objects[key] for key in foreign} == {b"somebody else's"}
+    assert_exactly_once(store, bench.source)
+
+
 def test_a_shard_that_is_not_in_the_store_is_never_committed(store):
     bench = bench_of(store)
-    real_put = store.put
+    real_put = store.put_if_absent
     forgotten: list[str] = []
 
-    def put(key: str, data: bytes) -> None:
+    def put(key: str, data: bytes) -> bool:
         if key.startswith("shards/") and len(forgotten) < 2:
             forgotten.append(key)
-        else:
-            real_put(key, data)
+            return True
+        return real_put(key, data)
 
-    store.put = put
+    store.put_if_absent = put
     bench.run()
     assert not set(forgotten) & {commit.shard.key for commit in LogReader(store).refresh().commits}
     assert_exactly_once(store, bench.source)
@@ -312,7 +349,8 @@ def test_another_teacher_is_refused_with_both_names_unless_mixing_is_asked_for(s
     with pytest.raises(TeacherChangedError):
         bench.labelling().check_teacher("teacher-2")
     bench.labelling().check_teacher("teacher-1")
-    assert bench.run(mixed_teachers=True).ended
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    assert bench.run().ended
 
 
 def test_low_disk_pauses_says_so_and_goes_on_when_there_is_space(store):
@@ -324,7 +362,7 @@ def test_low_disk_pauses_says_so_and_goes_on_when_there_is_space(store):
     assert_exactly_once(store, bench.source)
 
 
-@pytest.mark.parametrize("step", ["put shards/", "put_if_absent log/"])
+@pytest.mark.parametrize("step", ["put_if_absent shards/", "put_if_absent log/"])
 def test_a_full_disk_pauses_and_goes_on_when_there_is_space(store, step):
     bench = bench_of(store)
     labelling = bench.labelling()
@@ -376,7 +414,7 @@ def test_a_newer_run_fences_an_older_one(store):
 
 def test_shards_that_nobody_committed_are_swept_by_the_next_run(store):
     bench = bench_of(store)
-    store.crash_after("put shards/", skip=3)
+    store.crash_after("put_if_absent shards/", skip=3)
     with pytest.raises(Crash):
         bench.run()
     store.revive()
@@ -629,3 +667,36 @@ def test_a_crash_while_labels_go_leaves_none_behind_and_takes_none_too_many(numb
     assert set(store.list("shards/")) == {commit.shard.key for commit in state.kept_commits()}
     assert state.rows_left == 0
     assert state.dropped_windows == state.ends[1]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_any_write_of_a_retry_or_of_what_follows_it_labels_every_row_once(after):
+    number, finished = 0, False
+    while not finished:
+        store = MemoryStore()
+        bench = bench_of(store)
+        bench.source.texts["a"][::7] = [f"poison {row}" for row in range(len(bench.source.texts["a"][::7]))]
+        bench.run()
+        first = LogReader(store).refresh()
+        assert first.rows_quarantined == 8
+        bench.source.texts["a"] = [text.replace("poison", "mended") for text in bench.source.texts["a"]]
+
+        def again(bench: Bench = bench, store: MemoryStore = store) -> None:
+            retry(store, bench.source, holder="r", nonce=f"retry {len(store.steps)}", now_unix_s=1.0)
+            bench.run(2)
+
+        store.crash_at(number, after=after)
+        number += 1
+        try:
+            again()
+            finished = True
+        except Crash:
+            store.revive()
+            again()
+        store.revive()
+        state = LogReader(store).refresh()
+        assert (state.rows_left, state.rows_quarantined, state.void_commits) == (0, 0, 0)
+        assert list(state.windows)[: len(first.windows)] == list(first.windows)
+        assert_exactly_once(store, bench.source, generation=2)
+        assert verify(store).sound
+    assert number > 10

@@ -1,22 +1,24 @@
 """Known content is labelled for nothing, from plan to end: bit for bit, and nothing else changes."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.labels.content import no_keys
 from pipeline.labels.known.index import TABLES
 from pipeline.labels.log import LogReader
-from pipeline.labels.shard import label_columns, read_shard
+from pipeline.labels.shard import encode_shard, label_columns, read_shard
 from pipeline.labels.store import Store
 from pipeline.labels.verify import summarise
 from pipeline.teachers.teacher import Answer
-from tests.kit.labelling import Bench, MemorySource, assert_exactly_once, expected_log_probs
+from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once, expected_log_probs
+from tests.kit.shards import of_version_1
 from tests.kit.stores import MemoryStore
-from workers.labelling import Demand, LabellingOutcome
+from workers.labelling import Demand, LabellingOutcome, labeller
 from workers.labelling.faults import TeacherFailsError
 from workers.labelling.reuse import REFRESH_EVERY_S, Reuse
 
@@ -100,7 +102,8 @@ def test_nothing_is_reused_where_that_is_not_wanted():
 def test_labels_of_another_teacher_are_not_reused():
     bench = first_file()
     bench.teacher.fingerprint = "teacher-2"
-    assert reused(bench.run(2, mixed_teachers=True), bench.store) == (80, 0)
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    assert reused(bench.run(2), bench.store) == (80, 0)
     assert {commit.teacher for commit in LogReader(bench.store).refresh().commits} == {"teacher-1", "teacher-2"}
 
 
@@ -136,6 +139,37 @@ def test_a_repeated_input_has_all_that_the_teacher_said_of_it(monkeypatch):
     bench.run(2)
     apart = stored_column(bench.store, "disagreement")
     assert apart == {"same": {np.float32(0.04)}, "other": {np.float32(0.05)}, "new one": {np.float32(0.07)}}
+
+
+class Contradicting(MemorySource):
+    """The hard labels of the part `b` are never those of the same texts elsewhere."""
+
+    def read(self, identity: str, rows: Sequence[int]) -> Any:
+        batch = super().read(identity, rows)
+        if identity != "b":
+            return batch
+        others = pa.array([CLASSES[1 - CLASSES.index(label)] for label in batch["label"].to_pylist()])
+        return batch.set_column(batch.schema.get_field_index("label"), "label", others)
+
+
+def test_a_known_row_agrees_with_its_own_hard_label():
+    bench = InMemory(MemoryStore(), Contradicting({"a": KNOWN}))
+    bench.run(1)
+    agreed = stored_column(bench.store, "agreement")
+    bench.source.texts["b"] = KNOWN
+    assert reused(bench.run(2), bench.store) == (0, 40)
+    for text, both in stored_column(bench.store, "agreement").items():
+        (other,) = both - agreed[text]
+        assert other == pytest.approx(1 - next(iter(agreed[text])), abs=2e-3)
+
+
+def test_labels_of_shards_of_version_1_are_known(monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(labeller, "encode_shard", lambda *shard, **how: of_version_1(encode_shard(*shard, **how)))
+        bench = first_file()
+    assert {np.isnan(*agreed) for agreed in stored_column(bench.store, "agreement").values()} == {True}
+    assert reused(bench.run(2), bench.store) == (40, 40)
+    assert_exactly_once(bench.store, bench.source, generation=2)
 
 
 def test_a_file_of_which_everything_is_known_asks_nothing():

@@ -44,6 +44,7 @@ RECORDED_FEATURES: dict[str, Any] = {
     "entropy": {"dtype": "float32", "_type": "Value"},
     "margin": {"dtype": "float32", "_type": "Value"},
     "disagreement": {"dtype": "float32", "_type": "Value"},
+    "agreement": {"dtype": "float32", "_type": "Value"},
     "log_probs": {"feature": {"dtype": "float32", "_type": "Value"}, "length": 2, "_type": "Sequence"},
     "weight": {"dtype": "float32", "_type": "Value"},
     "teacher": {"dtype": "string", "_type": "Value"},

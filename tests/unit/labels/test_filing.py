@@ -16,9 +16,12 @@ from pipeline.labels.entries import (
     Plan,
     Quarantine,
     Record,
+    Reinstate,
     Repair,
+    Retry,
     Seal,
     ShardRef,
+    Supersede,
     Tombstone,
     record_key,
 )
@@ -79,7 +82,16 @@ def folded(store: MemoryStore) -> LogState:
     return fold(LogState(), *(Record.decode(store.objects[key], key=key) for key in keys))
 
 
-KINDS = ("commit", "quarantine", "seal", "repair", "tombstone", "end", "open", "plan")
+def about_rows(kind: str, start: int, stop: int) -> Entry:
+    match kind:
+        case "retry":
+            return Retry(start=start, stop=stop)
+        case "tombstone":
+            return Tombstone(start=start, stop=start + 1, reason="forgotten")
+    return (Supersede if kind == "supersede" else Reinstate)(start=start, stop=stop, generation=start % 3)
+
+
+KINDS = ("commit", "quarantine", "seal", "repair", "tombstone", "end", "open", "plan", "retry", "supersede", "reinstate")
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), max_size=60), order=st.randoms(use_true_random=False))
@@ -103,8 +115,8 @@ def test_the_state_is_the_same_whether_it_was_filed_or_not(kinds, order):
                 entry = Seal(window=len(state.windows), first_commit=state.sealed_commits, stop_commit=len(state.commits), rows=10)
             case "repair" if state.commits:
                 entry = Repair(shard=state.commits[0].shard.key, by=commit(number).shard, teacher="t")
-            case "tombstone":
-                entry = Tombstone(start=number, stop=number + 1, reason="forgotten")
+            case "retry" | "tombstone" | "supersede" | "reinstate":
+                entry = about_rows(kind, number, order.randint(number + 1, 1000))
             case "end":
                 entry = End(generation=number)
             case "plan":
@@ -120,8 +132,9 @@ def test_the_state_is_the_same_whether_it_was_filed_or_not(kinds, order):
     assert follower.refresh() == expected
     opened = LogReader(store).refresh()
     assert opened == expected
-    for row in range(0, 1000, 5):
-        assert opened.commit_at(row) == next((found for found in expected.commits if found.start <= row < found.stop), None)
+    for found in expected.commits:
+        assert opened.commit_of(found.shard.key, start=found.start) == found
+        assert opened.commit_of("shards/other", start=found.start) is None
 
 
 def test_opening_reads_the_newest_manifest_and_the_records_after_it(store):
@@ -132,7 +145,7 @@ def test_opening_reads_the_newest_manifest_and_the_records_after_it(store):
     assert not any(step.startswith(f"get {SEGMENTS}") for step in store.steps), "a segment was read before anybody asked for what is in it"
     assert facts_in_memory(state) < 6
     store.steps.clear()
-    assert state.commit_at(105) == commit(10)
+    assert state.commit_of("shards/10", start=100) == commit(10)
     assert sum(step.startswith(f"get {SEGMENTS}") for step in store.steps) == 1
 
 

@@ -197,3 +197,22 @@ def test_parts_of_a_worker_that_is_gone_are_anybodys():
     lease = ledger.lease("new", now_s=0)
     assert lease
     assert lease.unit == first
+
+
+@given(length=st.integers(1, 400), rows=st.integers(0, 500))
+def test_a_unit_that_is_divided_is_next_in_parts_that_fit_and_no_row_is_lost(length, rows):
+    ledger = Ledger([(7, 7 + length), (1000, 1008)], seed=1, lease_s=LEASE_S)
+    while (lease := ledger.lease("a", now_s=0)) and lease.unit.start != 7:
+        ledger.settle(lease.number)
+    assert lease
+    ledger.divide(lease.number, rows)
+    assert ledger.settle(lease.number) is None, "what was divided can't be committed as a whole"
+    ledger.divide(lease.number, rows)
+    parts = list[tuple[int, int]]()
+    while sum(stop - start for start, stop in parts) < length:
+        part = ledger.lease("a", now_s=0)
+        assert part
+        parts.append((part.unit.start, part.unit.stop))
+        assert part.unit.failures == 0
+    assert [row for start, stop in parts for row in range(start, stop)] == list(range(7, 7 + length))
+    assert max(stop - start for start, stop in parts) <= max(rows, 1)

@@ -17,11 +17,13 @@ from pipeline.labels.entries import (
     QuarantinedRow,
     Record,
     Repair,
+    Retry,
     Seal,
     ShardRef,
     record_key,
 )
 from pipeline.labels.log import FencedError, ForeignClassesError, LogGapError, LogReader, LogWriter
+from pipeline.labels.quarantine import in_force
 from pipeline.labels.state import LogState, fold
 from pipeline.labels.verify import TeacherCost, teacher_cost
 from tests.kit.stores import Crash, MemoryStore
@@ -362,3 +364,50 @@ def test_what_a_generation_cost_is_in_the_log_whoever_wrote_it(store):
     assert teacher_cost(state, 3).rows == 5
     assert [teacher_cost(state, generation) for generation in (0, 2, 4, 5)] == [nothing] * 4
     assert teacher_cost(LogState(), 1) == nothing
+
+
+def test_a_retry_frees_what_is_quarantined_and_nothing_else(store):
+    writer = writer_of(store)
+    write(writer, plan(0), commit(0, 5, bad=(0, 3)), Quarantine(start=5, stop=7, reason="worse"))
+    state = write(writer, Retry(start=0, stop=6))
+    assert (state.rows_labelled, state.rows_quarantined, state.rows_left) == (3, 1, 6)
+    assert list(state.set_aside) == [(6, 7)]
+    assert write(writer, commit(1, 2)).void_commits == 1, "a row with a label is never free"
+    again = write(writer, commit(0, 1), commit(3, 4, teacher="t2"))
+    assert (again.rows_labelled, again.rows_left) == (5, 4)
+    assert [again.commit_of(f"shards/{name}", start=0) for name in ("0-5", "0-1")] == [again.commits[0], again.commits[1]]
+    assert LogReader(store).refresh() == again
+
+
+def test_of_a_row_that_was_set_aside_twice_the_newest_reason_counts(store):
+    writer = writer_of(store)
+    write(writer, plan(0), Quarantine(start=0, stop=5, reason="old"), Retry(start=1, stop=4), Quarantine(start=2, stop=3, reason="new"))
+    assert [(rows.start, rows.stop, rows.reason) for rows in in_force(writer.state)] == [(0, 1, "old"), (4, 5, "old"), (2, 3, "new")]
+    assert writer.state.rows_left == 10 - 3
+
+
+ROWS = st.tuples(st.integers(0, 30), st.integers(1, 8))
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(["label", "set aside", "retry"]), ROWS), max_size=25))
+def test_every_row_is_labelled_or_quarantined_or_left_whatever_is_retried(steps):
+    entries, expected = list[Entry](), dict[int, str]()
+    for number, (kind, (start, rows)) in enumerate(steps):
+        span = range(start, start + rows)
+        match kind:
+            case "retry":
+                entries.append(Retry(start=start, stop=start + rows))
+                expected = {row: why for row, why in expected.items() if row not in span or why == "label"}
+            case "label":
+                entries.append(commit(start, start + rows))
+            case _:
+                entries.append(Quarantine(start=start, stop=start + rows, reason=str(number)))
+        if kind != "retry" and not expected.keys() & set(span):
+            expected |= dict.fromkeys(span, "label" if kind == "label" else str(number))
+    state = fold(LogState(), Record(term=1, nonce="n", at_unix_s=0, entries=(Open(holder="w", classes=CLASSES), plan(0, 40), *entries)))
+    assert {row: rows.reason for rows in in_force(state) for row in range(rows.start, rows.stop)} == {
+        row: why for row, why in expected.items() if why != "label"
+    }
+    assert state.rows_labelled == sum(why == "label" for why in expected.values())
+    assert state.rows_left == 40 - len(expected)
+    assert state.rows_labelled + state.rows_quarantined == state.done.rows

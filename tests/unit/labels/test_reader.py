@@ -224,7 +224,8 @@ def test_labels_of_two_teachers_are_refused_unless_asked_for():
     bench.run(1)
     bench.teacher.fingerprint = "teacher-2"
     bench.source.texts["b"] = texts(9, "b")
-    bench.run(2, mixed_teachers=True)
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    bench.run(2)
     reader = reader_of(store, generation=2)
     with pytest.raises(MixedTeachersError, match="teacher-1, teacher-2"):
         reader.read(reader.start())
@@ -242,6 +243,8 @@ def test_a_batch_carries_evidence_and_hard_labels(labels):
     np.testing.assert_allclose(batch.margin_B, np.abs(probs_BK[:, 0] - probs_BK[:, 1]), atol=5e-3)
     assert np.isnan(batch.disagreement_B).all()
     assert batch.hard_label == [CLASSES[len(text) % 2] for text in batch.inputs.to_pylist()]
+    hard_B = [CLASSES.index(label or "") for label in batch.hard_label]
+    np.testing.assert_allclose(batch.agreement_B, probs_BK[np.arange(len(hard_B)), hard_B], atol=5e-3)
 
 
 def test_the_summary_adds_up(labels):

@@ -32,8 +32,29 @@ class TestLocalStore(StoreContract):
         assert list(store.list("")) == ["shards/a"]
         assert list(store.list("shards/")) == ["shards/a"]
 
+    def test_an_object_is_durable_with_every_folder_above_it_even_one_that_another_process_made(
+        self, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (store.root / "shards" / "1").mkdir(parents=True)
+        found, fsync = list[int](), os.fsync
+
+        def look(descriptor: int) -> None:
+            found.append(os.fstat(descriptor).st_ino)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", look)
+        store.put_if_absent("shards/1/a", b"")
+        assert {folder.stat().st_ino for folder in (store.root, store.root / "shards", store.root / "shards" / "1")} <= set(found)
+        found.clear()
+        store.put_if_absent("shards/1/b", b"")
+        assert len(found) == 2, "the file and its folder"
+
     def test_folders_are_the_owners_alone(self, store: LocalStore) -> None:
         store.put("shards/a", b"private input")
+        store.put("shards/00000001/a", b"private input")
+        store.put("deep/er/still/a", b"private input")
+        for folder in ("shards/00000001", "deep", "deep/er", "deep/er/still"):
+            assert (store.root / folder).stat().st_mode & 0o777 == 0o700
         assert (store.root / "shards").stat().st_mode & 0o777 == 0o700
         assert store.root.stat().st_mode & 0o777 == 0o700
         assert (store.root / "shards" / "a").stat().st_mode & 0o777 == 0o600

@@ -449,8 +449,8 @@ def test_whatever_happens_to_the_files_no_row_of_an_unchanged_beginning_is_plann
         there, names = {part.identity for part in parts}, {part.name for part in parts}
         gone = {plan.part for plan in log.state.plans if plan.part not in there and plan.name in names}
         grown = {old: now for old in gone if (now := source.grown_from(old))}
-        change = source_change(log.state, ((p.identity, p.name, p.rows) for p in parts), unit_rows=2, grown=grown)
-        log.queue([*change.superseded, *change.new])
+        change = source_change(log.state, ((p.identity, p.name, p.rows) for p in parts), unit_rows=2, generation=1, grown=grown)
+        log.queue(change.entries)
         state = log.flush(now_unix_s=0)
         assert not change.vanished
         readable = [plan for plan in state.plans if plan.part in there or plan.part in grown]

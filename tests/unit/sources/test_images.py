@@ -75,7 +75,11 @@ def test_images_that_are_added_come_behind_and_the_old_part_can_still_be_read(tm
     old = planned([(before.identity, before.name, before.rows)], known=[], unit_rows=2)
 
     change = source_change(
-        LogState(plans=History(old)), [(now.identity, now.name, now.rows)], unit_rows=2, grown={before.identity: now.identity}
+        LogState(plans=History(old)),
+        [(now.identity, now.name, now.rows)],
+        unit_rows=2,
+        generation=1,
+        grown={before.identity: now.identity},
     )
     assert [(plan.first, plan.rows, plan.offset) for plan in change.new] == [(4, 1, 4)]
     assert source.read(before.identity, [3]).column("input")[0].as_py()[0] == pytest.approx(3 / 255)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import TRAINING_RESOURCES, StudentSection
-from pipeline.labels.reader import LogEmptyError
+from pipeline.labels.reader import LogEmptyError, MixedTeachersError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import load_trained, load_weights
@@ -65,6 +65,7 @@ def spec_of(folder: Path, **changes: Any) -> TrainingSpec:
         seed=3,
         base=folder,
         storage=folder / "training",
+        mixed_teachers=False,
         warm_start=None,
         out=folder / "out" / "weights.pt",
     )
@@ -233,3 +234,16 @@ def test_a_warm_start_begins_with_the_incumbents_weights(tmp_path: Path) -> None
     wider = replace(warm, student=section(options={"max_bytes": 32, "width": 9, "embedding": 4}), out=tmp_path / "wider.pt")
     with pytest.raises(StateForeignError):
         run(wider)
+
+
+def test_a_student_learns_from_two_teachers_only_where_the_run_file_says_so(tmp_path: Path) -> None:
+    bench = labelled(tmp_path)
+    bench.teacher.fingerprint = "teacher-2"
+    bench.source.texts["more"] = [f"more {number}" for number in range(20)]
+    bench.section = bench.section.model_copy(update={"mixed_teachers": True})
+    bench.run(2)
+    spec = replace(spec_of(tmp_path), generation=2)
+    with pytest.raises(MixedTeachersError, match=r"labelling\.mixed_teachers"):
+        run(spec)
+    assert run(replace(spec, mixed_teachers=True))
+    assert spec.digest() == replace(spec, mixed_teachers=True).digest(), "a student that is trained stays"

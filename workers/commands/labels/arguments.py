@@ -19,3 +19,8 @@ def open_labels(directory: Path) -> "Store":
     from workers.driver.labels import store_url_in
 
     return open_store(store_url_in(RunFolder.existing(directory)))
+
+
+def warn(text: str) -> None:
+    """Say it where no script reads."""
+    typer.echo(text, err=True)

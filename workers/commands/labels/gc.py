@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.commands.labels.arguments import AsJson, Folder, open_labels
+from workers.commands.labels.arguments import AsJson, Folder, open_labels, warn
 
 if TYPE_CHECKING:
     from pipeline.labels.garbage import Garbage
@@ -43,6 +43,8 @@ def gc(
     from pipeline.labels.log import LogReader
     from pipeline.labels.retention import Retention
     from workers.driver.folder import Holder, RunFolder
+    from workers.driver.holding import holding_labels
+    from workers.driver.labels import store_url_in
     from workers.driver.records import open_generation
     from workers.driver.request import RunRequest
     from workers.labelling.collecting import collect, would_collect
@@ -60,13 +62,14 @@ def gc(
             found = would_collect(store, allowed, now_unix_s=time.time())
         else:
             nonce, holder = secrets.token_hex(16), f"gc pid {os.getpid()}"
-            found = collect(store, allowed, holder=holder, nonce=nonce, now_unix_s=time.time())
+            with holding_labels(folder, store_url_in(folder), say=warn):
+                found = collect(store, allowed, holder=holder, nonce=nonce, now_unix_s=time.time())
     if as_json:
         kinds = {name: dict(objects) for name, objects in vars(found).items()}
         typer.echo(json.dumps(kinds | {"objects": found.objects, "bytes": found.bytes, "deleted": not dry_run}))
         return
     if opened and policy != Retention():
-        typer.echo(f"generation {opened.generation} is open: its students may still need what the policy would let go of", err=True)
+        warn(f"generation {opened.generation} is open: its students may still need what the policy would let go of")
     typer.echo("\n".join(_lines(found, dry_run=dry_run)))
 
 

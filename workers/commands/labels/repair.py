@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.commands.labels.arguments import AsJson, Folder, open_labels
+from workers.commands.labels.arguments import AsJson, Folder, open_labels, warn
 from workers.commands.labels.progress import bar
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ def repair(
     from pipeline.errors import LabelStoreError
     from pipeline.labels.verify import verify
     from workers.driver.folder import Holder, RunFolder
+    from workers.driver.holding import holding_labels
+    from workers.driver.labels import store_url_in
 
     folder = RunFolder.existing(directory)
-    with Holder(folder):
+    with Holder(folder), holding_labels(folder, store_url_in(folder), say=warn):
         with bar(directory, "verify") as progress:
             found = verify(open_labels(directory), progress=progress)
         done = _repair(folder, [bad.shard for bad in found.bad], forget=forget) if found.bad else None

@@ -60,6 +60,10 @@ def _lines(found: "StoredSample", width: int) -> list[str]:
         evidence.append(f"disagreement {found.disagreement:.3f}")
     if found.label is not None:
         evidence.append(f"the source says {printable(found.label)}")
+    if found.agreement is not None:
+        evidence.append(f"agreement {found.agreement:.3f}")
+    if found.embedding is not None:
+        evidence.append(f"embedding of {len(found.embedding)} numbers")
     place = ["no window yet" if found.window is None else f"window {found.window}", f"weight {found.weight:g}", found.shard]
     lines = [f"row {found.row} · {printable(found.sample_id)}"]
     lines += [INDENT + " · ".join(words) for words in (answer, evidence, place)]

@@ -1,9 +1,9 @@
 """What `reader` measures, each in a process of its own: `python -m tests.bench.reader_peers PEER FOLDER write|read`; prints a JSON object.
 
 The same samples for everyone, N rows of 256 float32 and 100 float16, written once in each peer's own format to local disk; read in
-batches of 256 as torch tensors (float32 both), shuffled over 4,096 rows or more. Runs in the environment of `make bench-env`, where the peers are
-installed without what they depend on for other things; MosaicML Streaming imports torchvision and transformers for datasets that nobody
-asked for here, so empty modules stand in for those.
+batches of 256 as torch tensors (float32 both), shuffled over 4,096 rows or more. Runs in the environment of `make bench-env`, where the
+peers are installed without what they depend on for other things; MosaicML Streaming imports torchvision and transformers for datasets
+that nobody asked for here, so empty modules stand in for those.
 """
 
 import functools
@@ -122,14 +122,14 @@ def _litdata_sample(row_of_rows: tuple[int, int]) -> dict[str, torch.Tensor]:
 
 
 def write_litdata(folder: Path, rows: int) -> None:
-    import litdata
+    import litdata  # type: ignore[import-not-found]
 
     named = importlib.import_module("tests.bench.reader_peers")  # its workers can't find what is called __main__
     litdata.optimize(named._litdata_sample, [(row, rows) for row in range(rows)], str(folder), num_workers=1, chunk_bytes="16MB")
 
 
 def read_litdata(folder: Path) -> Batches:
-    import litdata
+    import litdata  # type: ignore[import-not-found]
 
     dataset = litdata.StreamingDataset(str(folder), shuffle=True)
     for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH):
@@ -137,7 +137,7 @@ def read_litdata(folder: Path) -> Batches:
 
 
 def write_hf(folder: Path, rows: int) -> None:
-    import datasets
+    import datasets  # type: ignore[import-not-found]
 
     x, y = samples(rows)
     features = datasets.Features(
@@ -147,7 +147,7 @@ def write_hf(folder: Path, rows: int) -> None:
 
 
 def read_hf(folder: Path) -> Batches:
-    import datasets
+    import datasets  # type: ignore[import-not-found]
 
     files = sorted(str(path) for path in folder.glob("*.arrow"))
     stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)

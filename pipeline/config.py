@@ -47,7 +47,7 @@ class SourceSection(Section):
     """Where samples come from: files by glob, or a callable of the user's that returns a `Source`."""
 
     path: str | None = None
-    """File, folder or glob of .jsonl, .csv, .parquet, .arrow, .feather, also below s3://, gs://, az://; for `images`, a folder."""
+    """File, folder or glob of .jsonl, .csv, .parquet, .arrow, .feather, also below s3://, gs://, az://; for `images`, a folder on disk."""
     use: Reference = "files"
     """`files`, `images`, or a callable that returns a `Source`; see docs/sources.md."""
     options: Options = {}

@@ -4,14 +4,53 @@ Each write goes to a temporary file in the same folder, is fsynced, then renamed
 fsynced. A temporary file that a crash left behind starts with `.tmp-` and is never read.
 """
 
+import errno
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, MachineError
 
 TEMPORARY = ".tmp-"
 """How the name of a file begins that is not whole yet."""
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ROOM = ("room for it", "free some of the disk, or name a folder on another one (`--dir`); run again: it goes on from what is written")
+_RIGHTS = ("one that this user may read and write", "change its owner or mode, or name another")
+_OTHER_KIND = ("none of that name, or one of the right kind (a folder, a file)", "name another, or move what is there")
+EXPECTED: Mapping[int, tuple[str, str]] = {
+    **dict.fromkeys(DISK_FULL, _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _OTHER_KIND),
+    errno.ENOENT: ("it to be there, or a place where it can be made", "name another, or put it back"),
+    errno.ENAMETOOLONG: ("a shorter name", "name another"),
+    errno.EIO: ("a disk that answers", "look at the machine's log (`dmesg`)"),
+}
+"""What the operating system may say of a file -> what was expected, and what to do."""
+
+
+class FileRefusedError(MachineError):
+    """The operating system does not let a file or folder be read or written."""
+
+    def __init__(self, path: str, found: str, number: int) -> None:
+        super().__init__(path, found, number)
+        self.path, self.found, self.number = path, found, number
+
+    def __str__(self) -> str:
+        expected, next_step = EXPECTED.get(self.number, ("a file that can be used", "look at it"))
+        return f"{self.path}: {self.found}; expected {expected}; {next_step}"
+
+
+def refused(error: OSError) -> FileRefusedError | None:
+    """What an error of the operating system means for a person; None where it is not about a file."""
+    number = error.errno
+    if number is None or number not in EXPECTED:
+        return None
+    path = error.filename2 or error.filename
+    return FileRefusedError(
+        os.fsdecode(path) if isinstance(path, str | bytes) else "this machine", error.strerror or os.strerror(number), number
+    )
 
 
 class FileTooLargeError(DataError):

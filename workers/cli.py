@@ -9,6 +9,7 @@ import sys
 import typer
 
 from pipeline.errors import ConfigError, KdpipeError
+from pipeline.files import refused
 from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
@@ -62,6 +63,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        found = refused(error)
+        if found is None:
+            raise
+        sys.exit(_tell(found))
 
 
 def _tell(error: KdpipeError) -> int:

@@ -1,11 +1,12 @@
 """What this machine is and has, as facts: versions, bytes free, ports that can be had, what Ray offers.
 
 Asking changes nothing and judges nothing. Imports no more than a device has; Ray is imported only where it is installed and a
-cluster is named. Slow parts: npm's version (under a second), a named Ray cluster (until it answers or Ray gives up).
+cluster is named. Slow parts: npm's version (under a second), a named Ray cluster (until it answers, at most half a minute).
 """
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -17,7 +18,15 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from workers.ray_address import RayUnavailableError, require_answer
+
 NPM_TIMEOUT_S = 20.0
+RAY_TIMEOUT_S = 30.0
+ASK_RAY = """
+import json, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(json.dumps(ray.cluster_resources()))
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,16 +160,18 @@ def _taken(ports: Sequence[int]) -> dict[int, str]:
 
 
 def _ask_ray(address: str | None) -> RayFacts:
+    """What the cluster offers; asked by a process of its own, because Ray waits for minutes for what answers but is no cluster."""
     if address is None:
         return RayFacts(address=None, cpus=float(os.cpu_count() or 1))
     try:
-        import ray
-
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        try:
-            offered = ray.cluster_resources()
-        finally:
-            ray.shutdown()
-    except (ImportError, ConnectionError, RuntimeError, OSError, ValueError) as error:
-        return RayFacts(address=address, problem=str(error).partition("\n")[0])
+        require_answer(address)
+        asked = [sys.executable, "-P", "-c", ASK_RAY, address]
+        done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RAY_TIMEOUT_S, check=False)
+    except RayUnavailableError as error:
+        return RayFacts(address=address, problem=error.reason)
+    except subprocess.TimeoutExpired:
+        return RayFacts(address=address, problem=f"something is there, and no cluster within {RAY_TIMEOUT_S:.0f} s")
+    if done.returncode != 0:
+        return RayFacts(address=address, problem=(done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+    offered = json.loads(done.stdout.splitlines()[-1])
     return RayFacts(address=address, cpus=float(offered.get("CPU", 0.0)), trainer_slots=float(offered.get("kd_trainer", 0.0)))

@@ -2,7 +2,8 @@
 
 Labels are awaited by polling the log; the board is told; a checkpoint is written every so many steps. Checkpoints are our own files
 (`pipeline.students.checkpoint`), atomic and exact, under `storage/NAME-GENERATION/`: whatever was killed, the same call goes on from
-the newest. The final weights are written to `spec.out`, their sidecar last. Left to others: where it runs (`workers.training`).
+the newest. The final weights are written to `spec.out`, their sidecar last. A full disk is waited out, never a reason to fail. Left
+to others: where it runs (`workers.training`).
 """
 
 import hashlib
@@ -11,12 +12,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline.config import TRAINING_RESOURCES, StudentSection
+from pipeline.files import DISK_FULL
 from pipeline.inputs import InputKind
 from pipeline.labels.reader import LabelReader, LogEmptyError
 from pipeline.labels.shard import ShardCorruptError
@@ -38,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.03
 REPORT_EVERY_S = 0.3
+FULL_POLL_S = 1.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +100,9 @@ def teach(
 
     Raises what `Trainer` and the reader raise. A shard that went bad is no error: it waits for the repair and says so on the board.
     """
-    session = _Session(spec, board=board, clock=clock, wall_clock=wall_clock, rank=rank, world=world, reduce=reduce, reader=reader)
+    session = _Session(
+        spec, board=board, clock=clock, wall_clock=wall_clock, sleep=sleep, rank=rank, world=world, reduce=reduce, reader=reader
+    )
     go_on = session.report(TrainingState.WAITING)
     while go_on or world > 1:
         try:
@@ -127,12 +134,14 @@ class _Session:
         board: Reports,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        sleep: Callable[[float], None],
         rank: int,
         world: int,
         reduce: Callable[[Tensor], None] | None,
         reader: Reader | None,
     ) -> None:
         self._spec, self._board, self._clock, self._wall_clock, self._rank = spec, board, clock, wall_clock, rank
+        self._sleep = sleep
         self._digest = spec.digest()
         self._folder = spec.folder / f"checkpoints-{self._digest}"
         student_spec = StudentSpec(
@@ -175,9 +184,21 @@ class _Session:
         return moved
 
     def checkpoint(self) -> None:
-        """Make the state durable; by rank 0, the same on all ranks."""
+        """Make the state durable; by rank 0, the same on all ranks. Not, where the disk is full and the run is told to stop."""
         if self._rank == 0:
-            save_checkpoint(self._folder, {**self._trainer.state(), "times": dict(self._times)})
+            self._write(lambda: save_checkpoint(self._folder, {**self._trainer.state(), "times": dict(self._times)}))
+
+    def _write(self, write: Callable[[], T]) -> T | None:
+        """What `write` returns. Where the disk is full, once there is room again; None if the run is told to stop before."""
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+            if not self.report(TrainingState.TRAINING, says="paused: the disk of the checkpoints is full"):
+                return None
+            self._sleep(FULL_POLL_S)
 
     def report(self, state: TrainingState, *, corrupt: tuple[str, ...] = (), says: str = "") -> bool:
         """Tell the board, now and then, and at once when something changed. False: stop."""
@@ -207,8 +228,8 @@ class _Session:
         )
         return self._go_on
 
-    def finish(self) -> Trained:
-        """Write the weights, then the sidecar, then say so."""
+    def finish(self) -> Trained | None:
+        """Write the weights, then the sidecar, then say so. None where the disk is full and the run is told to stop."""
         spec, trainer = self._spec, self._trainer
         trained = Trained(
             name=spec.name,
@@ -230,10 +251,19 @@ class _Session:
         )
         if self._rank == 0:
             self.checkpoint()
-            spec.out.parent.mkdir(parents=True, exist_ok=True)
-            trained = replace(trained, weights_sha256=save_weights(spec.out, self._student.module.state_dict()))
-            save_trained(spec.out, trained)
+            written = self._write(lambda: self._save(trained))
+            if written is None:
+                self.report(TrainingState.STOPPED)
+                return None
+            trained = written
         self.report(TrainingState.DONE)
+        return trained
+
+    def _save(self, trained: Trained) -> Trained:
+        out = self._spec.out
+        out.parent.mkdir(parents=True, exist_ok=True)
+        trained = replace(trained, weights_sha256=save_weights(out, self._student.module.state_dict()))
+        save_trained(out, trained)
         return trained
 
     def _newest(self) -> dict[str, Any] | None:

@@ -89,6 +89,8 @@ def _fit(spec: TrainingSpec, board: Board) -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
 
+    from workers.lone_worker import LoneWorker
+
     # One process a trainer that watches for spot nodes being taken away; our checkpoints need no warning.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     section = spec.student
@@ -96,6 +98,7 @@ def _fit(spec: TrainingSpec, board: Board) -> None:
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"spec": spec, "board": board},
+        torch_config=LoneWorker() if section.workers == 1 else None,
         scaling_config=ScalingConfig(
             num_workers=section.workers,
             use_gpu=section.gpus > 0,

@@ -6,7 +6,6 @@ What the objects mean is left to `shard` and `log`.
 """
 
 import contextlib
-import errno
 import mmap
 import re
 import shutil
@@ -16,7 +15,16 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlparse
 
 from pipeline.errors import ConfigError, LabelStoreError, MachineError
-from pipeline.files import TEMPORARY, FileTooLargeError, create_exclusive, make_private_folder, read_bounded, sync_folder, write_atomic
+from pipeline.files import (
+    DISK_FULL,
+    TEMPORARY,
+    FileTooLargeError,
+    create_exclusive,
+    make_private_folder,
+    read_bounded,
+    sync_folder,
+    write_atomic,
+)
 
 OBJECT_MAX_BYTES = 1 << 30
 """No object of ours comes near; a bigger one is not ours."""
@@ -183,7 +191,7 @@ class LocalStore:
 
 
 def _translated(error: OSError, key: str) -> Exception:
-    return StoreFullError(key) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
+    return StoreFullError(key) if error.errno in DISK_FULL else error
 
 
 def open_store(url: str) -> Store:

@@ -5,15 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import SourceSection
+from pipeline.errors import ConfigError
 from pipeline.sources.callables import open_callable
 from pipeline.sources.files import open_files
 from pipeline.sources.formats import HELD_BYTES
-from pipeline.sources.source import SCHEMAS, GrowingSource, Part, Source
+from pipeline.sources.source import SCHEMAS, BatchSource, GrowingSource, Part, Source
 
-__all__ = ["HELD_BYTES", "SCHEMAS", "SOURCES", "GrowingSource", "Part", "Source", "SourceSpec", "open_source"]
+__all__ = ["HELD_BYTES", "SCHEMAS", "SOURCES", "BatchSource", "GrowingSource", "Part", "Source", "SourceSpec", "open_source"]
 
 
 def _open_images(section: SourceSection, base: Path) -> Source:
+    if (section.path or "").startswith(REMOTE):
+        raise ConfigError(
+            "path of a source of images",
+            f"found {section.path!r}",
+            "a folder on disk",
+            "copy the images to one that all nodes see, or keep them as rows of Parquet files there",
+        )
     from pipeline.sources.images import open_images  # other sources need no imaging library
 
     return open_images(section, base)

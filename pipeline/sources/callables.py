@@ -1,4 +1,5 @@
-"""A user's own source: `module:callable(**options)` that returns an object with `parts()` and `read(identity, rows)`.
+"""A user's own source: `module:callable(**options)` that returns an object with `parts()` and `read(identity, rows)`,
+and `grown_from(identity)` if its parts may be appended to.
 
 What it returns is checked and brought into the schema of every source; what it does inside is its own business.
 """
@@ -12,7 +13,7 @@ import pyarrow as pa
 from pipeline.config import SourceSection
 from pipeline.references import import_reference
 from pipeline.sources.rows import row_ids
-from pipeline.sources.source import SCHEMAS, Part, Source, UserSourceError
+from pipeline.sources.source import SCHEMAS, GrowingSource, Part, Source, UserSourceError
 
 
 def open_callable(section: SourceSection, base: Path) -> Source:
@@ -25,7 +26,7 @@ def open_callable(section: SourceSection, base: Path) -> Source:
     missing = [name for name in ("parts", "read") if not callable(getattr(made, name, None))]
     if missing:
         raise UserSourceError(section.use, f"a {type(made).__name__} without {' and '.join(missing)}", "an object with parts() and read()")
-    return CheckedSource(made, section)
+    return CheckedGrowingSource(made, section) if isinstance(made, GrowingSource) else CheckedSource(made, section)
 
 
 class CheckedSource:
@@ -87,3 +88,14 @@ class CheckedSource:
             return batch
         filled = [problem if known or problem is not None else "no input" for known, problem in zip(inputs_known, problems, strict=True)]
         return batch.set_column(batch.schema.get_field_index("problem"), batch.schema.field("problem"), pa.array(filled, pa.string()))
+
+
+class CheckedGrowingSource(CheckedSource):
+    """A user's source that says which part goes on from another."""
+
+    def grown_from(self, identity: str) -> str | None:
+        """Raises UserSourceError for what is no identity."""
+        now = self._made.grown_from(identity)
+        if now is not None and (not isinstance(now, str) or not now):
+            raise UserSourceError(self._section.use, f"grown_from() returned {now!r:.120}", "the identity of a part that is there, or None")
+        return now

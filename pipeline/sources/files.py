@@ -8,10 +8,7 @@ look takes everything as it is. Nothing here is written.
 """
 
 import glob
-import hashlib
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import numpy as np
 from pipeline.config import SourceSection
 from pipeline.errors import ConfigError, UnknownKeyError
 from pipeline.sources.formats import FORMATS, Format
+from pipeline.sources.looks import Looks, State, at_once, digest_of, state_of
 from pipeline.sources.source import FormatUnknownError, Part, PartChangedError, Source, SourceMissingError
 
 
@@ -45,18 +43,11 @@ def check_options(section: SourceSection, known: Sequence[str]) -> None:
         raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
 
 
-HASHED_AT_ONCE = 8
-"""Files. More threads than processors cost nothing here; a disk is read by a handful at most."""
-
-_State = tuple[int, int, int]
-"""Size, time of the last change in nanoseconds, and inode: equal while nobody writes."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
     """A file as it was when it was read: its state on disk and what follows from its bytes."""
 
-    state: _State
+    state: State
     part: Part
     reader: Format
 
@@ -68,8 +59,8 @@ class FileSource:
         self._section = section
         self._base, self._path = base, base / (section.path or "")
         self._seen: dict[Path, _Seen] = {}
-        self._last_look: dict[Path, _State] | None = None
-        self._older: dict[tuple[_State, str], bool] = {}
+        self._looks = Looks[Path]()
+        self._older: dict[tuple[State, str], bool] = {}
         """(a file's state, an identity) -> whether the file begins with it."""
 
     def check(self) -> None:
@@ -89,13 +80,12 @@ class FileSource:
 
     def parts(self) -> Sequence[Part]:
         root, files = self._root_and_files()
-        last, now = self._last_look, {path: state for path in files if (state := _state(path))}
-        self._last_look = now
+        first, now = self._looks.first, {path: state for path in files if (state := state_of(path))}
         self._seen = {path: seen for path, seen in self._seen.items() if path in now}
-        resting = [path for path, state in now.items() if last is None or last.get(path) == state]
-        self._look_at_all([path for path in resting if path not in self._seen or self._seen[path].state != now[path]], root)
+        resting = self._looks.resting(now)
+        at_once(lambda path: self._look(path, root), [path for path in resting if not self._is_known(path, now[path])])
         looks = [(path, self._look(path, root)) for path in resting]
-        return [seen.part for path, seen in looks if last is None or seen.state == now[path]]  # else it changed a moment ago
+        return [seen.part for path, seen in looks if first or seen.state == now[path]]  # else it changed a moment ago
 
     def read(self, identity: str, rows: Sequence[int]) -> Any:
         """Raises PartChangedError where the file is no longer what was planned, IndexError for a row it never had."""
@@ -149,14 +139,11 @@ class FileSource:
                     raise FormatUnknownError(str(path), list(FORMATS))
         return root, sorted(known)
 
-    def _look_at_all(self, paths: Sequence[Path], root: Path) -> None:
-        """Several at once: hashing needs no interpreter. Raises what the first of them that fails does."""
-        if paths:
-            with ThreadPoolExecutor(min(len(paths), HASHED_AT_ONCE)) as pool:
-                deque(pool.map(lambda path: self._look(path, root), paths), maxlen=0)
+    def _is_known(self, path: Path, state: State) -> bool:
+        return path in self._seen and self._seen[path].state == state
 
     def _look(self, path: Path, root: Path) -> _Seen:
-        state = _state(path)
+        state = state_of(path)
         seen = self._seen.get(path)
         if seen is None or seen.state != state:
             if state is None:
@@ -171,23 +158,8 @@ class FileSource:
 
 
 def _digest(path: Path, size: int) -> str:
-    """Of the file's first `size` bytes: 128 bits of SHA-256, which processors compute faster than anything else as strong."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(size, 2**18)))
-    with path.open("rb", buffering=0) as file:
-        while size > 0 and (read := file.readinto(buffer[:size])):
-            digest.update(buffer[:read])
-            size -= read
-    return digest.hexdigest()[:32]
-
-
-def _state(path: Path) -> _State | None:
-    """None if the file is gone."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    """128 bits of the hash of the file's first `size` bytes."""
+    return digest_of(path, size).hex()[:32]
 
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:

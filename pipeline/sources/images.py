@@ -1,33 +1,36 @@
 """A folder of images, one subfolder a class: `ham/1.png`, `spam/2.jpg`. The subfolder's name is the hard label.
 
-Each image is a row of kind `floats`: resized to `options.size` (height, width), as `options.mode` "L" (grey) or "RGB", float32 from 0 to 1,
-flattened in the order channel, row, column. An image that does not decode, or is larger than `MAX_PIXELS`, is a bad row with the reason.
+Each image is a row of kind `floats`; `pixels` says how. One that does not decode, or is too large, is a bad row with the reason.
 
-All images are one part: rows in the order in which files were last changed, then by name, so that images that are added come behind
-those that are there, and the part only grows. A file that was changed or removed makes it another part. Where the folder is sorted
-by class, a unit is a stride through all of it.
+An image is known by its mark: a hash of its name below the folder and one of its bytes. So a copy, or another time of change, is the same
+image, and a changed one is another. A part is a set of images that came together, at most `PART_IMAGES`, and its identity is their marks:
+who has only the identity can read its rows, whatever came, changed or went since. They are in the order of the marks, which is no order
+of classes. Which images came together only those know who planned them; they say it (`parts_beside`), and what is in no such part is
+new. So an image that comes, changes or goes concerns its own row and no other. A row whose image changed or went is a bad row; only when
+nothing of a part is left, the part is gone. Nothing here is written.
 """
 
+import base64
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
-from numpy.typing import NDArray
-
 from pipeline.config import SourceSection
 from pipeline.errors import ConfigError, UnknownKeyError
+from pipeline.sources.looks import Looks, State, at_once, digest_of
+from pipeline.sources.pixels import MAX_FILE_BYTES, Pixels
 from pipeline.sources.rows import Record, from_values
 from pipeline.sources.source import Part, PartChangedError, Source, SourceMissingError
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
-MAX_PIXELS = 64 * 2**20
-MAX_FILE_BYTES = 64 * 2**20
-
-_Entry = tuple[int, str, int]
-"""Time of the last change in nanoseconds, name below the folder, size."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+PART_IMAGES = 512
+NAME_CHARS, MARK_CHARS = 8, 20
+"""Of a mark in base64: 48 bits of the name's hash, then 72 bits of the content's."""
+_IDENTITY = re.compile(rf"images@((?:[A-Za-z0-9_-]{{{MARK_CHARS}}})+)")
 
 
 def open_images(section: SourceSection, base: Path) -> Source:
@@ -45,65 +48,136 @@ def open_images(section: SourceSection, base: Path) -> Source:
     folder = base / (section.path or "")
     if not folder.is_dir():
         raise SourceMissingError(str(folder), [])
-    return ImageSource(section, folder, size=(size[0], size[1]), mode=mode)
+    return ImageSource(section, folder, Pixels(height=size[0], width=size[1], mode=mode))
 
 
 class ImageSource:
-    """A `Source` over one folder of class folders."""
+    """A `Source` over one folder of class folders. Hashes an image once, and again whenever it looks different on disk."""
 
-    def __init__(self, section: SourceSection, folder: Path, *, size: tuple[int, int], mode: str) -> None:
+    def __init__(self, section: SourceSection, folder: Path, pixels: Pixels) -> None:
         # Rows are made here, with the columns that `rows` knows how to read.
-        self._section = section.model_copy(update={"input": "input", "label": "label", "id": None, "options": {}})
-        self._folder, self._size, self._mode = folder, size, mode
-        self._entries: list[_Entry] = []
+        self._section = section.model_copy(update={"input": "input", "label": "label", "id": "image", "options": {}})
+        self._folder, self._pixels = folder, pixels
+        self._looks = Looks[str]()
+        self._seen: dict[str, tuple[State, str]] = {}
+        """Image -> how it looked when it was hashed, and its mark."""
+        self._there: Mapping[str, State] = {}
+        self._named: dict[str, list[str]] = {}
+        """The name's half of a mark -> images of `_there`: nearly always one."""
 
     def parts(self) -> Sequence[Part]:
-        self._entries = self._look()
-        name = self._folder.name
-        return [Part(identity=f"{name}@{_digest(self._entries)}-{len(self._entries)}", name=name, rows=len(self._entries))]
+        return self.parts_beside(())
 
-    def grown_from(self, identity: str) -> str | None:
-        return self.parts()[0].identity if self._begins_with(identity) else None
+    def parts_beside(self, kept: Collection[str]) -> Sequence[Part]:
+        """As `BatchSource.parts_beside`."""
+        marks = self._look()
+        parts, known = [], set[str]()
+        for identity in kept:
+            rows = _marks_in(identity)
+            known.update(rows)
+            if any(mark[:NAME_CHARS] in self._named for mark in rows):
+                parts.append(self._part(identity, rows))
+        new = sorted(marks.difference(known))
+        for start in range(0, len(new), PART_IMAGES):
+            rows = new[start : start + PART_IMAGES]
+            parts.append(self._part(f"images@{''.join(rows)}", rows))
+        return parts
 
     def read(self, identity: str, rows: Sequence[int]) -> Any:
-        """Raises PartChangedError where the images are no longer those that were planned."""
-        if not self._begins_with(identity):
-            self._entries = self._look()
-            if not self._begins_with(identity):
-                raise PartChangedError(str(self._folder), identity, self.parts()[0].identity)
-        return from_values([self._record(self._entries[row]) for row in rows], identity, rows, self._section)
+        """Raises PartChangedError where no image of the part is there any more, IndexError for a row it never had."""
+        marks = _marks_in(identity)
+        if not all(0 <= row < len(marks) for row in rows):
+            raise IndexError(f"{len(marks)} images have rows 0 to {len(marks) - 1}, asked for {min(rows)} to {max(rows)}")
+        wanted = [marks[row] for row in rows]
+        if any(mark[:NAME_CHARS] not in self._named for mark in wanted):
+            self._list()
+        if not any(mark[:NAME_CHARS] in self._named for mark in marks):
+            raise PartChangedError(str(self._folder), f"{len(marks)} images", "")
+        short = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        return from_values([self._record(mark) for mark in wanted], f"images@{short}", rows, self._section)
 
-    def _look(self) -> list[_Entry]:
-        found = [path for path in self._folder.glob("*/*") if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
-        states = [(path, path.stat()) for path in found]
-        return sorted((state.st_mtime_ns, path.relative_to(self._folder).as_posix(), state.st_size) for path, state in states)
+    def _part(self, identity: str, marks: Sequence[str]) -> Part:
+        first = next(name for mark in marks for name in self._named.get(mark[:NAME_CHARS], ()))
+        more = f" and {len(marks) - 1} more" if len(marks) > 1 else ""
+        return Part(identity=identity, name=_printed(first) + more, rows=len(marks))
 
-    def _begins_with(self, identity: str) -> bool:
-        digest, _, count = identity.rpartition("@")[2].partition("-")
-        return count.isdigit() and int(count) <= len(self._entries) and _digest(self._entries[: int(count)]) == digest
+    def _look(self) -> set[str]:
+        """Marks of the images that rest."""
+        first = self._looks.first
+        self._list()
+        now = self._there
+        self._seen = {name: seen for name, seen in self._seen.items() if name in now}
+        resting = self._looks.resting(now)
+        due = [name for name in resting if name not in self._seen or self._seen[name][0] != now[name]]
+        self._seen.update((name, seen) for name, seen in zip(due, at_once(self._hashed, due), strict=True) if seen)
+        looks = [self._seen[name] for name in resting if name in self._seen and (first or self._seen[name][0] == now[name])]
+        return {mark for _, mark in looks}
 
-    def _record(self, entry: _Entry) -> Record:
-        path = self._folder / entry[1]
-        if entry[2] > MAX_FILE_BYTES:
-            return f"{entry[2]} bytes; expected an image of at most {MAX_FILE_BYTES}"
+    def _hashed(self, name: str) -> tuple[State, str] | None:
+        """None where it went a moment ago."""
+        path = self._folder / name
         try:
-            with PIL.Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS}"
-                values_F = self._floats(image)
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            return f"not an image ({str(error)[:120]})"
-        return {"input": values_F.tolist(), "label": path.parent.name}
+            state = _state(path.stat())
+            return state, _name_mark(name) + _content_mark(digest_of(path, state[0]))
+        except FileNotFoundError:
+            return None
 
-    def _floats(self, image: Any) -> NDArray[np.float32]:
-        height, width = self._size
-        small = image.convert(self._mode).resize((width, height), PIL.Image.Resampling.BILINEAR)
-        pixels = np.asarray(small, dtype=np.float32) / np.float32(255)
-        return pixels.reshape(-1) if pixels.ndim == 2 else pixels.transpose(2, 0, 1).reshape(-1)
+    def _list(self) -> None:
+        there = dict(_images_below(self._folder))
+        if there.keys() != self._there.keys():
+            self._named = {}
+            for name in sorted(there):
+                self._named.setdefault(_name_mark(name), []).append(name)
+        self._there = there
+
+    def _record(self, mark: str) -> Record:
+        changed = None
+        for name in self._named.get(mark[:NAME_CHARS], ()):
+            try:
+                with (self._folder / name).open("rb") as file:
+                    data = file.read(MAX_FILE_BYTES + 1)
+            except FileNotFoundError:
+                continue
+            if len(data) <= MAX_FILE_BYTES and _content_mark(hashlib.sha256(data).digest()) != mark[NAME_CHARS:]:
+                changed = name
+                continue
+            values_F = self._pixels.read(data)
+            if isinstance(values_F, str):
+                return f"{_printed(name)}: {values_F}"
+            return {"image": f"{name}@{mark[NAME_CHARS:]}", "input": values_F.tolist(), "label": name.partition("/")[0]}
+        return f"{_printed(changed)}: changed since it was planned" if changed else "an image that is gone since it was planned"
 
 
-def _digest(entries: Sequence[_Entry]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for changed_ns, name, size in entries:
-        digest.update(f"{changed_ns}:{size}:{name}\n".encode())
-    return digest.hexdigest()
+def _images_below(folder: Path) -> Iterator[tuple[str, State]]:
+    """Names below the folder, and states. Nothing whose name, or whose folder's name, begins with a dot."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as classes:
+        for below in classes:
+            if below.is_dir() and not below.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError), os.scandir(below) as images:
+                    for image in images:
+                        if image.name.lower().endswith(ENDINGS) and not image.name.startswith(".") and image.is_file():
+                            with contextlib.suppress(FileNotFoundError):
+                                yield f"{below.name}/{image.name}", _state(image.stat())
+
+
+def _state(status: os.stat_result) -> State:
+    """By the time of the inode's last change, which no program sets: what is unpacked or copied with an older time shows."""
+    return status.st_size, status.st_ctime_ns, status.st_ino
+
+
+def _marks_in(identity: str) -> list[str]:
+    """The marks of a part, row by row; none where it is no part of images."""
+    found = _IDENTITY.fullmatch(identity)
+    return [found[1][start : start + MARK_CHARS] for start in range(0, len(found[1]), MARK_CHARS)] if found else []
+
+
+def _content_mark(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest[:9]).decode()
+
+
+def _name_mark(name: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(os.fsencode(name)).digest()[:6]).decode()
+
+
+def _printed(name: str) -> str:
+    return os.fsencode(name).decode(errors="replace")

@@ -5,6 +5,7 @@ What is there is then a source of files like any other, with the same identities
 `options.mirror` says where, if not below the system's folder for temporary files. Half a download has a name that begins with a dot.
 """
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlparse
 
 import obstore
 
@@ -40,14 +40,15 @@ class RemoteFiles:
 
     def __init__(self, section: SourceSection) -> None:
         self._url = section.path or ""
-        parts = urlparse(self._url)
-        fixed, self._pattern = _split(parts.path.strip("/"))
-        self._prefix = f"{parts.scheme}://{parts.netloc}/{fixed}"
+        bucket, _, path = self._url.partition("://")[2].partition("/")  # in a glob, `?` begins no query
+        fixed, pattern = _split(path.strip("/"))
+        self._pattern = PurePosixPath(pattern or "*").parts
+        self._prefix = f"{self._url.partition(':')[0]}://{bucket}/{fixed}"
         self._store = open_service(self._prefix)
         below = section.options.get("mirror") or f"{tempfile.gettempdir()}/kdpipe-mirror-{os.getuid()}"
         self._folder = Path(below) / hashlib.blake2b(self._prefix.encode(), digest_size=8).hexdigest()
         options = {name: value for name, value in section.options.items() if name != "mirror"}
-        local = section.model_copy(update={"path": self._pattern or ".", "options": options})
+        local = section.model_copy(update={"path": pattern or ".", "options": options})
         self._files = FileSource(local, self._folder)
         self._synced = False
 
@@ -98,8 +99,7 @@ class RemoteFiles:
     def _wanted(self, name: str, size: int) -> bool:
         path = PurePosixPath(name)
         hidden = any(part.startswith(".") or part == ".." for part in path.parts)
-        matches = path.match(self._pattern) if self._pattern else len(path.parts) == 1
-        return not hidden and matches and path.suffix in FORMATS and size <= MAX_OBJECT_BYTES
+        return not hidden and _matches(path.parts, self._pattern) and path.suffix in FORMATS and size <= MAX_OBJECT_BYTES
 
     def _known(self) -> Mapping[str, list[Any]]:
         try:
@@ -128,3 +128,12 @@ def _split(path: str) -> tuple[str, str | None]:
     if magic is None:
         return (path, None) if PurePosixPath(path).suffix not in FORMATS else ("/".join(parts[:-1]), parts[-1])
     return "/".join(parts[:magic]), "/".join(parts[magic:])
+
+
+def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """What `glob.glob(pattern, recursive=True)` finds: `*` stays within a folder, `**` is any number of them."""
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_matches(name[skipped:], pattern[1:]) for skipped in range(len(name) + 1))
+    return bool(name) and fnmatch.fnmatchcase(name[0], pattern[0]) and _matches(name[1:], pattern[1:])

@@ -4,7 +4,7 @@ A batch has one row per row asked for, in that order. A row that does not parse 
 `problem`; it is never an exception and never missing. A whole part that cannot be used is an exception.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,6 +43,15 @@ class GrowingSource(Protocol):
 
     def grown_from(self, identity: str) -> str | None:
         """The part there now that begins with all rows of that part, which is gone as it was; None if none does."""
+        ...
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A source of many small things: a part is what came together, and only who planned it knows what did."""
+
+    def parts_beside(self, kept: Collection[str]) -> Sequence[Part]:
+        """What is there now: of the parts `kept` those of which anything is left, and in parts of its own what is in none of them."""
         ...
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.kit.prometheus import Prometheus
-from tests.kit.runs import BackgroundRun, committed, kdpipe, read, teacher_rows
+from tests.kit.runs import BackgroundRun, committed, kdpipe, listening, read, teacher_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -42,6 +42,12 @@ def test_the_first_generation_reaches_every_device(continuous: BackgroundRun, fo
     test = summary["test"]["small"]
     assert 0.5 < test["student"]["accuracy"] <= 1
     assert 0.5 < test["control"]["accuracy"] <= 1 < test["rows"]
+
+
+def test_nothing_of_a_run_listens_beyond_loopback(continuous: BackgroundRun) -> None:
+    heard = listening(continuous.tree())
+    assert {name for name, _ in heard} >= {"raylet", "gcs_server"}
+    assert [(name, host) for name, host in heard if not host.is_loopback] == []
 
 
 def test_a_prometheus_scrapes_driver_orchestrator_and_agents(continuous: BackgroundRun, folder: Path, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """`kdpipe` as a user runs it: a process of its own, watched through what it prints and what it leaves in its folder."""
 
+import contextlib
+import ipaddress
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 KDPIPE = (str(Path(sys.executable).with_name("kdpipe")),)
 PATIENCE_S = 300.0
@@ -58,6 +62,36 @@ class BackgroundRun:
         """Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=60)
+
+    def tree(self) -> set[psutil.Process]:
+        """The driver and everything below it now; empty once it has ended."""
+        try:
+            driver = psutil.Process(self.process.pid)
+            return {driver, *driver.children(recursive=True)}
+        except psutil.NoSuchProcess:
+            return set()
+
+    def watch_end(self, *, timeout_s: float) -> tuple[int, list[psutil.Process]]:
+        """Wait for the end; returns the exit code, and what of its processes, those it still started too, lives on for seconds."""
+        seen, deadline_s = self.tree(), time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline_s, f"still running after {timeout_s:.0f} s:\n{self.output}"
+            seen |= self.tree()
+            time.sleep(0.02)
+        _, alive = psutil.wait_procs(list(seen), timeout=20)
+        return self.process.wait(), alive
+
+
+def listening(processes: Iterable[psutil.Process]) -> list[tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address]]:
+    """Name of the process and address, for each socket that listens."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    host = ipaddress.ip_address(connection.laddr.ip)
+                    found.append((process.name(), getattr(host, "ipv4_mapped", None) or host))
+    return found
 
 
 def stage_of(folder: Path) -> str:

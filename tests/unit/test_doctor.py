@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pipeline.config import load
+from pipeline.recipes import recipe_text
+from workers.cli import app
 from workers.doctor import GIB, Check, Needs, checks, judge, needs_of
 from workers.machine import Machine, Package, RayFacts, look_around
 
@@ -136,3 +139,33 @@ def test_the_real_machine_can_be_looked_at_and_the_answer_is_json(tmp_path: Path
     assert {"python", "packages device", "import", "memory", "disk", "ports"} <= {check.name for check in found}
     assert next(check for check in found if check.name == "python").ok
     assert json.loads(json.dumps([asdict(check) for check in found]))
+
+
+def test_a_cluster_that_is_gone_is_said_at_once(tmp_path: Path):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # bound, not listening
+        asked = f"ray://127.0.0.1:{bound.getsockname()[1]}"
+        machine = look_around(folder=tmp_path, ports=(), ray_address=asked)
+    assert machine.ray is not None
+    assert "nobody answers there" in machine.ray.problem
+
+
+def test_what_listens_and_is_no_cluster_does_not_hold_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("workers.machine.RAY_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        machine = look_around(folder=tmp_path, ports=(), ray_address=f"ray://127.0.0.1:{server.getsockname()[1]}")
+    assert machine.ray is not None
+    assert "no cluster within" in machine.ray.problem
+
+
+def test_the_doctor_asked_about_a_run_looks_at_that_runs_needs(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        text = recipe_text("digits").replace("[fleet]", f"[fleet]\noperator_port = {port}")
+        (tmp_path / "run.toml").write_text(text)
+        done = CliRunner().invoke(app, ["doctor", str(tmp_path / "run.toml"), "--json"])
+    found = {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
+    assert done.exit_code == 10
+    assert str(port) in found["ports"]["found"]
+    assert "npm" not in found
+    assert list(tmp_path.iterdir()) == [tmp_path / "run.toml"]

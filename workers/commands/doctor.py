@@ -2,17 +2,28 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check, for scripts.")] = False) -> None:
+def doctor(
+    runfile: Annotated[str | None, typer.Argument(metavar="[RUNFILE|RECIPE]", help="Check for this run; none is the spam recipe.")] = None,
+    directory: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Folder of the run; runs/NAME by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check, for scripts.")] = False,
+) -> None:
     """Check versions, ports, memory, disk, npm and Ray; exit 10 if something is missing."""
     from pipeline.errors import MachineError
     from workers.doctor import checks
 
-    found = checks()
+    if runfile is None:
+        found = checks(folder=directory or Path())
+    else:
+        from workers.driver.request import RunRequest
+
+        request = RunRequest.of(runfile, directory)
+        found = checks(run=request.run, folder=request.folder.root)
     for check in found:
         if as_json:
             typer.echo(json.dumps(asdict(check)))

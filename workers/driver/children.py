@@ -2,7 +2,8 @@
 
 A child gets a pipe as its standard input; when the driver dies, however it dies, the pipe closes and the child ends itself
 (`--exit-with-parent`). With `keep` there is no pipe: the child stays until `kdpipe stop`. A record is (pid, start time, command),
-so that a recycled pid is never mistaken for a child. Each child is a session of its own: Ctrl-C reaches the driver alone.
+so that a recycled pid is never mistaken for a child. What is about to start is recorded without a pid: a driver killed there leaves
+a process that is found by its command, which names its folder. Each child is a session of its own: Ctrl-C reaches the driver alone.
 """
 
 import json
@@ -22,6 +23,7 @@ from pipeline.errors import MachineError
 from workers.driver.folder import RunFolder, read_json, write_json
 
 READY_LINE_MAX_BYTES = 64 * 1024
+WITH_PARENT = "--exit-with-parent"
 
 
 class ChildFailedError(MachineError):
@@ -87,9 +89,10 @@ class Children:
 
     def _launch(self, part: str, command: Sequence[str]) -> None:
         self._folder.logs.mkdir(parents=True, exist_ok=True)
+        self._intend(part, command)
         with self._log(part).open("ab") as log:
             process = subprocess.Popen(
-                [*command, *([] if self._keep else ["--exit-with-parent"])],
+                [*command, *([] if self._keep else [WITH_PARENT])],
                 stdin=subprocess.DEVNULL if self._keep else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -140,6 +143,18 @@ class Children:
     def _log(self, part: str) -> Path:
         return self._folder.logs / f"{part}.log"
 
+    def _intend(self, part: str, command: Sequence[str]) -> None:
+        self._children.pop(part, None)
+        intent: dict[str, Any] = {
+            "part": part,
+            "pid": None,
+            "started_unix_s": time.time(),
+            "command": command,
+            "ready": {},
+            "kept": self._keep,
+        }
+        self._write(intent)
+
     def _record(self, part: str, process: subprocess.Popen[bytes], command: Sequence[str], *, ready: dict[str, Any]) -> Child:
         child = Child(
             part=part,
@@ -153,14 +168,28 @@ class Children:
         self._write()
         return child
 
-    def _write(self) -> None:
-        write_json(self._folder.children_file, [asdict(child) for child in self._children.values()])
+    def _write(self, *more: Mapping[str, Any]) -> None:
+        write_json(self._folder.children_file, [*(asdict(child) for child in self._children.values()), *more])
 
 
 def recorded(folder: RunFolder) -> dict[str, Child]:
-    """The processes on record, alive or not."""
-    rows = read_json(folder.children_file) or []
-    return {row["part"]: Child(**{**row, "command": tuple(row["command"])}) for row in rows}
+    """The processes on record, alive or not; those that a killed driver could not write down, if they live."""
+    found = {}
+    for row in read_json(folder.children_file) or []:
+        pids = [(row["pid"], row["started_unix_s"])] if row["pid"] else _running(tuple(row["command"]))
+        for pid, started_unix_s in pids:
+            facts = {"pid": pid, "started_unix_s": started_unix_s, "command": tuple(row["command"])}
+            found[row["part"]] = Child(**{**row, **facts})
+    return found
+
+
+def _running(command: tuple[str, ...]) -> list[tuple[int, float]]:
+    """(pid, start time) of the process that was started by this command, if there is one."""
+    return [
+        (process.pid, process.info["create_time"])
+        for process in psutil.process_iter(["cmdline", "create_time"])
+        if tuple(word for word in process.info["cmdline"] or () if word != WITH_PARENT) == command
+    ]
 
 
 def end(children: Sequence[Child], *, grace_s: float = 5.0) -> None:

@@ -1,32 +1,27 @@
 """Ray for a run: started on this machine when it is first needed, or joined where `ray.address` or RAY_ADDRESS names a cluster.
 
 A local Ray shares the driver's fate (the kernel ends it when the driver dies), listens on loopback only and asks for a token
-that lies in the run's keys. Nothing is started for a run that has nothing to label or train.
+that lies in the run's keys. Nothing is started for a run that has nothing to label or train. A run that is told to stop does not wait
+for Ray to start.
 """
 
 import contextlib
+import ipaddress
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import RaySection
-from pipeline.errors import MachineError
 from pipeline.files import create_exclusive, make_private_folder
+from workers.driver.stopping import Stop
 from workers.privacy import OPT_OUT, opt_out
+from workers.ray_address import RayUnavailableError, require_answer
 
-
-class RayUnavailableError(MachineError):
-    """Ray could not be started or joined."""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
-
-    def __str__(self) -> str:
-        return f"Ray at {self.address}: {self.reason}; expected a cluster that answers; `kdpipe doctor` says what this machine has"
+LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0 before Ray is imported, Ray takes this machine's loopback address for its own, as it does where it supports no clusters. Else
+it makes an outward address even of a loopback one that it is given, and its servers listen on all."""
 
 
 @contextlib.contextmanager
@@ -37,44 +32,21 @@ def _translated(address: str | None) -> Iterator[None]:
         raise RayUnavailableError(address or "this machine", str(error)) from error
 
 
-ANSWER_WITHIN_S = 5.0
-
-
-def require_answer(address: str) -> None:
-    """Raises RayUnavailableError where nobody listens at `host:port`: Ray would ask again for minutes, without a word.
-
-    Ray never asks a loopback address but this machine's outward one in its place, so a head that listens on loopback only can't be joined.
-    """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return  # `auto` and the like: Ray looks itself
-    asked = _outward_host() if host in ("127.0.0.1", "localhost") and not address.startswith("ray://") else host
-    try:
-        socket.create_connection((asked, int(port)), timeout=ANSWER_WITHIN_S).close()
-    except OSError as error:
-        as_asked = "" if asked == host else f", which Ray asks as {asked}:{port}"
-        raise RayUnavailableError(address, f"nobody answers there{as_asked} ({error})") from error
-
-
-def _outward_host() -> str:
-    """This machine's address towards other machines; sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
+def _require_loopback(host: str) -> None:
+    """Raises RayUnavailableError where the Ray that was just started speaks to the outside."""
+    if not ipaddress.ip_address(host).is_loopback:
+        raise RayUnavailableError("this machine", f"it listens on {host}, as Ray was imported before a run set {LOOPBACK_ONLY}=0")
 
 
 class Cluster:
     """The Ray connection of one run. `ensure` before use, `close` at the end."""
 
-    def __init__(self, section: RaySection, *, keys: Path) -> None:
-        self._section, self._keys = section, keys
+    def __init__(self, section: RaySection, *, keys: Path, stop: Stop) -> None:
+        self._section, self._keys, self._stop = section, keys, stop
         self._joined = False
 
     def ensure(self) -> None:
-        """Start or join Ray, once. Raises RayUnavailableError."""
+        """Start or join Ray, once; in the main thread. Raises RayUnavailableError, and KeyboardInterrupt when the run is told to stop."""
         if self._joined:
             return
         address = self._section.address or os.environ.get("RAY_ADDRESS")
@@ -84,6 +56,12 @@ class Cluster:
             require_answer(address)
         else:
             self._choose_token()
+            os.environ[LOOPBACK_ONLY] = "0"
+        with self._stop.at_once():
+            self._init(address)
+        self._joined = True
+
+    def _init(self, address: str | None) -> None:
         import ray
 
         # Ray puts the driver's working folder in front of its workers' paths: there, a user's `workers/` would hide ours.
@@ -99,7 +77,7 @@ class Cluster:
                     logging_level=logging.WARNING,
                     _node_ip_address="127.0.0.1",
                 )
-        self._joined = True
+                _require_loopback(ray.util.get_node_ip_address())
 
     def close(self) -> None:
         """Leave the cluster; a local one ends with it."""

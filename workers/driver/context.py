@@ -1,6 +1,5 @@
 """What every stage of a run is handed: the checked run file, the folder, and the few things that live as long as the run."""
 
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from workers.driver.control import Controls
 from workers.driver.folder import RunFolder
 from workers.driver.metrics import RunMetrics
 from workers.driver.reporter import Reporter
-from workers.driver.stopping import StoppedError
+from workers.driver.stopping import Stop, StoppedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class RunContext:
     cluster: Cluster
     controls: Controls
     metrics: RunMetrics
-    stop: threading.Event
+    stop: Stop
     command: str
     """What the user typed, for messages that say how to go on."""
 

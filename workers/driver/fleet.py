@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FleetError
-from pipeline.files import make_private_folder, read_bounded
-from pipeline.releases.keys import ONLINE, RELEASE
-from pipeline.releases.repository import MAX_METADATA_BYTES, RELEASES_VALID, root_bytes
-from pipeline.releases.signer import ReleaseSigner
+from pipeline.files import make_private_folder
+from pipeline.releases.keys import ONLINE
+from pipeline.releases.repository import root_bytes
 from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
+from workers.driver.ports import NAMES
 from workers.driver.records import Incumbent, StudentFiles, incumbent_of, populations_of
 from workers.driver.releasing import ensure_repository
+from workers.driver.renewing import Renewal, signed_releases
 from workers.driver.reporter import Gauge
 from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
@@ -85,6 +86,7 @@ class Fleet:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._operator: Operator | None = None
+        self._renewal: Renewal | None = None
         self._since_unix_s = 0.0
         """When this machine's devices were started: what one of them said before is no proof that it runs."""
 
@@ -95,7 +97,7 @@ class Fleet:
         """
         operator = self.ensure()
         target = read_json(files.release)["target"]
-        operator.publish(read_bounded(self._context.folder.keys / RELEASE / "releases.json", MAX_METADATA_BYTES), files.bundle)
+        operator.publish(signed_releases(self._context.folder.keys), files.bundle)
         self._begin(operator, rollout, population, target)
         if not self._enrolled_in(operator, population):
             self._context.reporter.say(f"{population}: nobody is enrolled; {target} waits for who does")
@@ -134,13 +136,24 @@ class Fleet:
             context.children.start("orchestrator", self._orchestrator_command())
             self._operator = Operator.open(context.folder.fleet, host=section.host)
             self._operator.wait_ready()
-            self._renew(self._operator)
+            self._renewal = Renewal(context.folder.keys, self._operator.publish, clock=lambda: datetime.now(UTC))
+            self._renewal.look()
             self._retire(self._operator)
             self._since_unix_s = time.time()
             self._start_devices(self._operator)
         return self._operator
 
+    def watch(self) -> None:
+        """While nothing else is to do: keep the releases within their term. Raises ChildFailedError for a process that ended by itself."""
+        self._context.children.check()
+        if self._renewal:
+            try:
+                self._renewal.look()
+            except FleetError as error:
+                self._context.reporter.say(f"the releases could not be published for another term, the next try is in an hour: {error}")
+
     def close(self) -> None:
+        self._renewal = None
         if self._operator:
             self._operator.close()
             self._operator = None
@@ -170,13 +183,6 @@ class Fleet:
         if incumbent.files.rollout(population).exists() or any(view.target == target for view in past):
             return
         self.roll_out(incumbent.files, population, rollout=f"{population}-{incumbent.generation:06d}-adopts")
-
-    def _renew(self, operator: Operator) -> None:
-        """Sign the releases for another term before it ends: expired ones would keep new devices from installing."""
-        signer = ReleaseSigner.open(self._context.folder.keys)
-        now = datetime.now(UTC)
-        if signer.targets and signer.expires - now < RELEASES_VALID / 2:
-            operator.publish(signer.renew(now=now))
 
     def _retire(self, operator: Operator) -> None:
         """Devices of this machine that the run file no longer has: ended, revoked, removed."""
@@ -263,7 +269,7 @@ class Fleet:
         folder, section = self._context.folder, self._context.run.fleet
         command = [*PYTHON, "-m", "workers.orchestrator", "--dir", str(folder.fleet), "--repository", str(folder.releases)]
         command += ["--keys", str(folder.keys / ONLINE), "--host", section.host]
-        for name in ("fleet", "enrolment", "operator", "metrics"):
+        for name in NAMES:
             command += [f"--{name}-port", str(getattr(section, f"{name}_port"))]
         return command
 

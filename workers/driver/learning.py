@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import KdpipeError
+from pipeline.files import refused
 from pipeline.labels.verify import TeacherCost
 from workers.board import Board, TrainingProgress, start_board
 from workers.driver.context import RunContext
@@ -183,4 +184,5 @@ class _Task:
             self.error = error
         except Exception as error:
             logger.exception("a stage crashed", extra={"stage": self._thread.name})
-            self.error = StageCrashedError(self._thread.name, f"{type(error).__name__}: {error}")
+            told = refused(error) if isinstance(error, OSError) else None
+            self.error = told or StageCrashedError(self._thread.name, f"{type(error).__name__}: {error}")

@@ -1,27 +1,42 @@
 """The plan of a run, before it does anything: what continues, what starts afresh, what is labelled, what it costs."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.distill.losses import check_losses
+from pipeline.distill.weighting import check_policy
 from pipeline.errors import DataError
-from pipeline.loop.generation import Opening, amended, opening, wanted_digests
+from pipeline.labels.store import open_store
+from pipeline.labels.verify import LabelsSummary, summarise
+from pipeline.loop.generation import Opening, amended, opening, spec_digest, wanted_digests
+from pipeline.recipes import prepare_run
+from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
-from pipeline.teachers import load_teacher
+from pipeline.students.models import StudentSpec, build_student
+from pipeline.teachers import Teacher
 from workers.driver.folder import read_json
-from workers.driver.labels import labelling_of
+from workers.driver.labels import labelling_of, store_url
 from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
 from workers.driver.request import RunRequest
+from workers.fetch import cache_folder, fetch
+from workers.labelling import Labelling
+from workers.labelling.faults import TeacherChangedError
 
 
-def plan_text(request: RunRequest) -> str:
-    """A few lines for a person. Reads only; a folder that does not exist yet is a first run."""
+def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
+    """A few lines for a person. Reads only; a folder that does not exist yet is a first run.
+
+    `fingerprint` is the teacher's; asked for where labels are there. Raises TeacherChangedError where the run would, once it labels.
+    """
     run, folder = request.run, request.folder
     lines = [f"plan of {run.name} in {folder.root}"]
     closed = outcomes(folder)
     left = open_generation(folder)
     number = left.generation if left else max(closed, default=0) + 1
+    labelling = labelling_of(request, number)
     try:
-        summary = labelling_of(request, number).preview()
+        summary = labelling.preview()
     except DataError as error:
         if run.prepare is None or folder.origin_file.exists():
             raise
@@ -32,17 +47,33 @@ def plan_text(request: RunRequest) -> str:
         found: Opening | None = amended(left, wanted=wanted, trained=trained_in(folder, left))
     else:
         found = opening(last_generation=number - 1, new_rows=summary.rows_left, wanted=wanted, trained=trained_digests(folder))
-    rate = _rows_per_teacher_second(request)
-    cost = f", about {summary.rows_left / rate:.1f} teacher seconds" if rate and summary.rows_left else ""
+    stored = summarise(open_store(store_url(request)))
+    if stored.rows_committed:
+        lines += _teacher_plan(labelling, fingerprint(), learns=found is not None and _learns(request, found, ended=summary.ended))
+    cost = f", {_teacher_seconds(request, summary.rows_left)}" if summary.rows_left else ""
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name in run.students:
-        lines.append(f"  student {name}: {_student_plan(request, name, found, goes_on=left is not None)}")
-    used = _used_bytes(folder.root)
-    lines.append(f"  disk: {used / 2**20:,.1f} MiB in the folder now")
+        lines.append(f"  student {name}: {_student_plan(request, name, found, left)}")
+    lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
     return "\n".join(lines)
 
 
-def check_inputs(request: RunRequest) -> None:
+def check_students(request: RunRequest) -> None:
+    """Build each student of the run file once, so that a mistake there is told now. Raises StudentError, ConfigError."""
+    run = request.run
+    for name, section in run.students.items():
+        build_student(StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed))
+        check_losses(section.loss, where=f"students.{name}.loss")
+        check_policy(section.weighting, where=f"students.{name}.weighting")
+
+
+def check_prepared(request: RunRequest) -> None:
+    """Raises PreparedOtherwiseError where the folder's files were made from other inputs than the run file's. Makes nothing."""
+    if request.run.prepare and (request.base / MARKER).is_file():
+        prepare_run(request.run, folder=request.base, cache=cache_folder(), say=lambda _: None, fetch=fetch)
+
+
+def check_inputs(request: RunRequest, teacher: Callable[[], Teacher]) -> None:
     """Open what the run will read later, and the teacher, so that a mistake there is told now. Raises what they raise."""
     run = request.run
     for section in (run.validation, run.labelled, run.test):
@@ -50,7 +81,22 @@ def check_inputs(request: RunRequest) -> None:
             source = open_source(section, base=request.base)
             for part in source.parts():
                 source.read(part.identity, range(min(part.rows, 1)))
-    load_teacher(run.teacher, classes=run.classes, base=request.base)
+    teacher()
+
+
+def _learns(request: RunRequest, found: Opening, *, ended: bool) -> bool:
+    """Whether this generation still has something to label or a student to train."""
+    return not ended or trained_in(request.folder, found) < found.students.keys()
+
+
+def _teacher_plan(labelling: Labelling, fingerprint: str, *, learns: bool) -> list[str]:
+    try:
+        labelling.check_teacher(fingerprint)
+    except TeacherChangedError as error:
+        if learns:
+            raise
+        return [f"  teacher: asked nothing now, but {error}"]
+    return []
 
 
 def _used_bytes(root: Path) -> int:
@@ -62,15 +108,40 @@ def _used_bytes(root: Path) -> int:
     return used
 
 
-def _student_plan(request: RunRequest, name: str, found: Opening | None, *, goes_on: bool) -> str:
+def _student_plan(request: RunRequest, name: str, found: Opening | None, left: Opening | None) -> str:
     incumbent = incumbent_of(request.folder, name)
+    if left and name not in left.students:
+        return f"waits for the generation after {left.generation}, which is open"
     if found is None or name not in found.students:
         return f"stays as it is (generation {incumbent.generation})" if incumbent else "stays as it is"
+    if left:
+        return _open_student_plan(request, name, found, left)
     if name in found.afresh or incumbent is None:
-        return f"{'goes on' if goes_on else 'trains afresh'} in generation {found.generation}"
-    if goes_on:
-        return f"goes on in generation {found.generation}"
+        return f"trains afresh in generation {found.generation}"
     return f"trains in generation {found.generation}, warm from generation {incumbent.generation}"
+
+
+def _open_student_plan(request: RunRequest, name: str, found: Opening, left: Opening) -> str:
+    """Of a student whose generation is open."""
+    if found.students[name] != left.students[name]:
+        return f"changed: trains afresh in generation {found.generation}; its checkpoints there go"
+    if found.students[name] != spec_digest(request.run, name):
+        return f"goes on in generation {found.generation} as it was trained; what changed counts in the next"
+    return f"goes on in generation {found.generation}"
+
+
+def _teacher_seconds(request: RunRequest, rows: int) -> str:
+    rate = _rows_per_teacher_second(request)
+    return f"about {rows / rate:.1f} teacher seconds" if rate else "teacher seconds not measured yet"
+
+
+def _bytes_to_come(rows: int, stored: LabelsSummary) -> str:
+    """What the labels will add, at the bytes a label takes so far."""
+    if not rows:
+        return "no labels are added"
+    if not stored.rows_committed:
+        return f"what {rows:,} labels add is not measured yet"
+    return f"{rows:,} labels add about {rows * stored.bytes / stored.rows_committed / 2**20:,.1f} MiB"
 
 
 def _rows_per_teacher_second(request: RunRequest) -> float | None:

@@ -5,6 +5,7 @@ the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
 """
 
 import contextlib
+import functools
 import logging
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
+from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
 from workers.driver.context import RunContext
@@ -22,14 +24,15 @@ from workers.driver.folder import Holder, read_json, write_json
 from workers.driver.holding import holding_labels, refuse_useless_take_over
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
-from workers.driver.planning import check_inputs, plan_text
+from workers.driver.planning import check_inputs, check_prepared, check_students, plan_text
+from workers.driver.ports import check_ports
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
 from workers.driver.repairing import label_again, teachers_on
 from workers.driver.reporter import Gauge, Reporter
 from workers.driver.request import RunRequest
 from workers.driver.stopping import StoppedError, stop_on_signals
-from workers.driver.summary import summarise
+from workers.driver.summary import answers_that_differ, summarise
 from workers.driver.turn import Turn
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
@@ -42,16 +45,13 @@ WATCH_EVERY_S = 1.0
 def drive(request: RunRequest) -> None:
     """Do what was asked, to the end or until told to stop. Raises KdpipeError; everything it started has ended by then."""
     if request.dry_run:
-        with Reporter(request.folder, writes_status=False) as reporter:
-            reporter.say(plan_text(request))
-            if request.run.prepare is None or request.folder.origin_file.exists():
-                check_inputs(request)
+        _say_plan(request)
         return
     url = store_url(request)
     if request.take_over:
         refuse_useless_take_over(request.folder, url)
     with Holder(request.folder), stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
-        cluster = Cluster(request.run.ray, keys=request.folder.keys)
+        cluster = Cluster(request.run.ray, keys=request.folder.keys, stop=stop)
         context = RunContext(
             run=request.run,
             base=request.base,
@@ -67,6 +67,21 @@ def drive(request: RunRequest) -> None:
         with _ending(context, keep=request.keep), holding_labels(request.folder, url, say=reporter.say, take_over=request.take_over):
             context.metrics.start(request.folder, labels=url)
             _go(context, request)
+
+
+def _say_plan(request: RunRequest) -> None:
+    """A dry run: what would be done, and what would be refused. Writes nothing."""
+
+    @functools.cache
+    def teacher() -> Teacher:
+        return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
+
+    check_students(request)
+    check_prepared(request)
+    with Reporter(request.folder, writes_status=False) as reporter:
+        reporter.say(plan_text(request, fingerprint=lambda: teacher().fingerprint))
+    if request.run.prepare is None or request.folder.origin_file.exists():
+        check_inputs(request, teacher)
 
 
 @contextlib.contextmanager
@@ -88,12 +103,15 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
+    check_students(request)
+    check_ports(request.run.fleet, request.folder)
     _remember(request)
     if request.run.prepare:
         context.reporter.stage("prepare")
-        prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
+        with context.stop.at_once():
+            prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
     context.check_stop()
-    context.reporter.say(plan_text(request))
+    context.reporter.say(plan_text(request, fingerprint=lambda: context.teacher.fingerprint))
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
         planner: Labelling | None = None
@@ -112,7 +130,7 @@ def _go(context: RunContext, request: RunRequest) -> None:
                 return
             for error in errors:
                 context.reporter.say(f"{type(error).__name__}: {error}")
-            planner = _wait_for_samples(context)
+            planner = _wait_for_samples(context, fleet)
 
 
 def _repair(context: RunContext) -> None:
@@ -144,10 +162,12 @@ def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
         context.reporter.show([Gauge(name="controls", done=0, total=waiting, says="still training")])
         context.stop.wait(POLL_S)
         context.check_stop()
-    summary = summarise(context, confirmed, fleet)
+    with context.stop.at_once():
+        summary = summarise(context, confirmed, fleet)
     write_json(context.folder.summary_file, summary)
     context.reporter.say("\n".join([*context.controls.errors, render(summary)]))
-    return [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
+    behind = [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
+    return [*behind, *answers_that_differ(summary)]
 
 
 def _open(context: RunContext, planner: Labelling | None = None) -> Opening | None:
@@ -184,7 +204,7 @@ def _forget_training(context: RunContext, before: Opening, after: Opening) -> No
             shutil.rmtree(context.folder.training / f"{name}-{before.generation:06d}", ignore_errors=True)
 
 
-def _wait_for_samples(context: RunContext) -> Labelling:
+def _wait_for_samples(context: RunContext, fleet: Fleet) -> Labelling:
     """Return, once the source has rows that nobody has labelled, the labelling that saw them."""
     labelling = labelling_of(context, max(outcomes(context.folder), default=0) + 1)
     context.reporter.stage("watching for new samples")
@@ -197,7 +217,7 @@ def _wait_for_samples(context: RunContext) -> Labelling:
             if str(error) != said:
                 said = str(error)
                 context.reporter.say(f"new samples cannot be read: {said}")
-        context.children.check()
+        fleet.watch()
         context.stop.wait(WATCH_EVERY_S)
         context.check_stop()
 

@@ -5,6 +5,7 @@ run that was killed and went on says the same. How it looks to a person is `rend
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.distill.metrics import log_softmax
+from pipeline.errors import FleetError
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import summarise as summarise_labels
 from pipeline.sources import open_source
@@ -29,6 +31,21 @@ VERSION = 1
 ASKED = 32
 """Samples sent to a device."""
 SAME_WITHIN = 1e-3
+
+
+class AnswersDifferError(FleetError):
+    """A device answers otherwise than the release that it says it runs."""
+
+    def __init__(self, population: str, device: str, largest_difference: float) -> None:
+        super().__init__(population, device, largest_difference)
+        self.population, self.device, self.largest_difference = population, device, largest_difference
+
+    def __str__(self) -> str:
+        return (
+            f"population {self.population}: {self.device} answered otherwise than its release, by up to {self.largest_difference:.1e} in a "
+            f"probability; expected at most {SAME_WITHIN:.0e}; `kdpipe logs DIR {self.device}` says what it runs, and a rollout of another "
+            "release replaces it"
+        )
 
 
 def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet) -> dict[str, Any]:
@@ -58,6 +75,15 @@ def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet
         "stages_s": {name: round(seconds, 2) for name, seconds in context.reporter.stage_seconds.items()},
         "wall_s": round(context.reporter.elapsed_s, 2),
     }
+
+
+def answers_that_differ(summary: Mapping[str, Any]) -> list[AnswersDifferError]:
+    """One error for each population whose device does not answer as the artefact does. A difference that is no number is one."""
+    return [
+        AnswersDifferError(population, answers["device"], answers["largest_difference"])
+        for population, answers in summary["answers"].items()
+        if answers and not answers["same"]
+    ]
 
 
 def _compare_answers(context: RunContext, population: str, fleet: Fleet) -> dict[str, Any] | None:

@@ -77,10 +77,10 @@ class Turn:
         trained = [name for name, facts in self._facts().items() if facts.trained]
         begin_controls(self._context, self._opening.generation, {name: self._steps_total(name) for name in trained})
         for name in self._due(lambda facts: facts.trained and facts.ships is None):
-            report = judge_student(self._context, self._opening, name)
+            with self._context.stop.at_once():
+                report = judge_student(self._context, self._opening, name)
             self._context.metrics.series.verdict(name, ships=report["ships"])
             self._context.reporter.say(report["says"])
-            self._context.check_stop()
 
     def _sign(self) -> None:
         for name in self._due(lambda facts: bool(facts.ships) and not facts.signed):

@@ -1,6 +1,11 @@
 """Why labelling stops: errors that people get to read."""
 
+from collections.abc import Sequence
+
 from pipeline.errors import DataError, LabelStoreError, MachineError, TeacherError
+
+VANISHED_SHOWN = 5
+"""Parts that an error names one by one."""
 
 
 class StoreNotSharedError(LabelStoreError):
@@ -89,16 +94,23 @@ class SourceFailsError(DataError):
 
 
 class PartVanishedError(DataError):
-    """A planned part of the source is gone or changed, and not all of its rows are labelled."""
+    """Planned parts of the source are gone or changed, and not all of their rows are labelled."""
 
-    def __init__(self, part: str, rows_needed: int) -> None:
-        super().__init__(part, rows_needed)
-        self.part, self.rows_needed = part, rows_needed
+    def __init__(self, parts: Sequence[tuple[str, int]]) -> None:
+        """`parts` are (name, rows without label), at least one."""
+        super().__init__(tuple(parts))
+        self.parts = tuple(parts)
 
     def __str__(self) -> str:
+        shown = [f"{name} ({rows} rows)" for name, rows in self.parts[:VANISHED_SHOWN]]
+        if len(self.parts) > VANISHED_SHOWN:
+            more = self.parts[VANISHED_SHOWN:]
+            shown.append(f"{len(more)} more ({sum(rows for _, rows in more)} rows)")
+        many = len(self.parts) > 1
         return (
-            f"{self.part}: gone or changed, and {self.rows_needed} of its planned rows have no label yet; expected it as it was planned; "
-            "put it back; if it changed, run again to plan what is there now; or begin anew with `kdpipe clean DIR --labels`"
+            f"{', '.join(shown)}: gone or changed, with planned rows that have no label yet; "
+            f"expected {'them as they were' if many else 'it as it was'} planned; put {'them' if many else 'it'} back; "
+            f"if {'they' if many else 'it'} changed, run again to plan what is there now; or begin anew with `kdpipe clean DIR --labels`"
         )
 
 

@@ -27,7 +27,7 @@ from pipeline.labels.retention import Retention
 from pipeline.labels.rowspace import plan_of, units_left
 from pipeline.labels.state import LogState
 from pipeline.labels.store import LocalStore, Store, open_store
-from pipeline.sources import HELD_BYTES, GrowingSource, Part, Source, SourceSpec
+from pipeline.sources import HELD_BYTES, BatchSource, GrowingSource, Part, Source, SourceSpec
 from workers.labelling.committer import Committer
 from workers.labelling.crew import Crew
 from workers.labelling.faults import PartVanishedError, TeacherChangedError
@@ -105,7 +105,8 @@ class Labelling:
 
     def preview(self) -> PlanSummary:
         """What `plan` would say. Writes nothing; cheap to ask again and again."""
-        state, parts = self._log.refresh(), self._look()
+        state = self._log.refresh()
+        parts = self._look(state)
         self._shown = frozenset(part.identity for part in parts)
         return self._summary(state, parts, self._needed_change(state, parts))
 
@@ -116,11 +117,14 @@ class Labelling:
         Raises PartVanishedError for a planned part that is gone while its rows are needed; ForeignClassesError.
         """
         self._write_left()
-        state, parts = self._log.refresh(), self._look()
         shown, self._shown = self._shown, None
+        state = self._log.refresh()
+        parts = self._look(state, shown or ())
         change = self._needed_change(state, parts, shown)
         if not self._ended(state) and (change.entries or not state.log):  # trainers may follow an empty log too
             writer = self._open_writer()
+            if len(writer.state.plans) != len(state.plans):
+                parts = self._look(writer.state, shown or ())
             state = writer.state  # nobody else writes from here on
             change = self._needed_change(state, parts, shown)
             writer.queue(change.entries)
@@ -149,7 +153,7 @@ class Labelling:
         writer = self._open_writer()
         self._write_left()  # what an earlier call could not write
         if writer.state.rows_left:
-            writer.queue(self._change(writer.state, self._look(), None).superseded)
+            writer.queue(self._change(writer.state, self._look(writer.state), None).superseded)
             self._write_left()
         state, now, committer = writer.state, self._clock(), self._committer(writer)
         if not state.rows_left and not demand().corrupt:
@@ -248,9 +252,11 @@ class Labelling:
                 reported_s = now.mono_s
         session.wind_down(self._clock())
 
-    def _look(self) -> Sequence[Part]:
-        self._source = self._source or self._spec.source.open()
-        parts = self._source.parts()
+    def _look(self, state: LogState, shown: Collection[str] = ()) -> Sequence[Part]:
+        """What is there, beside what is planned and was shown."""
+        source = self._source = self._source or self._spec.source.open()
+        kept = dict.fromkeys([*(plan.part for plan in state.plans), *sorted(shown)]) if isinstance(source, BatchSource) else ()
+        parts = source.parts_beside(kept) if isinstance(source, BatchSource) else source.parts()
         self._held_bytes = {part.identity: part.held_bytes for part in parts}
         return parts
 
@@ -273,7 +279,7 @@ class Labelling:
         """Raises PartVanishedError, unless the generation has ended and needs nothing."""
         change = self._change(state, parts, shown)
         if change.vanished and not self._ended(state):
-            raise PartVanishedError(*change.vanished[0])
+            raise PartVanishedError(change.vanished)
         return change
 
     def _summary(self, before: LogState, parts: Sequence[Part], change: SourceChange) -> PlanSummary:

@@ -251,7 +251,7 @@ class Session:
             state = self._committer.state
             plan = plan_of(state.plans, lease.unit.start)
             missing = state.done.missing_from(plan.first, plan.first + plan.rows)
-            raise PartVanishedError(plan.name, sum(stop - start for start, stop in missing))
+            raise PartVanishedError([(plan.name, sum(stop - start for start, stop in missing))])
 
     def _give_up(self, given_up: GivenUp | None, *, source: bool) -> None:
         if given_up:

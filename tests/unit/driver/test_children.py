@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,45 @@ def test_a_kept_child_is_adopted_by_the_same_command_and_replaced_by_another(fol
         other.end_all()
     finally:
         end([kept])
+
+
+class Killed(BaseException):
+    """The driver ends here."""
+
+
+def killed_before_recording(*_: object, **__: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("next_run", [True, False], ids=["the next run", "kdpipe stop"])
+def test_a_kept_child_of_a_driver_killed_before_it_recorded_it_is_found_and_ended(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, next_run: bool
+) -> None:
+    command = (*COMMAND, str(folder.root))
+    with monkeypatch.context() as until_here:
+        until_here.setattr(Children, "_record", killed_before_recording)
+        with pytest.raises(Killed):
+            Children(folder, keep=True).start("part", command)
+    deadline_s = time.monotonic() + 10
+    while not recorded(folder):  # until it is past its fork
+        assert time.monotonic() < deadline_s
+    left = recorded(folder)["part"]
+    assert left.alive()
+    if next_run:
+        children = Children(folder, keep=False)
+        assert children.start("part", command).pid != left.pid
+        children.end_all()
+    else:
+        end(list(recorded(folder).values()))
+    assert not left.alive()
+    assert recorded(folder) == {}
+
+
+def test_what_was_about_to_start_and_never_did_is_no_child(folder: RunFolder) -> None:
+    children = Children(folder, keep=True)
+    with pytest.raises(FileNotFoundError):
+        children.start("part", (str(folder.root / "nothing"),))
+    assert recorded(folder) == {}
 
 
 def test_a_child_that_does_not_start_is_named_with_its_last_words(folder: RunFolder) -> None:

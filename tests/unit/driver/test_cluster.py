@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from workers.driver.cluster import RayUnavailableError, require_answer
+from workers.ray_address import RayUnavailableError, require_answer
 
 
 def test_an_address_where_nobody_listens_is_refused() -> None:

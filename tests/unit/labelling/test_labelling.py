@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -313,7 +314,7 @@ def test_a_vanished_part_is_an_error_that_names_it_only_if_its_rows_are_needed(s
     stop = threading.Event()
     bench.run(stop=stop, on_progress=lambda now: stop.set() if now.rows_committed else None)
     rest = bench.source.texts.pop("a")
-    with pytest.raises(PartVanishedError, match=r"^a: gone or changed, and \d+ of its planned rows"):
+    with pytest.raises(PartVanishedError, match=r"^a \(\d+ rows\): gone or changed, with planned rows"):
         bench.labelling().plan()
     bench.source.texts["a"] = rest
     bench.run()
@@ -322,9 +323,22 @@ def test_a_vanished_part_is_an_error_that_names_it_only_if_its_rows_are_needed(s
     assert bench.run(2).rows_committed == 64
 
 
+def test_all_parts_that_vanished_are_named_up_to_a_bound(store):
+    bench = Bench(store, MemorySource({f"file-{number}": texts(3) for number in range(8)}))
+    bench.labelling().plan()
+    for number in range(1, 4):
+        del bench.source.texts[f"file-{number}"]
+    with pytest.raises(PartVanishedError, match=r"^file-1 \(3 rows\), file-2 \(3 rows\), file-3 \(3 rows\): gone.*put them back") as few:
+        bench.labelling().plan()
+    assert str(pickle.loads(pickle.dumps(few.value))) == str(few.value)
+    bench.source.texts.clear()
+    with pytest.raises(PartVanishedError, match=r"^file-0 .*, file-4 \(3 rows\), 3 more \(9 rows\): gone"):
+        bench.labelling().plan()
+
+
 def test_a_part_that_vanishes_while_it_is_labelled_is_named(store):
     bench = bench_of(store)
-    with pytest.raises(PartVanishedError, match=r"^a: "):
+    with pytest.raises(PartVanishedError, match=r"^a \(\d+ rows\): "):
         bench.run(on_progress=lambda now: bench.source.texts.clear())
 
 
@@ -587,7 +601,7 @@ def test_a_part_that_changes_while_it_is_labelled_ends_the_run_and_the_next_run_
         if "a" in bench.source.texts:
             bench.source.replace("a", texts(7, "other"))
 
-    with pytest.raises(PartVanishedError, match=r"^a: gone or changed.*run again to plan what is there now"):
+    with pytest.raises(PartVanishedError, match=r"^a \(\d+ rows\): gone or changed.*run again to plan what is there now"):
         bench.run(on_progress=change)
     outcome = label(bench.labelling())
     assert outcome.ended

@@ -5,9 +5,10 @@ from typing import Literal
 
 import pytest
 
-from pipeline.config import SourceSection
-from pipeline.sources import open_source
+from pipeline.config import LabellingSection, SourceSection, TeacherSection
+from pipeline.sources import GrowingSource, SourceSpec, open_source
 from pipeline.sources.source import UserSourceError
+from workers.labelling import Labelling
 
 SOURCE = """
 import pyarrow as pa
@@ -65,6 +66,52 @@ def test_a_users_source_that_breaks_the_protocol_is_told_how(name: str, read: st
     source = open_module(tmp_path, name, read)
     with pytest.raises(UserSourceError, match=says):
         source.read("numbers-4", [0, 1])
+
+
+GROWING = """
+import pyarrow as pa
+from pipeline.sources import Part
+
+class Diary:
+    def __init__(self, pages): self.pages = pages
+    def parts(self): return [Part(identity=f"diary-{self.pages}", name="diary", rows=self.pages)]
+    def read(self, identity, rows): return pa.record_batch({"input": [f"page {row}" for row in rows]})
+    def grown_from(self, identity): return {grown}
+
+def make(pages): return Diary(pages)
+"""
+
+
+def open_diary(tmp_path: Path, name: str, pages: int, grown: str) -> SourceSpec:
+    (tmp_path / f"{name}.py").write_text(GROWING.replace("{grown}", grown))
+    return SourceSpec(section=SourceSection(use=f"{name}:make", options={"pages": pages}), base=tmp_path)
+
+
+def test_of_a_users_source_that_grows_only_what_is_new_is_planned(tmp_path: Path) -> None:
+    same = 'f"diary-{self.pages}" if int(identity.split("-")[1]) <= self.pages else None'
+    summaries = []
+    for generation, pages in enumerate((3, 5), start=1):
+        labelling = Labelling(
+            store_url=str(tmp_path / "labels"),
+            source=open_diary(tmp_path, "own_diary", pages, same),
+            teacher=TeacherSection(use="nobody:asks"),
+            classes=("a", "b"),
+            base=tmp_path,
+            section=LabellingSection(),
+            seed=1,
+            generation=generation,
+            holder="the test",
+        )
+        summaries.append(labelling.plan())
+    assert [(summary.rows_new, summary.rows_superseded) for summary in summaries] == [(3, 0), (2, 0)]
+
+
+def test_a_users_source_that_does_not_grow_does_not_pass_for_one_that_does(tmp_path: Path) -> None:
+    assert not isinstance(open_module(tmp_path, "own_source_i", "None"), GrowingSource)
+    source = open_diary(tmp_path, "own_diary_b", 3, "7").open()
+    assert isinstance(source, GrowingSource)
+    with pytest.raises(UserSourceError, match=r"grown_from\(\) returned 7; expected the identity"):
+        source.grown_from("diary-2")
 
 
 def test_something_that_is_no_source_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A trainer's body without Ray: from labels in a real log to weights, stopped and killed on the way."""
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from pipeline.students.checkpoint import load_trained, load_weights
 from pipeline.students.loop import StateForeignError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import CLASSES, GrowingReader, mails, reader_of, section
+from workers import teaching
 from workers.board import TrainingProgress, TrainingState
 from workers.teaching import TrainingSpec, teach
 
@@ -248,3 +251,49 @@ def test_a_student_learns_from_two_teachers_only_where_the_run_file_says_so(tmp_
         run(spec)
     assert run(replace(spec, mixed_teachers=True))
     assert spec.digest() == replace(spec, mixed_teachers=True).digest(), "a student that is trained stays"
+
+
+class FullDisk:
+    """Writes fail for want of room, from the first to the last of them that it is told to refuse."""
+
+    def __init__(self, write: Callable[..., Any], refusals: int) -> None:
+        self._write, self._left = write, refusals
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._left:
+            self._left -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._write(*arguments)
+
+
+@pytest.mark.parametrize("written", ["save_checkpoint", "save_weights", "save_trained"])
+def test_a_full_disk_is_waited_out_said_and_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    labelled(tmp_path)
+    whole = replace(spec_of(tmp_path), storage=tmp_path / "whole", out=tmp_path / "whole.pt")
+    run(whole)
+    monkeypatch.setattr(teaching, written, FullDisk(getattr(teaching, written), 3))
+    board = Watched()
+    assert run(spec_of(tmp_path), board).steps == 40
+    assert sum("disk of the checkpoints is full" in progress.says for progress in board.seen) == 3
+    assert same(spec_of(tmp_path).out, whole.out)
+
+
+def test_a_trainer_that_waits_for_room_stops_when_told_and_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(teaching, "save_trained", FullDisk(print, 1000))
+        board = Watched(lambda progress: "full" not in progress.says)
+        assert run(spec_of(tmp_path), board) is None
+    assert board.states[-1] is TrainingState.STOPPED
+    assert load_trained(spec_of(tmp_path).out) is None
+    assert run(spec_of(tmp_path)).steps == 40
+
+
+def test_a_disk_that_fails_otherwise_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    labelled(tmp_path)
+    monkeypatch.setattr(teaching, "save_checkpoint", fails)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        run(spec_of(tmp_path))

@@ -73,11 +73,11 @@ def _repair(folder: "RunFolder", bad: list[str], *, forget: bool) -> Repaired:
 
     request = RunRequest.again(folder)
     write_json(folder.bad_shards_file, bad)  # if this ends before its end, the next run goes on with it
-    cluster = Cluster(request.run.ray, keys=folder.keys)
     with (
-        contextlib.closing(cluster),
         stop_on_signals() as stop,
+        contextlib.closing(Cluster(request.run.ray, keys=folder.keys, stop=stop)) as cluster,
         Reporter(folder, stream=sys.stderr, writes_status=False) as reporter,
+        contextlib.suppress(KeyboardInterrupt),
     ):
         outcome = label_again(request, bad, open_crew=teachers_on(cluster), reporter=reporter, stop=stop, forget=forget)
     if stop.is_set():

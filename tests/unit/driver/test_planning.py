@@ -1,0 +1,175 @@
+"""The plan says what a run would do, and refuses what the run would: before Ray, before a label."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, KdpipeError
+from pipeline.loop.generation import Opening, wanted_digests
+from pipeline.recipes import PreparedOtherwiseError, prepare_run
+from pipeline.students.models import StudentBuildError
+from tests.kit.crews import LocalCrew
+from workers.driver.folder import write_json
+from workers.driver.labels import labelling_of
+from workers.driver.planning import check_prepared, check_students, plan_text
+from workers.driver.records import student_files, write_opening
+from workers.driver.request import RunRequest
+from workers.labelling import Demand
+from workers.labelling.faults import TeacherChangedError
+
+RUN = """
+name = "mine"
+classes = ["ham", "spam"]
+[stream]
+path = "stream.jsonl"
+[validation]
+path = "stream.jsonl"
+[teacher]
+use = "{module}:load"
+[labelling]
+unit_rows = 16
+[students.tiny]
+options = {{ max_bytes = 64, width = 16 }}
+[students.other]
+options = {{ max_bytes = 64, width = 16 }}
+[fleet.populations.phones]
+student = "tiny"
+devices = 1
+"""
+
+TEACHER = """
+import numpy as np
+class Two:
+    classes = ["ham", "spam"]
+    fingerprint = "two"
+    def log_probs(self, inputs):
+        return np.full((len(inputs), 2), -np.log(2), dtype=np.float32)
+def load():
+    return Two()
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    module = f"teacher_{tmp_path.name}"  # an imported module stays
+    (tmp_path / f"{module}.py").write_text(TEACHER)
+    (tmp_path / "run.toml").write_text(RUN.format(module=module))
+    write_stream(tmp_path, 40)
+    return tmp_path
+
+
+def write_stream(project: Path, rows: int) -> None:
+    (project / "stream.jsonl").write_text("".join(json.dumps({"text": f"mail {row}"}) + "\n" for row in range(rows)))
+
+
+def asked(project: Path, *overrides: str) -> RunRequest:
+    return RunRequest.of(str(project / "run.toml"), None, overrides)
+
+
+def label(request: RunRequest) -> None:
+    labelling = labelling_of(request, 1, open_crew=LocalCrew)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+
+
+def leave_open(request: RunRequest) -> Opening:
+    left = Opening(generation=1, new_rows=40, students=wanted_digests(request.run), afresh=("other", "tiny"))
+    write_opening(request.folder, left, request.run)
+    return left
+
+
+def plan(request: RunRequest, *, fingerprint: str = "two") -> str:
+    return plan_text(request, fingerprint=lambda: fingerprint)
+
+
+def nobody_asks() -> str:
+    raise AssertionError("without labels the teacher need not be loaded")
+
+
+def test_a_student_changed_while_its_generation_is_open_starts_afresh_and_the_other_goes_on(project: Path) -> None:
+    leave_open(asked(project))
+    told = plan(asked(project, "students.tiny.temperature=3.0"))
+    assert "student tiny: changed: trains afresh in generation 1; its checkpoints there go" in told
+    assert "student other: goes on in generation 1\n" in told
+
+
+def test_a_student_that_was_trained_when_it_changed_goes_on_as_it_was(project: Path) -> None:
+    left = leave_open(asked(project))
+    write_json(student_files(asked(project).folder, left.generation, "tiny").trained, {})
+    assert "student tiny: goes on in generation 1 as it was trained; what" in plan(asked(project, "students.tiny.temperature=3.0"))
+
+
+def test_a_student_added_while_a_generation_is_open_waits_for_the_next(project: Path) -> None:
+    leave_open(asked(project))
+    added = asked(project, "students.third.options={ max_bytes = 64, width = 16 }")
+    assert "student third: waits for the generation after 1, which is open" in plan(added)
+
+
+def test_a_teacher_changed_under_its_labels_is_refused_by_the_plan_where_something_is_to_do(project: Path) -> None:
+    label(asked(project))
+    assert "teacher:" not in plan(asked(project))
+    with pytest.raises(TeacherChangedError, match=r"fingerprint three; expected two"):
+        plan(asked(project), fingerprint="three")
+
+
+def test_a_teacher_changed_where_nothing_is_to_do_is_said(project: Path) -> None:
+    request = asked(project)
+    label(request)
+    left = leave_open(request)
+    students = {name: {"fate": "shipped", "spec": digest, "steps_total": 1} for name, digest in left.students.items()}
+    write_json(request.folder.generation(1) / "outcome.json", {"generation": 1, "students": students})
+    assert "teacher: asked nothing now, but the teacher of the run file has fingerprint three" in plan(request, fingerprint="three")
+
+
+@pytest.mark.parametrize("change", ["seed=2", "prepare.options.feeds=2"])
+def test_files_prepared_from_other_inputs_are_refused_and_left(tmp_path: Path, change: str) -> None:
+    request = RunRequest.of("digits", tmp_path)
+    prepare_run(request.run, folder=tmp_path, cache=tmp_path, say=lambda _: None, fetch=lambda *_: tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    check_prepared(request)
+    with pytest.raises(PreparedOtherwiseError, match=change.partition("=")[0].rpartition(".")[2]):
+        check_prepared(RunRequest.of("digits", tmp_path, (change,)))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_nobody_prepared_is_not_prepared_by_a_look(tmp_path: Path) -> None:
+    check_prepared(RunRequest.of("digits", tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "named"),
+    [
+        ("use='bite_conv'", StudentBuildError, "byte_conv"),
+        ("loss={ kll = 1.0 }", ConfigError, "known: ce, kl"),
+        ("weighting='certainty'", ConfigError, "known: confidence, none"),
+        ("options={ max_bytez = 64 }", StudentBuildError, "max_bytez"),
+    ],
+)
+def test_a_student_that_can_not_be_built_is_refused_before_anything_starts(
+    project: Path, change: str, error: type[KdpipeError], named: str
+) -> None:
+    check_students(asked(project))
+    with pytest.raises(error, match=named):
+        check_students(asked(project, f"students.tiny.{change}"))
+
+
+def test_a_first_run_says_what_is_not_known_yet(project: Path) -> None:
+    told = plan_text(asked(project), fingerprint=nobody_asks)
+    assert "40 to label, teacher seconds not measured yet" in told
+    assert "what 40 labels add is not measured yet" in told
+
+
+def test_a_later_run_says_what_it_adds_at_what_labels_have_cost_so_far(project: Path) -> None:
+    request = asked(project)
+    label(request)
+    assert "no labels are added" in plan(request)
+    write_json(request.folder.generation(1) / "opening.json", {})
+    write_json(request.folder.generation(1) / "labelling.json", {"teacher_rows": 40, "teacher_s": 20.0})
+    write_json(request.folder.generation(1) / "outcome.json", {"generation": 1, "students": {}})
+    write_stream(project, 100)
+    told = plan(asked(project))
+    assert "60 to label, about 30.0 teacher seconds" in told
+    assert "60 labels add about 0." in told

@@ -50,7 +50,7 @@ def confidence(evidence: Evidence) -> Floats:
 
     The weight of Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", for one teacher.
     """
-    return np.clip(1 - _share_of_entropy(evidence), 0, 1)
+    return np.asarray(np.clip(1 - _share_of_entropy(evidence), 0, 1), dtype=np.float32)
 
 
 def entropy_band(evidence: Evidence, *, low: float = 0.0, high: float = 0.7, outside: float = 0.2) -> Floats:
@@ -61,7 +61,7 @@ def entropy_band(evidence: Evidence, *, low: float = 0.0, high: float = 0.7, out
 
 def disagreement(evidence: Evidence, *, scale_nats: float = 0.1) -> Floats:
     """exp(-d / scale): the further the members of a teacher are apart, the less their mean counts."""
-    return np.exp(-np.nan_to_num(evidence.disagreement_B) / np.float32(scale_nats))
+    return np.asarray(np.exp(-np.nan_to_num(evidence.disagreement_B) / scale_nats), dtype=np.float32)
 
 
 def hard_label(evidence: Evidence, *, least: float = 0.1) -> Floats:
@@ -75,13 +75,13 @@ def student_gap(evidence: Evidence, *, least: float = 0.2) -> Floats:
     The focus on hard examples of Lin et al. 2017, "Focal Loss", with a teacher's answer in the label's place.
     """
     apart_B = np.abs(evidence.student_BK - evidence.teacher_BK).sum(1) / 2
-    return np.float32(least) + np.float32(1 - least) * np.clip(apart_B, 0, 1)
+    return np.asarray(least + (1 - least) * np.clip(apart_B, 0, 1), dtype=np.float32)
 
 
 def class_balance(evidence: Evidence) -> Floats:
     """(least prior / prior of the class), by the classes that the teacher sees: rare classes count as much as common ones together."""
     prior_K = np.maximum(evidence.prior_K, np.float32(1e-6))
-    return np.clip(evidence.teacher_BK @ (prior_K.min() / prior_K), 0, 1)
+    return np.asarray(np.clip(evidence.teacher_BK @ (prior_K.min() / prior_K), 0, 1), dtype=np.float32)
 
 
 POLICIES: Mapping[str, Policy] = {

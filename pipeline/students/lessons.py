@@ -13,11 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.distill.losses import NO_LABEL, Lesson
-from pipeline.distill.weighting import Evidence
+from pipeline.config import StudentSection
+from pipeline.distill.losses import NO_LABEL, Lesson, check_losses
+from pipeline.distill.weighting import Evidence, check_policies
 from pipeline.inputs import encode
 from pipeline.labels.reader import LabelBatch
 from pipeline.students.models import Student
+
+
+def check_section(name: str, section: StudentSection, *, classes: int) -> None:
+    """Raises ConfigError for losses, policies or numbers of theirs that can't be had."""
+    where = f"students.{name}"
+    check_losses(section.loss, where=f"{where}.loss", classes=classes, temperature=section.temperature, options=section.loss_options)
+    check_policies(section.weighting, where=f"{where}.weighting", options=section.weighting_options)
 
 
 def lesson_of(batch: LabelBatch, class_of: Mapping[str, int]) -> Lesson:

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import StudentSection
-from pipeline.distill.losses import check_losses, mean_loss
-from pipeline.distill.weighting import check_policies, weights
+from pipeline.distill.losses import mean_loss
+from pipeline.distill.weighting import weights
 from pipeline.errors import StudentError
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.averaging import Average
-from pipeline.students.lessons import draw, evidence_of, inputs_of, lesson_of
+from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
 from pipeline.students.schedule import learning_rate
 
@@ -118,14 +118,7 @@ class Trainer:
         reduce: Callable[[Tensor], None] | None = None,
         device: torch.device = CPU,
     ) -> None:
-        check_losses(
-            section.loss,
-            where=f"students.{name}.loss",
-            classes=len(classes),
-            temperature=section.temperature,
-            options=section.loss_options,
-        )
-        check_policies(section.weighting, where=f"students.{name}.weighting", options=section.weighting_options)
+        check_section(name, section, classes=len(classes))
         self._name, self._student, self._section, self._reader, self._seed = name, student, section, reader, seed
         self._class_of = {label: index for index, label in enumerate(classes)}
         self._rank, self._world, self._reduce, self._device = rank, world, reduce, device

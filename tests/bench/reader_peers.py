@@ -129,7 +129,7 @@ def write_litdata(folder: Path, rows: int) -> None:
 
 
 def read_litdata(folder: Path) -> Batches:
-    import litdata  # type: ignore[import-not-found]
+    import litdata
 
     dataset = litdata.StreamingDataset(str(folder), shuffle=True)
     for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH):
@@ -147,7 +147,7 @@ def write_hf(folder: Path, rows: int) -> None:
 
 
 def read_hf(folder: Path) -> Batches:
-    import datasets  # type: ignore[import-not-found]
+    import datasets
 
     files = sorted(str(path) for path in folder.glob("*.arrow"))
     stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)

@@ -30,7 +30,7 @@ class LogMel(nn.Module):
 
     def forward(self, x_BS: Tensor) -> Tensor:
         halves_BTH = x_BS.reshape(x_BS.shape[0], -1, self.hop)
-        frames_BTF = torch.cat([halves_BTH[:, :-1], halves_BTH[:, 1:]], dim=2) * self.window_F
+        frames_BTF = torch.cat([halves_BTH[:, :-1], halves_BTH[:, 1:]], dim=2) * self.window_F  # type: ignore[operator]
         power_BTN = torch.view_as_real(torch.fft.rfft(frames_BTF, dim=2)).square().sum(dim=3)
         log_BTM = torch.log(torch.matmul(power_BTN, self.bands_NM) + FLOOR)  # type: ignore[arg-type]
         return log_BTM - log_BTM.mean(dim=1, keepdim=True)

@@ -20,6 +20,9 @@ Every error is named for the fact, carries what / found / expected / next comman
 
 from collections.abc import Iterable
 
+DESCRIBED = "docs/run-file.md describes every key"
+"""Next step for whoever wrote a run file."""
+
 
 class KdpipeError(Exception):
     """Base of every error kdpipe raises on purpose. Subclasses set `exit_code` and override `__str__`."""
@@ -46,7 +49,7 @@ class UnknownKeyError(ConfigError):
 
     def __init__(self, where: str, key: str, known: Iterable[str]) -> None:
         known = tuple(sorted(known))
-        super().__init__(where, f"unknown key {key!r}", f"one of: {', '.join(known)}")
+        super().__init__(where, f"unknown key {key!r}", f"one of: {', '.join(known)}", DESCRIBED)
         self.args = (where, key, known)
 
 

@@ -86,7 +86,7 @@ def open_service(url: str) -> Any:
         expected = f"{parts.scheme}://BUCKET/PREFIX, without keys or options"
         raise ConfigError("object store", repr(url), expected, "keys go into the environment")
     if not _PREFIX.fullmatch(prefix):
-        raise ConfigError("object store", repr(url), "a prefix of letters, digits, `.`, `_`, `-` and `/`")
+        raise ConfigError("object store", repr(url), "a prefix of letters, digits, `.`, `_`, `-` and `/`", "correct the URL")
     made = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[parts.scheme]
     try:
         return made(parts.netloc, prefix=prefix, client_options=CLIENT, retry_config=RETRY)

@@ -24,6 +24,9 @@ MAX_SOURCE_BYTES = 4 * 2**20
 class ReferenceNotFoundError(ConfigError):
     """A `module:callable` that names no module, no attribute, or something that cannot be called."""
 
+    def __init__(self, where: str, found: str, expected: str, next_command: str = "correct `use`; docs/your-own.md shows how") -> None:
+        super().__init__(where, found, expected, next_command)
+
 
 def import_reference(reference: str, *, base: Path) -> Callable[..., Any]:
     """The callable that `module:callable` names, with `base` as the last place where modules are looked for.

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import ConfigError, UnknownKeyError
+from pipeline.errors import DESCRIBED, ConfigError, UnknownKeyError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,7 +28,7 @@ def parsed(model: type[Model], text: str, *, where: str, overrides: Sequence[str
 def _apply(tree: dict[str, Any], override: str) -> None:
     path, equals, raw = override.partition("=")
     if not equals or not path:
-        raise ConfigError("--set", repr(override), "key.path=value")
+        raise ConfigError("--set", repr(override), "key.path=value", "such as `--set students.small.steps=100`")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
@@ -38,7 +38,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for parent in parents:
         below = node.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {path}", f"{parent!r} is a value", "a section")
+            raise ConfigError(f"--set {path}", f"{parent!r} is a value", "a section", DESCRIBED)
         node = below
     node[leaf] = value
 
@@ -51,8 +51,23 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> Conf
     found = "nothing" if first["type"] == "missing" else f"{first['input']!r:.120}"
     if first["type"] == "value_error":
         found = str(first["ctx"]["error"])
-        return ConfigError(".".join([where, *path]), found, "a value that fits")
-    return ConfigError(".".join([where, *path]), f"found {found}", first["msg"].lower())
+        return ConfigError(".".join([where, *path]), found, "a value that fits", DESCRIBED)
+    return ConfigError(".".join([where, *path]), f"found {found}", _expected(first["msg"]), DESCRIBED)
+
+
+def _expected(said: str) -> str:
+    """Pydantic's "Input should be a valid integer" as what belongs behind "expected"."""
+    if said == "Field required":
+        return "a value"
+    what, _, rest = (said[:1].lower() + said[1:]).partition(" should ")
+    rest = rest.removeprefix("be ")
+    if not rest:
+        return what
+    if rest.startswith(("greater", "less")):
+        return f"a number {rest}"
+    verb, _, rest_of = rest.partition(" ")
+    wording = {"have": "with", "match": "that matches"}
+    return f"a {what} {wording[verb]} {rest_of}" if verb in wording else rest
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[str]) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         workers = get_worker_info()
         if workers is not None and workers.num_workers > 1:
-            found = f"{workers.num_workers} workers, each of which would read all labels"
-            raise ConfigError("DataLoader", found, "num_workers = 0, or 1: the data set reads ahead by itself")
+            several = f"{workers.num_workers} workers, each of which would read all labels"
+            raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
         reader = ReadingAhead(LabelReader(open_store(self._labels), **self._options))
         try:
             cursor = self._cursor or reader.start()

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import DESCRIBED, ConfigError
 from pipeline.options import Options, check_options
 
 Floats = NDArray[np.float32]
@@ -106,9 +106,9 @@ def check_policies(policies: Mapping[str, float], *, where: str, options: Option
     """Raises ConfigError for a name that is not in `POLICIES`, a power that is not positive, or an option that a policy does not have."""
     for name, power in policies.items():
         if name not in POLICIES:
-            raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}")
+            raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}", DESCRIBED)
         if not power > 0:
-            raise ConfigError(f"{where}.{name}", f"{power:g}", "a power above 0; leave the policy out to switch it off")
+            raise ConfigError(f"{where}.{name}", f"{power:g}", "a power above 0; leave the policy out to switch it off", DESCRIBED)
     check_options(options or {}, {name: POLICIES[name] for name in policies}, given=("evidence",), where=f"{where}_options")
 
 

@@ -91,7 +91,7 @@ class StoreFullError(MachineError):
         self.key = key
 
     def __str__(self) -> str:
-        return f"no space left to write {self.key!r} to the label store; free some and the run goes on"
+        return f"no space left to write {self.key!r} to the label store; expected some; free it and the run goes on"
 
 
 class LocalStore:
@@ -204,7 +204,7 @@ def open_store(url: str) -> Store:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return LocalStore(Path(unquote(parts.path)))
     if "://" in url:
-        raise ConfigError("label store", repr(url), "a local folder, or s3://, gs:// or az://BUCKET/PREFIX")
+        raise ConfigError("label store", repr(url), "a local folder, or s3://, gs:// or az://BUCKET/PREFIX", "correct `labelling.store`")
     return LocalStore(Path(url))
 
 

@@ -27,10 +27,14 @@ __all__ = [
     "prepare_run",
     "recipe_text",
     "release_feed",
+    "teacher_note",
 ]
 
 RECIPES: Mapping[str, Path] = {name: Path(__file__).parent / name for name in ("digits", "spam")}
 """Folder of each recipe by name."""
+
+TEACHER_NOTES: Mapping[str, str] = {"pipeline.recipes.spam:prepare": "TF-IDF with a linear model is a small teacher"}
+"""What a reader of ratios should know of the teacher that a recipe makes, by `prepare.use`."""
 
 
 def recipe_text(name: str) -> str:
@@ -45,3 +49,9 @@ def prepare_run(run: RunFile, *, folder: Path, cache: Path, say: Callable[[str],
     if run.prepare is not None:
         prepare = import_reference(run.prepare.use, base=folder)
         prepare(folder=folder, cache=cache, seed=run.seed, options=run.prepare.options, say=say, fetch=fetch)
+
+
+def teacher_note(run: RunFile) -> str:
+    """What to know of the run's teacher beside a ratio to it; empty for one that no recipe made."""
+    made = run.prepare is not None and (run.teacher.use, run.teacher.path) == ("sklearn", "teacher")
+    return TEACHER_NOTES.get(run.prepare.use, "") if made and run.prepare else ""

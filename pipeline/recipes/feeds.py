@@ -22,8 +22,12 @@ class FeedMissingError(DataError):
         self.folder, self.number, self.there = folder, number, there
 
     def __str__(self) -> str:
-        there = ", ".join(self.there) or "none: only a recipe's run has feeds, once it has prepared its data"
-        return f"{self.folder}: no feed {self.number}; feeds there: {there}"
+        if not self.there:
+            return (
+                f"{self.folder}: no feed {self.number}, nor any other; expected the folder of a recipe's run that has prepared its data; "
+                "`kdpipe run spam` makes one"
+            )
+        return f"{self.folder}: no feed {self.number}; expected one of: {', '.join(self.there)}; `kdpipe feed DIR N` releases one"
 
 
 class FeedReleasedError(DataError):
@@ -34,8 +38,15 @@ class FeedReleasedError(DataError):
         self.folder, self.number, self.waiting = folder, number, waiting
 
     def __str__(self) -> str:
-        waiting = f"not released yet: {', '.join(self.waiting)}" if self.waiting else "all feeds are released"
-        return f"{self.folder}: feed {self.number} is in the inbox already; {waiting}"
+        if not self.waiting:
+            return (
+                f"{self.folder}: feed {self.number} is in the inbox already, and so are all others; expected one that is not; "
+                "a new file in the inbox is new samples, too"
+            )
+        return (
+            f"{self.folder}: feed {self.number} is in the inbox already; expected one of: {', '.join(self.waiting)}; "
+            f"`kdpipe feed DIR {self.waiting[0]}` releases the next"
+        )
 
 
 def release_feed(folder: Path, number: int) -> Path:

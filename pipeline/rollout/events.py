@@ -57,8 +57,8 @@ class RolloutLogBrokenError(FleetError):
 
     def __str__(self) -> str:
         return (
-            f"rollout {self.rollout_id}: event {self.sequence} has hash {self.found[:12]}, its content and its predecessor give "
-            f"{self.expected[:12]}; restore the orchestrator's database from a backup"
+            f"rollout {self.rollout_id}: event {self.sequence} has hash {self.found[:12]}; expected {self.expected[:12]}, "
+            f"which its content and its predecessor give; restore the orchestrator's database from a backup"
         )
 
 

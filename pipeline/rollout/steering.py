@@ -37,7 +37,10 @@ class RolloutActionError(FleetError):
 
     def __str__(self) -> str:
         action = self.action.replace("_", " ")
-        return f"rollout {self.rollout_id}: cannot {action} while it is {self.state}; what ended stays ended, create a new rollout"
+        return (
+            f"rollout {self.rollout_id}: cannot {action} while it is {self.state}; expected one whose state allows it; "
+            "what ended stays ended, create a new rollout"
+        )
 
 
 def create(plan: Plan, *, now: float) -> tuple[Rollout, Event]:

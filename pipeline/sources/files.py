@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import SourceSection
-from pipeline.errors import ConfigError, UnknownKeyError
+from pipeline.errors import DESCRIBED, ConfigError, UnknownKeyError
 from pipeline.sources.formats import FORMATS, Format
 from pipeline.sources.looks import Looks, State, at_once, digest_of, state_of
 from pipeline.sources.source import FormatUnknownError, Part, PartChangedError, Source, SourceMissingError
@@ -40,7 +40,7 @@ def check_options(section: SourceSection, known: Sequence[str]) -> None:
         raise UnknownKeyError("options of a source of files", unknown[0], known)
     carry = section.options.get("carry", [])
     if not isinstance(carry, list | tuple) or not all(isinstance(name, str) for name in carry):
-        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names")
+        raise ConfigError("options.carry of a source of files", f"found {carry!r}", "a list of column names", DESCRIBED)
 
 
 @dataclass(frozen=True, kw_only=True)

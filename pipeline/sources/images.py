@@ -40,11 +40,16 @@ def open_images(section: SourceSection, base: Path) -> Source:
         raise UnknownKeyError("options of a source of images", unknown[0], ["mode", "size"])
     size, mode = section.options.get("size"), section.options.get("mode", "L")
     if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(edge, int) and 0 < edge <= 4096 for edge in size):
-        raise ConfigError("options.size of a source of images", f"found {size!r}", "[height, width] in pixels, at most 4096")
+        raise ConfigError(
+            "options.size of a source of images",
+            f"found {size!r}",
+            "[height, width] in pixels, at most 4096",
+            "docs/sources.md describes it",
+        )
     if mode not in ("L", "RGB"):
-        raise ConfigError("options.mode of a source of images", f"found {mode!r}", '"L" or "RGB"')
+        raise ConfigError("options.mode of a source of images", f"found {mode!r}", '"L" or "RGB"', "docs/sources.md describes it")
     if section.kind != "floats":
-        raise ConfigError("kind of a source of images", f"found {section.kind!r}", '"floats"')
+        raise ConfigError("kind of a source of images", f"found {section.kind!r}", '"floats"', "docs/sources.md describes it")
     folder = base / (section.path or "")
     if not folder.is_dir():
         raise SourceMissingError(str(folder), [])

@@ -78,7 +78,7 @@ class SourceMissingError(DataError):
         self.path, self.there = path, tuple(there)
 
     def __str__(self) -> str:
-        return f"{self.path}: no such file; there: {_listed(self.there)}; correct `path` in the run file"
+        return f"{self.path}: no such file; expected one of those there: {_listed(self.there)}; correct `path` in the run file"
 
 
 class FormatUnknownError(DataError):
@@ -101,7 +101,7 @@ class ColumnMissingError(DataError):
 
     def __str__(self) -> str:
         there = _listed(self.there)
-        return f"{self.path}: no column {self.column!r}; columns there: {there}; correct `input`, `id` or `label` in the run file"
+        return f"{self.path}: no column {self.column!r}; expected one of those there: {there}; correct `input`, `id` or `label`"
 
 
 class ColumnTypeError(DataError):

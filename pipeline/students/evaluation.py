@@ -18,6 +18,7 @@ from pipeline.distill import metrics
 from pipeline.distill.losses import NO_LABEL
 from pipeline.inputs import InputKind
 from pipeline.students.graph import Graph
+from pipeline.students.latency import latencies_in_turn_ms
 from pipeline.students.samples import Samples
 
 
@@ -115,7 +116,7 @@ def evaluate_answers(
     """`evaluate`, with the log-probabilities [N, K] that it judged."""
     graph = Graph(candidate.graph, kind=candidate.kind)
     log_probs_NK = metrics.log_softmax(graph.logits(samples.inputs) / candidate.temperature)
-    took_ms = graph.latencies_s(samples.inputs, clock=clock, calls=latency_calls) * 1e3
+    took_ms = latencies_in_turn_ms({"file": graph.answer}, samples.inputs, clock=clock, calls=latency_calls, warmup=20)["file"]
     evaluation = Evaluation(
         **measure(log_probs_NK, samples, classes=classes, positive=positive, fixed_fpr=fixed_fpr),
         latency_p50_ms=float(np.percentile(took_ms, 50)),

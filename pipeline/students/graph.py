@@ -3,7 +3,7 @@
 A graph is `graph.onnx` with `weights.bin` beside it. Shapes: N samples, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,10 @@ class Graph:
         ]
         return np.concatenate(chunks)
 
+    def answer(self, sample: Any) -> NDArray[np.float32]:
+        """Logits [1, K] of one raw input, as a device asks."""
+        return self.run(encode([sample], kind=self.kind, width=self.width))
+
     def run(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
         """Logits of encoded inputs."""
         return np.asarray(self._session.run(None, {self.name: encoded})[0], dtype=np.float32)
-
-    def latencies_s(self, inputs: Sequence[Any], *, clock: Callable[[], float], calls: int = 300, warmup: int = 20) -> NDArray[np.float64]:
-        """Seconds of `calls` answers to one raw input each, encoding included, after `warmup` that do not count."""
-        took = np.zeros(calls)
-        for call in range(-warmup, calls):
-            sample = inputs[call % len(inputs)]
-            begin = clock()
-            self.run(encode([sample], kind=self.kind, width=self.width))
-            if call >= 0:
-                took[call] = clock() - begin
-        return took

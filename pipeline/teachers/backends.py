@@ -1,23 +1,31 @@
 """The same torch teacher in other backends: compiled, or exported to ONNX in float32 and in int8. Measuring them is left to the caller.
 
-int8 is dynamic quantization of the weights of matrix products (onnxruntime). A teacher whose module takes numbers can be exported; one
-that takes texts does its tokenizing in Python, and stays with PyTorch.
+int8 is dynamic quantization of the weights of matrix products (onnxruntime). What can be exported is a module that takes numbers, and a
+transformers model without its tokenizer; a module that takes texts does its tokenizing in Python, and stays with PyTorch.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from pipeline.config import TeacherSection
-from pipeline.teachers.inputs import to_list_or_matrix
 from pipeline.teachers.teacher import TeacherLoadError
+
+
+@runtime_checkable
+class TorchMade(Protocol):
+    """A raw teacher that is made of a torch module."""
+
+    module: Any
+    """None where it is an exported one already."""
+
+    def write_onnx(self, inputs: Any, path: Path) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,29 +37,34 @@ class LabelError:
     """Share of rows with the same most likely class."""
 
 
-def sections_of(section: TeacherSection, module: torch.nn.Module, inputs: Any, out: Path) -> Mapping[str, TeacherSection]:
-    """Backend -> a section that loads the teacher in it; ONNX files are written into the folder `out`.
+def torch_sections(section: TeacherSection) -> Mapping[str, TeacherSection]:
+    """Backend -> a section that loads the teacher in it."""
+    return {backend: section.model_copy(update={"backend": backend}) for backend in ("eager", "compile")}
 
-    Raises TeacherLoadError where the module can't be exported.
-    """
-    found = {backend: section.model_copy(update={"backend": backend}) for backend in ("eager", "compile")}
-    given = to_list_or_matrix(inputs)
-    if isinstance(given, list):
-        return found
-    exported, small = out / "teacher.onnx", out / "teacher-int8.onnx"
+
+def onnx_sections(section: TeacherSection, raw: TorchMade, inputs: Any, out: Path) -> Mapping[str, TeacherSection]:
+    """The same for ONNX, from files that are written into the folder `out`. Raises TeacherLoadError where there is no export."""
+    exported, small = (out / f"{name}.onnx" for name in ("teacher", "teacher-int8"))
     try:
-        shapes = ({0: torch.export.Dim.DYNAMIC},)
-        example = (torch.from_numpy(given[:8].copy()),)
-        torch.onnx.export(module.eval().cpu(), example, exported, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        raw.write_onnx(inputs, exported)
         model = onnx.load(exported)
         del model.graph.value_info[:]  # shapes that quantizing would contradict
         quantize_dynamic(model, small, weight_type=QuantType.QInt8)
+    except TeacherLoadError:
+        raise
     except Exception as error:  # torch and onnx raise whatever they like for a module that they do not understand
         problem = f"no export to ONNX ({str(error)[:200]})"
         raise TeacherLoadError(f"teacher {section.use}", problem, "a module that exports", "keep to PyTorch") from error
-    for backend, path in (("onnx fp32", exported), ("onnx int8", small)):
-        found[backend] = section.model_copy(update={"use": "onnx", "path": str(path.resolve()), "options": {}})
-    return found
+    return {"onnx fp32": _in_onnx(section, exported), "onnx int8": _in_onnx(section, small)}
+
+
+def _in_onnx(section: TeacherSection, path: Path) -> TeacherSection:
+    file = str(path.resolve())
+    if section.use == "transformers":
+        return section.model_copy(update={"options": dict(section.options) | {"onnx": file}})
+    # Only an exported program's options are about its output; those of a user's callable may mean anything.
+    kept = {name: section.options[name] for name in ("classes", "gives") if section.use == "torch_export" and name in section.options}
+    return section.model_copy(update={"use": "onnx", "path": file, "options": kept})
 
 
 def label_error(log_probs_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -> LabelError:

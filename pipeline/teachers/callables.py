@@ -1,7 +1,7 @@
 """A user's own teacher: `module:callable` of the run file.
 
-`callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint` and `deterministic`), or a
-`torch.nn.Module` that gives logits in the run file's order of classes; or
+`callable(**options)` returns an object with `classes` and `log_probs(inputs)` (and, if it likes, `fingerprint`, `deterministic` and
+`batches(inputs)`), which may answer with an `Answer`; or a `torch.nn.Module` that gives logits in the run file's order of classes; or
 the callable is itself a plain function `inputs, **options -> probabilities [B, K]` in the run file's order of classes; it is
 told apart by needing an argument that the options do not give. `path`, where the run file has one, is an option too.
 """
@@ -66,6 +66,10 @@ class MadeTeacher:
         self.fingerprint = str(getattr(made, "fingerprint", None) or fingerprint)
         self.deterministic = bool(getattr(made, "deterministic", True))
         self._made = made
+
+    def batches(self, inputs: Any) -> Any:
+        liked = getattr(self._made, "batches", None)
+        return None if liked is None else liked(inputs)
 
     def log_probs(self, inputs: Any) -> Any:
         return self._made.log_probs(inputs)

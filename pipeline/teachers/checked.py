@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.teachers.teacher import Answer, RawTeacher, TeacherClassesError, TeacherOutputError
+from pipeline.teachers.teacher import Answer, RawTeacher, TeacherClassesError, TeacherOutputError, in_order
 
 SUM_TOLERANCE = 1e-2
 """How far a row's probabilities may be from summing to 1: wide enough for half precision, far from logits."""
@@ -29,8 +29,20 @@ class CheckedTeacher:
 
     def batches(self, inputs: Any, rows: int) -> Sequence[NDArray[np.int64]]:
         """Places of the inputs, each in one batch: as the teacher likes them together, else `rows` at a time."""
+        liked = self.liked_batches(inputs)
+        return in_order(len(inputs), rows) if liked is None else liked
+
+    def liked_batches(self, inputs: Any) -> Sequence[NDArray[np.int64]] | None:
+        """The same, or None if the teacher does not care. Raises TeacherOutputError where a place is missing or there twice."""
         own = getattr(self.raw, "batches", None)
-        return own(inputs) if own else [np.arange(start, min(start + rows, len(inputs))) for start in range(0, len(inputs), rows)]
+        liked = None if own is None else own(inputs)
+        if liked is None:
+            return None
+        batches = [np.asarray(batch, dtype=np.int64) for batch in liked if len(batch)]
+        if not np.array_equal(np.sort(np.concatenate([*batches, np.empty(0, dtype=np.int64)])), np.arange(len(inputs))):
+            found, expected = f"batches of {sum(map(len, batches))} places for {len(inputs)} inputs", "each place from 0 on, once"
+            raise TeacherOutputError(self._name, found, expected)
+        return batches
 
     def log_probs(self, inputs: Any) -> NDArray[np.float32]:
         return self.answer(inputs).log_probs_BK

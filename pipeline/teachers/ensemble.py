@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import TeacherSection
+from pipeline.teachers.checked import CheckedTeacher
 from pipeline.teachers.fingerprints import fingerprint_of
 from pipeline.teachers.logits import checked_options
 from pipeline.teachers.teacher import Answer, RawTeacher, Teacher, TeacherLoadError
@@ -27,7 +28,7 @@ def load_ensemble(section: TeacherSection, *, load: Callable[[TeacherSection], T
     if space not in get_args(Space):
         expected, remedy = f"one of: {', '.join(get_args(Space))}", "correct `teacher.options` in the run file"
         raise TeacherLoadError(f"teacher {section.use}", f"space = {space!r}", expected, remedy)
-    alike = {name: getattr(section, name) for name in ("cpus", "gpus", "backend", "precision", "batch_rows")}
+    alike = {name: getattr(section, name) for name in ("cpus", "gpus", "backend", "precision", "batch_rows", "workers_max")}
     members = [load(TeacherSection(use=one.use, path=one.path, options=one.options, **alike)) for one in section.members]
     return Ensemble(members, [one.weight for one in section.members], space=space)
 
@@ -41,6 +42,11 @@ class Ensemble:
         self.deterministic = all(member.deterministic for member in members)
         self._members, self._space = members, space
         self._weights_M = np.asarray(weights, dtype=np.float64) / sum(weights)
+
+    def batches(self, inputs: Any) -> Sequence[NDArray[np.int64]] | None:
+        """As the first member likes them that cares."""
+        asked = (member.liked_batches(inputs) for member in self._members if isinstance(member, CheckedTeacher))
+        return next((liked for liked in asked if liked is not None), None)
 
     def log_probs(self, inputs: Any) -> Answer:
         log_probs_MBK = np.stack([member.log_probs(inputs) for member in self._members]).astype(np.float64)

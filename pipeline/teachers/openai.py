@@ -12,8 +12,9 @@
 server can't be made to go on from there, so that mass counts for nothing, and label words should differ in their first token. A row whose
 answer is no label word (less than `least_mass` of it) is NaN: a bad sample. The key, if there is one, is in the file `api_key_file`.
 
-Requests are repeated by urllib3 (429 and 5xx, Retry-After, growing pauses with jitter), a few at a time, within
-`requests_per_minute` and `tokens_per_minute`. A server that does not answer ends the run: no row is at fault.
+Requests are repeated by urllib3 (429 and 5xx, Retry-After, growing pauses with jitter), a few at a time. `requests_per_minute` and
+`tokens_per_minute` are budgets of the whole run: each of `workers_max` teachers keeps to its share, and what is asked again counts again.
+A server that does not answer ends the run: no row is at fault.
 """
 
 import json
@@ -44,8 +45,28 @@ CHARS_PER_TOKEN = 3
 """How tokens of a prompt are estimated for their budget: on the safe side of what tokenizers make of prose."""
 DEPTH = 4
 """Tokens of a label word that are looked at."""
-RETRY = urllib3.Retry(
+BUDGET_MS = int(Duration.MINUTE)
+"""What a budget is of."""
+
+
+class PacedRetry(urllib3.Retry):
+    """Pauses as urllib3 does, then for the budgets: to them it is one more request."""
+
+    def __init__(self, *args: Any, before: Callable[[], None] = lambda: None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._before = before
+
+    def new(self, **changed: Any) -> "PacedRetry":
+        return super().new(**({"before": self._before} | changed))
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        super().sleep(response)
+        self._before()
+
+
+RETRY = PacedRetry(
     total=6,
+    redirect=False,  # would be one more request, uncounted; `url` is better corrected
     status_forcelist={429, 500, 502, 503, 504},
     allowed_methods=None,
     backoff_factor=0.5,
@@ -61,6 +82,10 @@ OF_THE_ROW = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LA
 """Answers that are about one prompt: too long, mostly."""
 HOW = ("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "api_key_file")
 """Options that change how the server is asked, not what it says."""
+
+
+SAYS_NOTHING: Mapping[str, float] = {"": 0.0}
+"""Of a model that ends its answer at once: llama-cpp-python's server then returns no token."""
 
 
 class Options(BaseModel):
@@ -94,7 +119,7 @@ def load_openai(section: TeacherSection, classes: tuple[str, ...], base: Path) -
         raise _refused(f"words for {sorted(options.words)}", f"words for each of {list(classes)}")
     words = {name: (given,) if isinstance(given := options.words[name], str) else given for name in classes}
     key = _key(base / options.api_key_file) if options.api_key_file else None
-    server = Server(options, key=key)
+    server = Server(options, key=key, pace=Pace(options, among=section.workers_max))
     models = server.models()
     if options.model not in models:
         raise _refused(f"no model {options.model!r} at {options.url}", f"one of: {', '.join(sorted(models)) or 'none'}")
@@ -140,14 +165,31 @@ class OpenAITeacher:
         return log_probs_K if said_mass >= self._options.least_mass else [float("nan")] * len(mass)
 
 
+class Pace:
+    """One teacher's share of the budgets. Raises TeacherLoadError where they are too small to be shared."""
+
+    def __init__(self, options: Options, *, among: int) -> None:
+        self._shares: dict[str, tuple[int, Limiter]] = {}
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            if (budget := getattr(options, name)) is None:
+                continue
+            if budget < among:
+                raise _refused(f"{name} = {budget} for {among} teachers", "one or more for each (`teacher.workers_max`)")
+            self._shares[name] = (budget // among, Limiter(Rate(budget // among, BUDGET_MS)))
+
+    def wait(self, tokens: int) -> None:
+        """Until there is room for a request of so many tokens; one above the share waits for all of it."""
+        for name, (share, limiter) in self._shares.items():
+            limiter.try_acquire(name, weight=1 if name == "requests_per_minute" else min(tokens, share))
+
+
 class Server:
     """The HTTP side: one base URL, some connections, a pace."""
 
-    def __init__(self, options: Options, *, key: str | None) -> None:
-        self._options = options
+    def __init__(self, options: Options, *, key: str | None, pace: Pace) -> None:
+        self._options, self._pace = options, pace
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._pool = urllib3.PoolManager(maxsize=options.concurrency, block=True, retries=RETRY, timeout=options.timeout_s)
-        self._requests, self._tokens = _pace(options.requests_per_minute), _pace(options.tokens_per_minute)
+        self._pool = urllib3.PoolManager(maxsize=options.concurrency, block=True, timeout=options.timeout_s)
 
     def models(self) -> dict[str, Any]:
         """Model -> how the server describes it."""
@@ -158,20 +200,19 @@ class Server:
     def next_tokens(self, prompt: str) -> Mapping[str, float]:
         """The most likely first tokens of the answer, with their natural log-probabilities."""
         options = self._options
-        if self._tokens:
-            self._tokens.try_acquire("tokens", weight=min(len(prompt) // CHARS_PER_TOKEN + 1, options.tokens_per_minute or 1))
+        tokens = len(prompt) // CHARS_PER_TOKEN + 1
         common = {"model": options.model, "max_tokens": 1, "temperature": 0, "seed": 0}
         if options.api == "completions":
             body = common | {"prompt": prompt, "logprobs": options.top_logprobs}
-            return dict(self._ask("POST", "/completions", body, _completion_tokens))
+            return dict(self._ask("POST", "/completions", body, _completion_tokens, tokens=tokens))
         body = common | {"messages": [{"role": "user", "content": prompt}], "logprobs": True, "top_logprobs": options.top_logprobs}
-        return dict(self._ask("POST", "/chat/completions", body, _chat_tokens))
+        return dict(self._ask("POST", "/chat/completions", body, _chat_tokens, tokens=tokens))
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Any]) -> Any:
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Any], *, tokens: int = 0) -> Any:
         problem = ""
         for _ in range(TRIES):
             try:
-                status, data = self._request(method, self._options.url.rstrip("/") + path, body)
+                status, data = self._request(method, self._options.url.rstrip("/") + path, body, tokens)
             except MaxRetryError as error:  # it was asked often enough
                 raise TeacherUnavailableError(self._options.url, f"{type(error.reason).__name__}: {str(error.reason)[:200]}") from error
             except HTTPError as error:
@@ -188,25 +229,27 @@ class Server:
                 problem = f"{path} answered what has no log-probabilities ({type(error).__name__}): {start}"
         raise TeacherUnavailableError(self._options.url, problem)
 
-    def _request(self, method: str, url: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
-        if self._requests:
-            self._requests.try_acquire("requests")
+    def _request(self, method: str, url: str, body: Mapping[str, Any] | None, tokens: int) -> tuple[int, bytes]:
+        self._pace.wait(tokens)
+        retries = RETRY.new(before=lambda: self._pace.wait(tokens))
         sent = None if body is None else json.dumps(body)
-        with self._pool.request(method, url, body=sent, headers=self._headers, preload_content=False) as response:
+        with self._pool.request(method, url, body=sent, headers=self._headers, retries=retries, preload_content=False) as response:
             return response.status, response.read(MAX_ANSWER_BYTES)
 
 
-def _pace(per_minute: int | None) -> Limiter | None:
-    return None if per_minute is None else Limiter(Rate(per_minute, Duration.MINUTE))
-
-
 def _chat_tokens(answer: Any) -> Mapping[str, float]:
-    first = answer["choices"][0]["logprobs"]["content"][0]
+    choice = answer["choices"][0]
+    if choice["logprobs"]["content"] == [] and choice["finish_reason"] == "stop":
+        return SAYS_NOTHING
+    first = choice["logprobs"]["content"][0]
     return _merged((entry["token"], entry["logprob"]) for entry in first["top_logprobs"] or [first])
 
 
 def _completion_tokens(answer: Any) -> Mapping[str, float]:
-    return _merged(answer["choices"][0]["logprobs"]["top_logprobs"][0].items())
+    choice = answer["choices"][0]
+    if choice["logprobs"]["top_logprobs"] == [] and choice["finish_reason"] == "stop":
+        return SAYS_NOTHING
+    return _merged(choice["logprobs"]["top_logprobs"][0].items())
 
 
 def _merged(tokens: Any) -> Mapping[str, float]:

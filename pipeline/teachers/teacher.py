@@ -23,7 +23,10 @@ class Answer:
 
 
 class RawTeacher(Protocol):
-    """What an adapter makes: its own classes, in its own order, unchecked. `log_probs` may give an array [B, K] or an `Answer`."""
+    """What an adapter makes: its own classes, in its own order, unchecked. `log_probs` may give an array [B, K] or an `Answer`.
+
+    It may have `batches(inputs)`: places of the inputs in the batches that it likes, each place once; or None if it does not care.
+    """
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -76,7 +79,12 @@ def batches_of(teacher: Teacher, inputs: Any, rows: int) -> Sequence[NDArray[np.
     """Places of the inputs in the batches to ask the teacher about: as it likes them, else `rows` at a time, in order."""
     if isinstance(teacher, BatchingTeacher):
         return teacher.batches(inputs, rows)
-    return [np.arange(start, min(start + rows, len(inputs))) for start in range(0, len(inputs), rows)]
+    return in_order(len(inputs), rows)
+
+
+def in_order(count: int, rows: int) -> Sequence[NDArray[np.int64]]:
+    """Places of `count` inputs, `rows` at a time."""
+    return [np.arange(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
 class TeacherLoadError(TeacherError):

@@ -42,6 +42,15 @@ class TorchTeacher:
             answer = self._call(given)
         return log_probs_of(answer.float().cpu().numpy(), self._gives)
 
+    def write_onnx(self, inputs: Any, path: Path) -> None:
+        """Write the module as an ONNX file, for any number of rows like these. Raises TeacherLoadError, and what torch raises."""
+        given = to_list_or_matrix(inputs)
+        if isinstance(given, list):
+            raise TeacherLoadError("teacher", "a module that takes texts, which ONNX has no tokenizer for", "numbers", "keep to PyTorch")
+        rows = torch.from_numpy(given[:8].copy()).to(self._device)
+        free = ({0: torch.export.Dim.DYNAMIC},)
+        torch.onnx.export(self.module, (rows,), path, dynamo=True, dynamic_shapes=free, verbose=False)
+
 
 def module_teacher(module: torch.nn.Module, *, section: TeacherSection, classes: tuple[str, ...], fingerprint: str) -> RawTeacher:
     """The module that a user's callable made; its outputs are logits in the run file's order of classes."""
@@ -66,6 +75,7 @@ def load_export(section: TeacherSection, classes: tuple[str, ...], base: Path) -
         module = torch.export.load(str(path)).module()
     except Exception as error:  # a damaged file fails in many of PyTorch's ways
         raise TeacherLoadError(str(path), f"does not load ({str(error)[:200]})", "a whole .pt2 file", "export it again") from error
+    module.training = False  # what a program does is fixed, and its eval() raises; exporters look at this
     return TorchTeacher(
         module,
         section=section,

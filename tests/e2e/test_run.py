@@ -4,13 +4,16 @@ The tests build on each other, as a user's days do.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.kit.prometheus import Prometheus
+from tests.kit.readme import EXAMPLE
 from tests.kit.runs import BackgroundRun, committed, kdpipe, listening, read, teacher_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -42,6 +45,30 @@ def test_the_first_generation_reaches_every_device(continuous: BackgroundRun, fo
     test = summary["test"]["small"]
     assert 0.5 < test["student"]["accuracy"] <= 1
     assert 0.5 < test["control"]["accuracy"] <= 1 < test["rows"]
+    assert test["student"]["steps"] == test["control"]["steps"] == 300
+    assert test["student"]["of_teacher"] == {
+        name: test["student"][name] / test["teacher"][name] for name in ("size_bytes", "latency_p50_ms")
+    }
+    assert test["teacher"]["size_bytes"] == sum((folder / "teacher" / name).stat().st_size for name in ("model.skops", "teacher.json"))
+    assert test["student_minus_control"]["accuracy"] == test["student"]["accuracy"] - test["control"]["accuracy"]
+    assert "against its control: accuracy" in continuous.output
+
+
+def test_the_readmes_example_has_the_keys_of_a_run_of_today(continuous: BackgroundRun, folder: Path) -> None:
+    assert keys_of(read(EXAMPLE)) == keys_of(read(folder / "run.json"))
+
+
+def keys_of(value: Any, *, named_by_a_user: bool = False) -> Any:
+    """The tree of keys: what stands under a name of the user's is the same for all of them."""
+    if not isinstance(value, dict):
+        return None
+    trees = {
+        key: keys_of(below, named_by_a_user=key in ("answers", "devices", "rollouts", "stages_s", "students", "test"))
+        for key, below in value.items()
+    }
+    if not named_by_a_user:
+        return trees
+    return {"any name": max(trees.values(), key=lambda tree: len(json.dumps(tree)))} if trees else {}
 
 
 def test_nothing_of_a_run_listens_beyond_loopback(continuous: BackgroundRun) -> None:
@@ -68,11 +95,20 @@ def test_the_second_feed_makes_a_generation_that_asks_only_about_what_is_new(con
     before = len(committed(folder))
     fed = kdpipe("feed", folder, "2", cwd=home)
     assert fed.returncode == 0, fed.stderr
+    first = read(folder / "run.json")["devices"]["panels"]["digest"]
     continuous.wait_until(lambda: (read(folder / "run.json") or {}).get("generation") == 2, "generation 2 closed")
     after = committed(folder)
     assert len(set(after)) == len(after) > before
     assert teacher_rows(folder) == [before, len(after) - before]
-    assert "generation 2, small" in continuous.output
+    summary = read(folder / "run.json")
+    small = summary["outcome"]["students"]["small"]
+    assert small["fate"] == "shipped", small["says"]
+    assert summary["devices"]["panels"]["digest"] == small["rollouts"]["panels"]["digest"] != first
+    assert summary["devices"]["panels"]["target"] == "releases/small-000002.kdpb"
+    assert summary["devices"]["panels"]["confirmed"] == summary["devices"]["panels"]["devices"] == 3
+    assert summary["answers"]["panels"]["same"]
+    assert "generation 2, small: shipped. panels: 3 of 3 confirmed" in continuous.output
+    assert summary["test"]["small"]["student"]["steps"] == small["steps_total"] == 600
 
 
 def test_ctrl_c_ends_every_process_and_says_how_to_go_on(continuous: BackgroundRun, folder: Path) -> None:
@@ -82,14 +118,18 @@ def test_ctrl_c_ends_every_process_and_says_how_to_go_on(continuous: BackgroundR
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_running_again_asks_the_teacher_nothing_and_trains_nobody(home: Path, folder: Path) -> None:
+def test_running_again_asks_the_teacher_nothing_and_trains_nobody_but_a_control_that_failed(home: Path, folder: Path) -> None:
     before, generations = committed(folder), sorted((folder / "generations").iterdir())
+    student = generations[-1] / "students" / "small"
+    shutil.rmtree(student / "control")
+    (student / "test.json").write_text(json.dumps(read(student / "test.json") | {"control": None, "student_minus_control": None}))
     again = kdpipe("run", "digits", cwd=home)
     assert again.returncode == 0, again.stderr
     assert "nothing is new" in again.stdout
     assert "devices confirmed 3 of 3" in again.stdout
     assert committed(folder) == before
     assert sorted((folder / "generations").iterdir()) == generations
+    assert read(folder / "run.json")["test"]["small"]["control"]["steps"] == 600
 
 
 @pytest.mark.parametrize(("place", "mended_by"), [(0, ("run", "digits")), (1, ("labels", "repair", "runs/digits"))], ids=["run", "repair"])

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from pipeline.rollout.events import Event, check_chain
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Progress
-from pipeline.rollout.rollout import Plan, Rollout, apply, fold
+from pipeline.rollout.rollout import Plan, Rollout, Stage, apply, fold
 from pipeline.rollout.steering import Action, advance, command, create, desired
 
 START_S = 1_000_000.0
+PREVIOUS = "releases/small-000001.kdpb"
 
 
 def plan(**changes: object) -> Plan:
@@ -104,3 +105,16 @@ class Fleet:
                 if target == rollout.plan.target:
                     self.ever_assigned.add(device)
         return events
+
+
+def approved(devices: int | list[str] = 3, **changes: object) -> Fleet:
+    """Devices with an earlier release, and an approved rollout of the plan so changed."""
+    fleet = Fleet(devices, plan=plan(**changes), previous=PREVIOUS)
+    fleet.act(Action.APPROVE)
+    fleet.tick()
+    return fleet
+
+
+def stages(fleet: Fleet) -> dict[str, Stage]:
+    """Stage of each device that takes part."""
+    return {device: member.stage for device, member in fleet.rollout.members.items()}

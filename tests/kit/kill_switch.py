@@ -38,13 +38,17 @@ class KillSwitch:
             setattr(module, name, real)
         return kind is not None and issubclass(kind, Killed)
 
+    def strike(self) -> None:
+        """What happens from step n on, before each touch."""
+        self.fired = True
+        raise Killed
+
     def _guard(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **keywords: Any) -> Any:
             if threading.get_ident() == self._thread:
                 self._left -= 1
                 if self._left <= 0:
-                    self.fired = True
-                    raise Killed
+                    self.strike()
             return real(*args, **keywords)
 
         return call

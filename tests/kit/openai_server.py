@@ -46,6 +46,20 @@ class OpenAIServer:
         body = {"error": {"message": f"refused with {status}", "type": "test", "code": status}}
         self._faults += [lambda handler: handler.say(status, json.dumps(body).encode(), headers)] * times
 
+    def redirect(self, url: str, *, times: int = 1) -> None:
+        """Say that the answer is there."""
+        self._faults += [lambda handler: handler.say(307, b"", {"Location": url})] * times
+
+    def say_nothing(self, *, times: int = 1) -> None:
+        """End the answer before its first token, as llama-cpp-python's server writes it."""
+        nothing: dict[str, Any] = {"content": [], "refusal": None} | {
+            "tokens": [],
+            "token_logprobs": [],
+            "top_logprobs": [],
+            "text_offset": [],
+        }
+        self.garble(json.dumps({"choices": [{"index": 0, "text": "", "logprobs": nothing, "finish_reason": "stop"}]}).encode(), times=times)
+
     def garble(self, data: bytes, *, times: int = 1) -> None:
         """Answer 200 with these bytes."""
         self._faults += [lambda handler: handler.say(200, data, {})] * times

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
+
 from pipeline.releases.keys import ONLINE
 from pipeline.releases.target import ReleaseTarget
 from tests.kit.bundles import Trust, target_of, text_bundle
@@ -146,3 +148,17 @@ class RunningOrchestrator:
         started.set_result(ports)
         await self._told.wait()
         await self.orchestrator.stop()
+
+
+class refused_with:
+    """The call inside must fail with this status."""
+
+    def __init__(self, code: grpc.StatusCode, match: str = "") -> None:
+        self.code, self.match = code, match
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        assert isinstance(error, grpc.RpcError), "the call was accepted"
+        assert (error.code(), self.match in (error.details() or "")) == (self.code, True), f"{error.code()}: {error.details()}"
+        return True

@@ -25,14 +25,17 @@ def kdpipe(*words: str | Path, cwd: Path, timeout_s: float = PATIENCE_S) -> "sub
 
 
 class BackgroundRun:
-    """A `kdpipe run` that goes on while the test looks at it. Use as a context manager; what it left behind is killed at the end."""
+    """A `kdpipe run` that goes on while the test looks at it. Use as a context manager; what it left behind is killed at the end.
 
-    def __init__(self, *words: str | Path, cwd: Path, folder: Path) -> None:
+    `program` is what stands for `kdpipe`.
+    """
+
+    def __init__(self, *words: str | Path, cwd: Path, folder: Path, program: Sequence[str] = KDPIPE) -> None:
         self.folder = folder
         self._log = cwd / "run.out"
         with self._log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*KDPIPE, "run", *map(str, words)], cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=_environment()
+                [*program, "run", *map(str, words)], cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=_environment()
             )
 
     def __enter__(self) -> "BackgroundRun":

@@ -88,6 +88,7 @@ def test_an_unknown_key_anywhere_names_the_known_ones(section: str):
     error = refusal(f"{section}no_such_key=1")
     assert isinstance(error, UnknownKeyError)
     assert "'no_such_key'" in str(error)
+    assert str(error).endswith("; docs/run-file.md describes every key")
     for known in SECTIONS[section].model_fields:
         assert known in str(error), f"{known} is a key of [{section}] and not named"
 
@@ -103,7 +104,23 @@ def test_no_unknown_key_is_ever_accepted(key: str, section: str):
 def test_a_value_of_another_type_says_where_and_what_was_found(key: str, value: str):
     error = refusal(f"{key}={value}")
     assert f"mine.toml.{key}" in str(error)
-    assert "expected" in str(error)
+    assert "; expected " in str(error)
+    assert "should" not in str(error)
+    assert str(error).endswith("; docs/run-file.md describes every key")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("students.small.steps=many", "found 'many'; expected a valid integer"),
+        ("students.small.steps=0", "found 0; expected a number greater than or equal to 1"),
+        ("name=../escape", "expected a string that matches pattern"),
+        ('classes=["only"]', "expected a tuple with at least 2 items"),
+        ("version=2", "expected 1"),
+    ],
+)
+def test_what_was_expected_reads_as_a_sentence(override: str, says: str):
+    assert says in str(refusal(override))
 
 
 @pytest.mark.parametrize("name", sorted(config.StudentSection.model_fields))

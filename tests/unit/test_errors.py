@@ -93,6 +93,16 @@ def test_every_error_has_a_documented_exit_code_and_says_one_line(errors: list[t
         assert "\n" not in str(made(error)), error
 
 
+SAY_WHAT_ANOTHER_SAID = {"StoppedError", "OrchestratorRefusedError", "WriterClosedError"}
+"""Nothing else was expected: the user stopped it, or another process says the whole sentence."""
+
+
+def test_every_error_says_what_was_expected(errors: list[type[KdpipeError]]):
+    named = [error for error in errors if error.__str__ is not Exception.__str__ and error.__name__ not in SAY_WHAT_ANOTHER_SAID]
+    assert len(named) > 50
+    assert [error.__name__ for error in named if "expected " not in str(made(error))] == []
+
+
 def test_families_keep_their_exit_codes_apart():
     families = [family for family in KdpipeError.__subclasses__() if family.__module__ == "pipeline.errors"]
     codes = [family.exit_code for family in families]

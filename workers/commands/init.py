@@ -16,7 +16,12 @@ def init(
     from pipeline.recipes import RECIPES, recipe_text
 
     if recipe not in RECIPES:
-        raise ConfigError("recipe", f"no recipe named {recipe!r}", f"one of: {', '.join(sorted(RECIPES))}")
+        raise ConfigError(
+            "recipe",
+            f"no recipe named {recipe!r}",
+            f"one of: {', '.join(sorted(RECIPES))}",
+            "name one of them",
+        )
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / "run.toml"
     if not create_exclusive(target, recipe_text(recipe).encode(), mode=0o644):

@@ -1,9 +1,10 @@
 """`kdpipe teachers`: how fast a teacher is here, and in which backend."""
 
 import json
+import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,8 @@ class Row:
     kl_mean_nats: float | None
     agreement: float | None
     problem: str = ""
+    how: str = ""
+    """What to write in the run file."""
 
 
 @app.callback()
@@ -62,7 +65,7 @@ def bench(
         else:
             typer.echo(f"{row.backend:<12} {row.rows_per_s:>10,.0f} {row.kl_mean_nats:>14.2e} {row.agreement:>11.4f}")
     if fastest:
-        typer.echo(f"fastest within {tolerance:g} nats: {fastest.backend}; in the run file: {_how(fastest.backend, out)}")
+        typer.echo(f"fastest within {tolerance:g} nats: {fastest.backend}; in the run file: {fastest.how}")
 
 
 def _inputs(run: "RunFile", base: Path, rows: int) -> Any:
@@ -79,63 +82,81 @@ def _inputs(run: "RunFile", base: Path, rows: int) -> Any:
 def _measured(run: "RunFile", base: Path, inputs: Any, out: Path) -> Iterator[Row]:
     from pipeline.errors import KdpipeError
     from pipeline.teachers import load_teacher
+    from pipeline.teachers.backends import TorchMade, onnx_sections, torch_sections
 
     teacher = load_teacher(run.teacher, classes=run.classes, base=base)
-    reference = teacher.log_probs(inputs)
-    try:
-        sections = _sections(run.teacher, teacher, inputs, out)
-    except KdpipeError as error:
-        yield _row("as it is", teacher, inputs, reference, run.teacher.batch_rows)
-        yield _unmeasured("others", str(error))
-        return
-    if not sections:
-        yield _row("as it is", teacher, inputs, reference, run.teacher.batch_rows)
-        yield _unmeasured("others", "only a teacher that is a torch module can be run otherwise")
-    for backend, section in sections.items():
+    reference_NK = _answers(teacher, inputs, run.teacher.batch_rows)
+
+    def measured(backend: str, section: "TeacherSection") -> Row:
         try:
             other = load_teacher(section, classes=run.classes, base=base)
-            yield _row(backend, other, inputs, reference, section.batch_rows)
+            return _row(backend, other, inputs, reference_NK, section.batch_rows, how=_how(section, run.teacher, base))
         except Exception as error:  # noqa: BLE001 - compilers fail in their own ways, and the others are still worth timing
-            yield Row(
-                backend=backend, rows_per_s=None, kl_mean_nats=None, agreement=None, problem=f"fails: {str(error).splitlines()[0][:160]}"
-            )
+            return _unmeasured(backend, f"fails: {(str(error) or type(error).__name__).splitlines()[0][:160]}")
 
-
-def _sections(section: "TeacherSection", teacher: "Teacher", inputs: Any, out: Path) -> Mapping[str, "TeacherSection"]:
-    module = getattr(getattr(teacher, "raw", None), "module", None)
-    if module is None:
-        return {}
-    from pipeline.teachers.backends import sections_of
-
+    raw = getattr(teacher, "raw", None)
+    if not isinstance(raw, TorchMade) or raw.module is None:
+        yield _row("as it is", teacher, inputs, reference_NK, run.teacher.batch_rows, how="as it is")
+        yield _unmeasured("others", "only a teacher that is a torch module can be run otherwise")
+        return
+    for backend, section in torch_sections(run.teacher).items():
+        yield measured(backend, section)
     out.mkdir(parents=True, exist_ok=True)
-    return sections_of(section, module, inputs, out)
+    try:
+        sections = onnx_sections(run.teacher, raw, inputs, out)
+    except KdpipeError as error:
+        yield _unmeasured("onnx", str(error))
+        return
+    for backend, section in sections.items():
+        yield measured(backend, section)
 
 
-def _row(backend: str, teacher: "Teacher", inputs: Any, reference: Any, batch_rows: int) -> Row:
-    import numpy as np
-
+def _row(backend: str, teacher: "Teacher", inputs: Any, reference_NK: Any, batch_rows: int, *, how: str) -> Row:
     from pipeline.teachers.backends import label_error
 
-    def ask() -> Any:
-        return np.concatenate([teacher.log_probs(inputs[start : start + batch_rows]) for start in range(0, len(inputs), batch_rows)])
-
-    error = label_error(ask(), reference)  # the first pass also compiles and warms up
+    error = label_error(_answers(teacher, inputs, batch_rows), reference_NK)  # the first pass also compiles and warms up
     seconds = []
     for _ in range(RUNS):
         began_s = time.perf_counter()
-        ask()
+        _answers(teacher, inputs, batch_rows)
         seconds.append(time.perf_counter() - began_s)
-    return Row(
-        backend=backend, rows_per_s=len(inputs) / statistics.median(seconds), kl_mean_nats=error.kl_mean_nats, agreement=error.agreement
-    )
+    rate = len(inputs) / statistics.median(seconds)
+    return Row(backend=backend, rows_per_s=rate, kl_mean_nats=error.kl_mean_nats, agreement=error.agreement, how=how)
+
+
+def _answers(teacher: "Teacher", inputs: Any, batch_rows: int) -> Any:
+    """Log-probabilities [N, K], asked for in the batches in which labelling asks."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline.teachers.teacher import batches_of
+
+    log_probs_NK = np.empty((len(inputs), len(teacher.classes)), dtype=np.float32)
+    for places_B in batches_of(teacher, inputs, batch_rows):
+        log_probs_NK[places_B] = teacher.log_probs(inputs.take(pa.array(places_B)))
+    return log_probs_NK
 
 
 def _unmeasured(backend: str, problem: str) -> Row:
     return Row(backend=backend, rows_per_s=None, kl_mean_nats=None, agreement=None, problem=problem)
 
 
-def _how(backend: str, out: Path) -> str:
-    if backend.startswith("onnx"):
-        name = "teacher.onnx" if backend == "onnx fp32" else "teacher-int8.onnx"
-        return f'teacher.use = "onnx", teacher.path = "{out / name}"'
-    return "as it is" if backend in ("eager", "as it is") else f'teacher.backend = "{backend}"'
+def _how(section: "TeacherSection", now: "TeacherSection", base: Path) -> str:
+    """What to write in the run file, whose folder is `base`, to have the teacher so."""
+
+    def beside(path: str) -> str:
+        return Path(os.path.relpath(path, base.resolve())).as_posix()
+
+    changed = []
+    if section.use != now.use:
+        changed += [f'teacher.use = "{section.use}"', f"teacher.path = {json.dumps(beside(section.path or ''))}"]
+    if section.backend != now.backend:
+        changed.append(f'teacher.backend = "{section.backend}"')
+    if section.options != now.options:
+        options = dict(section.options)
+        if "onnx" in options:
+            options["onnx"] = beside(str(options["onnx"]))
+        # JSON's strings, numbers and lists are TOML's, too
+        inner = ", ".join(f"{json.dumps(name)} = {json.dumps(value)}" for name, value in options.items())
+        changed.append(f"teacher.options = {{ {inner} }}" if inner else "teacher.options = {}")
+    return ", ".join(changed) or "as it is"

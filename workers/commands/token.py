@@ -28,7 +28,9 @@ def new(
     folder = RunFolder.existing(directory)
     fleet = read_json(folder.origin_file)["run"]["fleet"]
     if population not in fleet["populations"]:
-        raise ConfigError("POPULATION", f"no population {population!r}", f"one of: {', '.join(sorted(fleet['populations']))}")
+        raise ConfigError(
+            "POPULATION", f"no population {population!r}", f"one of: {', '.join(sorted(fleet['populations']))}", "name one of them"
+        )
     with Operator.open(folder.fleet, host=fleet["host"]) as operator:
         enrolment_files(
             operator,

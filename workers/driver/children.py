@@ -34,7 +34,8 @@ class ChildFailedError(MachineError):
         self.part, self.found, self.log = part, found, log
 
     def __str__(self) -> str:
-        return f"{self.part}: {self.found}; expected it to run; its log is {self.log}"
+        expected = "" if "; expected " in self.found else "; expected it to run"  # what it said itself is a whole sentence
+        return f"{self.part}: {self.found}{expected}; its log is {self.log}"
 
 
 @dataclass(frozen=True, kw_only=True)

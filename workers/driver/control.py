@@ -29,7 +29,7 @@ class ControlSpec:
 
     student: StudentSpec
     steps: int
-    """As many as the student has had, over all generations it went on from."""
+    """As many as the student has had, over all generations it went on from, up to a bound."""
     labelled: SourceSpec
     validation: SourceSpec
     out: Path

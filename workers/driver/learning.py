@@ -18,6 +18,7 @@ from pipeline.labels.verify import TeacherCost
 from workers.board import Board, TrainingProgress, start_board
 from workers.driver.context import RunContext
 from workers.driver.reporter import Gauge
+from workers.driver.worker_logs import link_ray_logs
 from workers.labelling import Demand, Labelling, LabellingOutcome, LabellingProgress
 from workers.training import TrainingSpec, train_student
 
@@ -82,6 +83,7 @@ def label_and_train(context: RunContext, labelling: Labelling, specs: Mapping[st
     On any exception the caller closes the cluster, which ends every actor; the threads end with it.
     """
     context.cluster.ensure()
+    link_ray_logs(context.folder.logs)
     board = start_board()
     trainers = {name: _Task(functools.partial(train_student, spec, board=board), f"train {name}") for name, spec in specs.items()}
     latest: dict[str, LabellingProgress] = {}

@@ -6,12 +6,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+SMALL_AT = 1 / 50
+FAST_AT = 1 / 20
+"""What a student should have at most of its teacher's bytes, or of its latency."""
+
 
 def render(summary: Mapping[str, Any], *, width: int = 120) -> str:
     """The page that a run ends with."""
     console = Console(width=width, color_system=None, force_terminal=False, no_color=True)
     with console.capture() as capture:
-        for block in (_labels(summary), _figures(summary), _fates(summary), _devices(summary)):
+        for block in (_labels(summary), _figures(summary), _comparisons(summary), _fates(summary), _devices(summary)):
             if block:
                 console.print(block, markup=False, highlight=False)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
@@ -45,39 +49,67 @@ def _figures(summary: Mapping[str, Any]) -> Table | None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("", "accuracy", "AUC", f"recall at {fpr:.0%} FPR", "agreement", "ECE", "bytes", "p50 ms"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    teacher = first["teacher"]
-    table.add_row("teacher", *_row(teacher, teacher))
+    table.add_row("teacher", *_row(first["teacher"]))
     for name, test in tests.items():
-        table.add_row(f"{name} ({test['student']['quantisation']})", *_row(test["student"], teacher))
-        control = test["control"]
+        student, control = test["student"], test["control"]
+        table.add_row(f"{name} ({student['quantisation']})", *_row(student))
         if control:
-            table.add_row(f"  control, hard labels ({control['quantisation']})", *_row(control, teacher))
+            fewer = f", {control['steps']:,} of {student['steps']:,} steps" if control["steps"] < student["steps"] else ""
+            table.add_row(f"  control, hard labels{fewer} ({control['quantisation']})", *_row(control))
     return table
 
 
-def _row(figures: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
-    size, latency = figures["size_bytes"], figures["latency_p50_ms"]
+def _row(figures: Mapping[str, Any]) -> list[str]:
+    size, latency, ratios = figures["size_bytes"], figures["latency_p50_ms"], figures.get("of_teacher", {})
     return [
         _share(figures["accuracy"]),
         _share(figures["auc"]),
         _share(figures["recall_at_fpr"]),
         _share(figures["agreement"]),
         _share(figures["ece"]),
-        _beside(f"{size:,}" if size else "-", size, teacher["size_bytes"], same=figures is teacher),
-        _beside(f"{latency:.2f}", latency, teacher["latency_p50_ms"], same=figures is teacher),
+        _beside(f"{size:,}" if size else "-", ratios.get("size_bytes")),
+        _beside(f"{latency:.2f}", ratios.get("latency_p50_ms")),
     ]
+
+
+def _comparisons(summary: Mapping[str, Any]) -> str:
+    """For each student: what it is beside its teacher, and what it gains on its control."""
+    lines = []
+    for name, test in summary["test"].items():
+        if test:
+            lines.append(f"{name:<10} {_beside_teacher(test['student']['of_teacher'])}".rstrip())
+            gains = test["student_minus_control"]
+            if gains:
+                lines.append(f"{'':<10} against its control: {', '.join(_gains(gains))} points")
+    note = summary["teacher"]["note"]
+    return "\n".join([*lines, *([f"{'':<10} {note}"] if note and lines else [])])
+
+
+def _beside_teacher(ratios: Mapping[str, float | None]) -> str:
+    words: list[str] = []
+    for what, ratio, goal in (("size", ratios["size_bytes"], SMALL_AT), ("latency", ratios["latency_p50_ms"], FAST_AT)):
+        if ratio is not None:
+            whose = "its" if words else "the teacher's"
+            words.append(f"{_times(ratio)} of {whose} {what} (goal {_times(goal)}: {'met' if ratio <= goal else 'missed'})")
+    return ", ".join(words)
+
+
+def _gains(gains: Mapping[str, float | None]) -> list[str]:
+    words = {"accuracy": "accuracy", "auc": "AUC", "recall_at_fpr": "recall"}
+    return [f"{words[figure]} {100 * gain:+.1f}" for figure, gain in gains.items() if gain is not None]
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _beside(shown: str, ours: float | None, theirs: float | None, *, same: bool) -> str:
+def _beside(shown: str, ratio: float | None) -> str:
     """A figure with its ratio to the teacher's."""
-    if same or not ours or not theirs:
-        return shown
-    ratio = f"1/{theirs / ours:,.0f}" if theirs > 1.5 * ours else f"{ours / theirs:.2f}x"
-    return f"{shown} ({ratio})"
+    return shown if ratio is None else f"{shown} ({_times(ratio)})"
+
+
+def _times(ratio: float) -> str:
+    return f"1/{1 / ratio:,.0f}" if ratio < 1 / 1.5 else f"{ratio:.2f}x"
 
 
 def _fates(summary: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """What a person sees while a run goes on, and what `status.json` says meanwhile.
 
 A terminal gets live bars (rich); anything else gets plain lines, a progress line at most every five seconds. Both write the same
-facts to `status.json`, at most once a second, for `kdpipe status`.
+facts to `status.json`, at most once a second, for `kdpipe status`. The process's log gets each change of stage.
 """
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from pipeline.errors import KdpipeError
 from workers.driver.folder import RunFolder, write_json
+
+logger = logging.getLogger(__name__)
 
 STOPPED = 130
 PLAIN_EVERY_S = 5.0
@@ -65,6 +68,7 @@ class Reporter:
         ended = "done" if error is None else "stopped" if isinstance(error, KdpipeError) and error.exit_code == STOPPED else "failed"
         self._status |= {"stage": ended, "error": str(error) if error and ended == "failed" else "", "gauges": []}
         self._write_status(force=True)
+        logger.info("the run ends", extra={"ended": ended, "error": str(error) if error else "", "elapsed_s": round(self.elapsed_s, 1)})
 
     def stage(self, name: str) -> None:
         """A new part of the run begins; its bars replace the old ones."""
@@ -72,6 +76,7 @@ class Reporter:
         self._clear_bars()
         self._status |= {"stage": name, "gauges": []}
         self._write_status(force=True)
+        logger.info("a stage begins", extra={"stage": name})
         self.say(f"[{self.elapsed_s:6.1f} s] {name}")
 
     def say(self, text: str) -> None:

@@ -81,4 +81,4 @@ def _read(path: Path) -> str:
             f"`kdpipe init spam {path.stem or 'DIR'}` writes one",
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "not UTF-8 text", "a TOML file") from error
+        raise ConfigError(str(path), "not UTF-8 text", "a TOML file", "`kdpipe init spam DIR` writes one to start from") from error

@@ -16,6 +16,7 @@ from pipeline.distill.metrics import log_softmax
 from pipeline.errors import FleetError
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import summarise as summarise_labels
+from pipeline.recipes import teacher_note
 from pipeline.sources import open_source
 from pipeline.students.graph import Graph
 from pipeline.students.samples import read_samples
@@ -53,7 +54,7 @@ def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet
     closed = outcomes(context.folder)
     latest = max(closed)
     labels = summarise_labels(open_store(store_url(context)))
-    trained = [name for name in closed[latest]["students"] if student_files(context.folder, latest, name).verdict.exists()]
+    judged = {name: files for name in closed[latest]["students"] if (files := student_files(context.folder, latest, name)).verdict.exists()}
     return {
         "version": VERSION,
         "name": context.run.name,
@@ -69,7 +70,10 @@ def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet
             "teacher_s": labels.teacher_s,
         },
         "learning": read_json(context.folder.generation(latest) / "labelling.json"),
-        "test": {name: test_figures(context, student_files(context.folder, latest, name)) for name in trained},
+        "teacher": {"use": context.run.teacher.use, "note": teacher_note(context.run)},
+        "test": {
+            name: test_figures(context, files, steps=closed[latest]["students"][name]["steps_total"]) for name, files in judged.items()
+        },
         "devices": {population: asdict(count) for population, count in confirmed.items()},
         "answers": {population: _compare_answers(context, population, fleet) for population in confirmed},
         "stages_s": {name: round(seconds, 2) for name, seconds in context.reporter.stage_seconds.items()},

@@ -25,7 +25,7 @@ class DeviceSilentError(DeviceError):
         self.folder, self.found = folder, found
 
     def __str__(self) -> str:
-        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge run {self.folder}` starts it"
+        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge run --dir {self.folder}` starts it"
 
 
 class DeviceRefusedError(DeviceError):
@@ -36,7 +36,7 @@ class DeviceRefusedError(DeviceError):
         self.status, self.says = status, says
 
     def __str__(self) -> str:
-        return f"device: {self.says} (HTTP {self.status})"
+        return f"device: {self.says} (HTTP {self.status}); expected an answer; `kdpipe edge status DEVICE_DIR` says what it does"
 
 
 class LocalDevice:

@@ -6,6 +6,7 @@ What the source's and the teacher's code raise becomes a value here, at the boun
 raises is found by halving the batch and set aside with the reason.
 """
 
+import logging
 import socket
 import threading
 import time
@@ -28,7 +29,7 @@ from pipeline.labels.shard import LabelledRows, ShardTakenError, encode_shard, m
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
 from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
-from pipeline.teachers.teacher import TeacherUnavailableError, answer_of, batches_of
+from pipeline.teachers.teacher import TeacherUnavailableError, answer_of, batches_of, in_order
 from workers.labelling.embeddings import Embeddings
 from workers.labelling.faults import EmbeddingUnusableError, StoreNotSharedError
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from pipeline.teachers import Teacher
 
 REASON_MAX_CHARS = 300
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["text", "floats"]
 
@@ -193,7 +196,7 @@ class Labeller:
         bad: dict[int, str] = {}
         disagreement_N: NDArray[np.float32] | None = None
         embedding_ND: NDArray[np.float16] | None = None
-        waiting = [places[some] for some in batches_of(self.teacher, _rows_of(inputs, places), self._batch_rows)]
+        waiting = [places[some] for some in self._batches(_rows_of(inputs, places))]
         began_s = time.perf_counter()
         while waiting:
             asked = waiting.pop()
@@ -226,6 +229,15 @@ class Labeller:
             asked=len(places),
             seconds=time.perf_counter() - began_s,
         )
+
+    def _batches(self, inputs: Any) -> Sequence[NDArray[np.int64]]:
+        try:
+            return batches_of(self.teacher, inputs, self._batch_rows)
+        except TeacherUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a row that cannot be sorted is found by halving, like one that cannot be answered
+            log.warning("a teacher cannot sort its inputs into batches; it is asked in their order", extra={"reason": _reason(error)})
+            return in_order(len(inputs), self._batch_rows)
 
     def _write(
         self, assignment: Assignment, rows_N: NDArray[np.int64], batch: Any, answer: _Answer, known: Known, bad: dict[int, str]

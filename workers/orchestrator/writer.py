@@ -41,7 +41,7 @@ class StoreUnavailableError(FleetError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the orchestrator's database: {self.reason}; nothing was changed; look at its disk, then ask again"
+        return f"the orchestrator's database: {self.reason}; expected it to be writable; nothing was changed; look at its disk, ask again"
 
 
 class WriterClosedError(FleetError):

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.distill.losses.divergences import dist, dkd, jsd, kl, reverse_kl, skew_kl, skew_reverse_kl, standardised_kl
 from pipeline.distill.losses.lesson import NO_LABEL, Lesson, Recorded
 from pipeline.distill.losses.sparse import ghost, rs_kd
-from pipeline.errors import ConfigError
+from pipeline.errors import DESCRIBED, ConfigError
 from pipeline.options import Options, check_options
 
 __all__ = ["LOSSES", "NO_LABEL", "Lesson", "Loss", "LossUnknownError", "Recorded", "check_losses", "mean_loss"]
@@ -84,17 +84,15 @@ def check_losses(
     """Raises LossUnknownError for a name that is not in `LOSSES`, ConfigError where nothing would be learnt or a loss can't be had."""
     for name in losses:
         if name not in LOSSES:
-            raise LossUnknownError(where, f"no loss named {name!r}", f"known: {', '.join(sorted(LOSSES))}")
+            raise LossUnknownError(where, f"no loss named {name!r}", f"known: {', '.join(sorted(LOSSES))}", DESCRIBED)
         if name in AT_TEMPERATURE_1 and temperature != 1:
-            raise ConfigError(
-                where, f"{name} with a temperature of {temperature:g}", "a temperature of 1, at which sparse labels are recorded"
-            )
+            found = f"{name} with a temperature of {temperature:g}"
+            raise ConfigError(where, found, "1, at which sparse labels are recorded", "set `temperature = 1`")
     if not losses or any(share < 0 for share in losses.values()) or not any(losses.values()):
-        raise ConfigError(where, f"{dict(losses)}", "at least one loss, of a weight above 0")
+        raise ConfigError(where, f"{dict(losses)}", "at least one loss, of a weight above 0", DESCRIBED)
     if "dkd" in losses and classes is not None and classes < 3:
-        raise ConfigError(
-            where, f"dkd with {classes} classes", "three or more: of two there are no other classes to compare; `kl` says it all"
-        )
+        found = f"dkd with {classes} classes"
+        raise ConfigError(where, found, "three or more, since of two there are no others to compare", "take `kl`")
     check_options(options or {}, {name: LOSSES[name] for name in losses}, given=_GIVEN, where=f"{where}_options")
     _try_options(options or {}, where=f"{where}_options")
 
@@ -107,4 +105,4 @@ def _try_options(options: Options, *, where: str) -> None:
         try:
             LOSSES[name](even_BK, lesson, temperature=1.0, **values)
         except ValueError as error:
-            raise ConfigError(f"{where}.{name}", repr(dict(values)), str(error)) from error
+            raise ConfigError(f"{where}.{name}", repr(dict(values)), str(error), DESCRIBED) from error

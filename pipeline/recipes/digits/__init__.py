@@ -69,7 +69,12 @@ def tables(*, seed: int, sizes: Sizes) -> dict[str, Any]:
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(digits.target))
     counts = [sizes.labelled, sizes.fit, sizes.choose, sizes.gate, sizes.test]
     if sum(counts) >= len(order) or min(counts) < 1 or sizes.feeds < 1:
-        raise ConfigError("prepare.options", f"parts of {counts} images", f"at least 1 each, and fewer than {len(order)} in all")
+        raise ConfigError(
+            "prepare.options",
+            f"parts of {counts} images",
+            f"at least 1 each, and fewer than {len(order)} in all",
+            "correct `prepare.options`",
+        )
     labelled, fit, choose, gate, test, stream = np.split(order, np.cumsum(counts))
     first = len(stream) // 2 if sizes.feeds > 1 else len(stream)
     feeds = [stream[:first], *(np.array_split(stream[first:], sizes.feeds - 1) if sizes.feeds > 1 else [])]

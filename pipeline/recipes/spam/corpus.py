@@ -8,11 +8,11 @@ names: the folder is private, and the table never leaves it.
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +26,7 @@ SHA256 = "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb"
 RECIPE_VERSION = 1
 """Raise it when cleaning or grouping changes what comes out."""
 GROUPS = ("easy-ham-1", "easy-ham-2", "hard-ham-1", "spam-1", "spam-2")
+LEFT_OUT = b"left_out"
 MAX_MEMBERS = 20_000
 MAX_MAIL_BYTES = 8 * 2**20
 MAX_TOTAL_BYTES = 512 * 2**20
@@ -43,11 +44,17 @@ class CorpusUnusableError(DataError):
 
 
 def load_corpus(archive: Path, cache: Path, *, say: Callable[[str], None]) -> Any:
-    """The corpus as a table (mail, group, label, text, cluster), sorted by mail. Cleans it on first use, about 10 s."""
+    """The corpus as a table (mail, group, label, text, cluster), sorted by mail. Cleans it on first use, about 10 s.
+
+    Says what cleaning left out, each time.
+    """
     path = make_private_folder(cache / "spam") / f"corpus-{SHA256[:16]}-{RECIPE_VERSION}.parquet"
     if path.is_file():
         try:
-            return pq.read_table(path)
+            table = pq.read_table(path)
+            if LEFT_OUT in (table.schema.metadata or {}):
+                say(table.schema.metadata[LEFT_OUT].decode())
+                return table.replace_schema_metadata(None)
         except (pa.ArrowException, OSError):
             say(f"{path} is damaged; cleaning the corpus again")
     say("cleaning the e-mails: subject, sender's domain and body; grouping near-duplicates")
@@ -55,18 +62,31 @@ def load_corpus(archive: Path, cache: Path, *, say: Callable[[str], None]) -> An
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())
-    return table
+    say(table.schema.metadata[LEFT_OUT].decode())
+    return table.replace_schema_metadata(None)
 
 
 def clean(mails: Iterator[tuple[str, str, str]]) -> Any:
-    """(group, id, raw) -> the table. Of equal texts the first mail stays; texts that are filed as both classes go."""
+    """(group, id, raw) -> the table. Of equal texts the first mail stays; texts that are filed as both classes go, and empty ones.
+
+    What went is told under LEFT_OUT in the metadata of the schema.
+    """
+    count_of: Counter[str] = Counter()
     labels_of: dict[str, set[str]] = {}
     first_of: dict[str, tuple[str, str]] = {}
     for group, mail_id, raw in sorted(mails, key=lambda mail: mail[:2]):
         text = mail_text(raw)
+        count_of[text] += 1
         labels_of.setdefault(text, set()).add("spam" if group.startswith("spam") else "ham")
         first_of.setdefault(text, (group, mail_id))
     kept = [text for text, labels in labels_of.items() if len(labels) == 1 and text]
+    empty = count_of[""]
+    both = sum(count_of[text] for text, labels in labels_of.items() if len(labels) > 1 and text)
+    read = count_of.total()
+    says = (
+        f"{len(kept):,} of {read:,} e-mails; left out: {read - len(kept) - empty - both:,} with the text of another, {empty:,} empty, "
+        f"{both:,} filed both as spam and as wanted"
+    )
     return pa.table(
         {
             "mail": [f"{first_of[text][0]}/{first_of[text][1]}" for text in kept],
@@ -75,7 +95,7 @@ def clean(mails: Iterator[tuple[str, str, str]]) -> Any:
             "text": kept,
             "cluster": pa.array(cluster_near_duplicates(kept), pa.int32()),
         }
-    )
+    ).replace_schema_metadata({LEFT_OUT: says.encode()})
 
 
 def read_mails(archive: Path) -> Iterator[tuple[str, str, str]]:
@@ -104,9 +124,3 @@ def read_mails(archive: Path) -> Iterator[tuple[str, str, str]]:
         raise CorpusUnusableError(str(archive), f"does not read ({type(error).__name__})") from error
     if not found:
         raise CorpusUnusableError(str(archive), "no mails in it")
-
-
-def cluster_sizes(table: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """How many mails each group of near-duplicates has, largest first."""
-    _, counts = np.unique(table.column("cluster").to_numpy(), return_counts=True)
-    return np.sort(counts)[::-1]

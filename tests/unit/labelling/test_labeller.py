@@ -14,7 +14,7 @@ from pipeline.labels.rowspace import planned
 from pipeline.labels.shard import read_shard
 from pipeline.labels.store import LocalStore, StoreFullError
 from pipeline.sources import SourceSpec
-from pipeline.teachers.teacher import Answer
+from pipeline.teachers.teacher import Answer, TeacherUnavailableError
 from tests.kit.labelling import MemorySource, MemoryTeacher, expected_log_probs
 from tests.kit.stores import MemoryStore
 from workers.labelling.faults import StoreNotSharedError
@@ -183,6 +183,36 @@ def test_a_teacher_is_asked_in_the_batches_that_it_likes():
     shard = read_shard(store, done.shard)
     expected = [expected_log_probs(text) for text in texts if text != "unparseable"]
     np.testing.assert_allclose(shard.log_probs(), expected, atol=2e-3)
+
+
+def test_a_row_at_which_sorting_into_batches_raises_is_set_aside_alone():
+    class Picky(MemoryTeacher):
+        def batches(self, inputs, rows):
+            if any("untokenizable" in text for text in inputs.to_pylist()):
+                raise ValueError("no such character")
+            return [np.arange(len(inputs))]
+
+        def log_probs(self, inputs):
+            self.batches(inputs, 1)  # the same tokenizer
+            return super().log_probs(inputs)
+
+    store, texts = MemoryStore(), [f"text {row}" for row in range(7)]
+    source = MemorySource({"p": [*texts, "untokenizable"]})
+    done = labeller_of(source, store=store, teacher=Picky()).label(assignment_of(source, 0, 8))
+    assert isinstance(done, Labelled)
+    assert done.shard
+    assert [bad.reason for bad in done.bad] == ["the teacher failed: ValueError: no such character"]
+    assert sorted(read_shard(store, done.shard).table["input"].to_pylist()) == texts
+
+
+def test_a_server_that_is_gone_while_batches_are_made_blames_no_row():
+    class Gone(MemoryTeacher):
+        def batches(self, inputs, rows):
+            raise TeacherUnavailableError("http://x", "gone")
+
+    source = MemorySource({"p": ["text"] * 3})
+    with pytest.raises(TeacherUnavailableError):
+        labeller_of(source, teacher=Gone()).label(assignment_of(source, 0, 3))
 
 
 def test_a_worker_whose_store_is_not_the_drivers_says_so_before_it_labels(tmp_path):

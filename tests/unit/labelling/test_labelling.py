@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.config import SourceSection
@@ -17,7 +18,8 @@ from pipeline.labels.reader import LabelBatch, LabelReader, WindowDroppedError
 from pipeline.labels.store import StoreFullError
 from pipeline.labels.verify import teacher_cost, verify
 from pipeline.sources import SourceSpec
-from tests.kit.labelling import CLASSES, Bench, MemorySource, assert_exactly_once, read_epoch
+from pipeline.teachers.checked import CheckedTeacher
+from tests.kit.labelling import CLASSES, Bench, MemorySource, MemoryTeacher, assert_exactly_once, read_epoch
 from tests.kit.stores import Crash, MemoryStore
 from workers.labelling import Demand, Labelling, LabellingOutcome
 from workers.labelling.faults import PartVanishedError, SourceFailsError, StoreWriteError, TeacherChangedError, TeacherFailsError
@@ -279,6 +281,52 @@ def test_a_teacher_that_answers_nothing_stops_the_run_and_quarantines_nothing(st
     assert state.rows_quarantined == 0
     bench.source.texts["a"] = texts(60)
     assert bench.run().rows_committed == 60
+
+
+class WrongShape:
+    """Says three classes where two are asked for, after so many calls of the right shape."""
+
+    classes = CLASSES
+    fingerprint = "teacher-1"
+
+    def __init__(self, *, after: int = 0) -> None:
+        self._right, self._after, self.calls = MemoryTeacher(), after, 0
+
+    def log_probs(self, inputs):
+        self.calls += 1
+        if self.calls <= self._after:
+            return self._right.log_probs(inputs)
+        return np.log(np.full((len(inputs), 3), 1 / 3))
+
+
+def test_a_teacher_of_the_wrong_shape_stops_the_run_and_nothing_is_written_or_set_aside(store):
+    bench = bench_of(store)
+    right, bench.teacher = bench.teacher, CheckedTeacher(WrongShape(), name="wrong", classes=CLASSES)  # type: ignore[assignment]
+    with pytest.raises(
+        TeacherFailsError, match=r"TeacherOutputError: teacher wrong: float64 of shape \(1, 3\); expected floats of shape \(1, 2\)"
+    ):
+        bench.run()
+    state = LogReader(store).refresh()
+    assert (state.rows_labelled, state.rows_quarantined, state.ends) == (0, 0, {})
+    assert not [key for key in store.objects if key.startswith("shards/")]
+    bench.teacher = right
+    assert bench.run().rows_committed == 61
+    assert_exactly_once(store, bench.source)
+
+
+def test_a_teacher_whose_shape_goes_wrong_on_the_way_stops_the_run_and_what_it_said_before_is_kept(store):
+    bench = bench_of(store)
+    wrong = WrongShape(after=8)
+    right, bench.teacher = bench.teacher, CheckedTeacher(wrong, name="wrong", classes=CLASSES)  # type: ignore[assignment]
+    with pytest.raises(TeacherFailsError, match="TeacherOutputError"):
+        bench.run()
+    state = LogReader(store).refresh()
+    assert 0 < state.rows_labelled < 61
+    assert state.rows_quarantined == 0
+    bench.teacher = right
+    assert bench.run().rows_committed == 61
+    assert len(right.asked) == 61 - state.rows_labelled, "what was right is not asked again"
+    assert_exactly_once(store, bench.source)
 
 
 def test_a_source_that_cannot_be_read_stops_the_run_and_quarantines_nothing(store):

@@ -12,17 +12,19 @@ import ray
 
 from pipeline.config import LabellingSection, SourceSection, TeacherSection
 from pipeline.labels.log import LogReader
+from pipeline.labels.rowspace import planned
 from pipeline.labels.shard import read_shard
 from pipeline.labels.store import open_store
 from pipeline.sources import SourceSpec
 from workers.labelling import Demand, Labelling
-from workers.labelling.crew import Ready
-from workers.labelling.messages import LabellerSpec
+from workers.labelling.crew import Died, Event, Finished, Ready
+from workers.labelling.messages import Assignment, Labelled, LabellerSpec
 from workers.labelling.ray_crew import RayCrew
 
 CLASSES = ("a", "b")
 TEACHER = """
 import os
+import threading
 import numpy as np
 
 class Teacher:
@@ -41,6 +43,19 @@ class Teacher:
     def log_probs(self, inputs):
         share = 0.9 if self.number == 2 else 0.2
         return np.log(np.tile(np.array([[share, 1 - share]], dtype=np.float32), (len(inputs), 1)))
+
+class Hangs(Teacher):
+    # in its first process, for ever
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.folder = folder
+
+    def log_probs(self, inputs):
+        if self.number == 1:
+            open(f"{self.folder}/hanging", "w").close()
+            threading.Event().wait()
+        return super().log_probs(inputs)
 """
 
 
@@ -104,6 +119,40 @@ def test_teachers_share_cpus_and_resources_by_fractions(cluster, folder):
             ready |= {event.worker for event in crew.poll(0.5) if isinstance(event, Ready)}
         assert len(ready) == 2
         assert ready < started
+    finally:
+        crew.close()
+
+
+def test_an_actor_that_hangs_is_killed_in_the_middle_of_its_call_and_its_next_process_does_the_work(cluster, folder):
+    teacher = TeacherSection(use="mine:Hangs", options={"folder": str(folder / "replicas")}, cpus=0.25)
+    spec = LabellerSpec(store_url=str(folder / "labels"), source=source_of(folder), teacher=teacher, classes=CLASSES, base=folder)
+    (part,) = source_of(folder).open().parts()
+    (plan,) = planned([(part.identity, part.name, part.rows)], known=[], unit_rows=10)
+    assignment = Assignment(lease=1, key="shards/x", plan=plan, start=0, stop=10)
+    crew, until_s = RayCrew(spec), time.monotonic() + 120
+
+    def next_event() -> Event:
+        while not (events := crew.poll(0.5)):
+            assert time.monotonic() < until_s, "nothing happened"
+        (event,) = events
+        return event
+
+    try:
+        worker = crew.start()
+        assert isinstance(next_event(), Ready)
+        crew.submit(worker, assignment)
+        while not (folder / "replicas" / "hanging").exists():
+            assert not crew.poll(0.1), "it hangs, it does not answer"
+            assert time.monotonic() < until_s, "the teacher was not asked"
+        crew.restart(worker)
+        assert isinstance(died := next_event(), Died)
+        assert died.worker == worker
+        assert isinstance(next_event(), Ready)
+        assert not (folder / "labels" / "shards" / "x").exists(), "the call that was killed is not repeated"
+        crew.submit(worker, assignment)
+        assert isinstance(done := next_event(), Finished)
+        assert isinstance(done.outcome, Labelled)
+        assert done.outcome.teacher_rows == 10
     finally:
         crew.close()
 

@@ -27,19 +27,19 @@ def test_a_feed_appears_whole_and_the_original_stays(folder: Path) -> None:
 
 
 def test_a_number_that_is_not_there_names_those_that_are(folder: Path) -> None:
-    with pytest.raises(FeedMissingError, match="no feed 3; feeds there: 1, 2, 10"):
+    with pytest.raises(FeedMissingError, match="no feed 3; expected one of: 1, 2, 10; `kdpipe feed DIR N`"):
         release_feed(folder, 3)
-    with pytest.raises(FeedMissingError, match="only a recipe's run has feeds"):
+    with pytest.raises(FeedMissingError, match=r"expected the folder of a recipe's run"):
         release_feed(folder / "elsewhere", 1)
 
 
 def test_a_second_release_says_what_is_left(folder: Path) -> None:
     release_feed(folder, 2)
-    with pytest.raises(FeedReleasedError, match="feed 2 is in the inbox already; not released yet: 1, 10"):
+    with pytest.raises(FeedReleasedError, match="feed 2 is in the inbox already; expected one of: 1, 10; `kdpipe feed DIR 1`"):
         release_feed(folder, 2)
     release_feed(folder, 1)
     release_feed(folder, 10)
-    with pytest.raises(FeedReleasedError, match="all feeds are released"):
+    with pytest.raises(FeedReleasedError, match="and so are all others"):
         release_feed(folder, 10)
 
 

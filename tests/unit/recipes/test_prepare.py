@@ -137,7 +137,10 @@ def test_an_unknown_option_names_the_known(tmp_path: Path, archive: Path) -> Non
 def test_cleaning_drops_equal_texts_and_texts_filed_as_both() -> None:
     mail = "Subject: {}\n\nwords of this mail\n"
     mails = [("spam-1", "2", mail.format("a")), ("spam-1", "1", mail.format("a")), ("spam-2", "1", mail.format("b"))]
-    table = clean(iter([*mails, ("easy-ham-1", "1", mail.format("b")), ("easy-ham-1", "2", mail.format("c"))]))
+    mails += [("easy-ham-1", "1", mail.format("b")), ("easy-ham-1", "2", mail.format("c")), ("easy-ham-1", "3", "")]
+    table = clean(iter(mails))
+    says = table.schema.metadata[b"left_out"].decode()
+    assert says == "2 of 6 e-mails; left out: 1 with the text of another, 1 empty, 2 filed both as spam and as wanted"
     assert table.select(["mail", "label"]).to_pylist() == [{"mail": "easy-ham-1/2", "label": "ham"}, {"mail": "spam-1/1", "label": "spam"}]
 
 
@@ -145,11 +148,14 @@ def test_the_cleaned_corpus_is_kept_and_made_again_when_damaged(archive: Path, t
     said: list[str] = []
     first = load_corpus(archive, tmp_path, say=said.append)
     assert load_corpus(tmp_path / "gone.tgz", tmp_path, say=said.append).equals(first)
-    assert len(said) == 1
+    cleaning, *left_out = said
+    assert cleaning.startswith("cleaning")
+    assert left_out == [left_out[0]] * 2
+    assert left_out[0].startswith(f"{first.num_rows} of 320 e-mails; left out: {320 - first.num_rows} with the text of another, 0 empty")
     (kept,) = (tmp_path / "spam").glob("corpus-*.parquet")
     kept.write_bytes(kept.read_bytes()[:100])
     assert load_corpus(archive, tmp_path, say=said.append).equals(first)
-    assert "damaged" in said[1]
+    assert "damaged" in said[3]
     assert (tmp_path / "spam").stat().st_mode & 0o077 == 0
 
 

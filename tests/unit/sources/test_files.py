@@ -73,7 +73,7 @@ def test_numbers_come_back_as_float32(ending: str, tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_named_with_those_that_are(ending: str, tmp_path: Path) -> None:
     WRITERS[ending](tmp_path / f"s{ending}", {"text": ["a"], "label": ["x"]})
     for wrong in ({"input": "body"}, {"id": "body"}, {"label": "body"}, {"options": {"carry": ["body"]}}):
-        with pytest.raises(ColumnMissingError, match=r"no column 'body'; columns there: (text, label|label, text);"):
+        with pytest.raises(ColumnMissingError, match=r"no column 'body'; expected one of those there: (text, label|label, text);"):
             open_source(SourceSection(path=f"s{ending}", **wrong), base=tmp_path).parts()
 
 
@@ -231,7 +231,7 @@ def test_a_glob_reaches_down_and_a_base_with_brackets_is_no_glob(tmp_path: Path)
 @pytest.mark.parametrize("path", ["nope.jsonl", "*.csv", "no/such/folder", "no/*/x.jsonl"])
 def test_a_path_that_names_nothing_says_what_is_there(path: str, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "mails.jsonl", {"text": ["x"]})
-    with pytest.raises(SourceMissingError, match=r"no such file; there: .*/mails.jsonl; correct `path`"):
+    with pytest.raises(SourceMissingError, match=r"no such file; expected one of those there: .*/mails.jsonl; correct `path`"):
         open_source(SourceSection(path=path), base=tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import TeacherSection
 from pipeline.teachers import Teacher, TeacherClassesError, TeacherOutputError, load_teacher
 from pipeline.teachers.checked import CheckedTeacher
-from pipeline.teachers.teacher import Answer, TeacherLoadError
+from pipeline.teachers.teacher import Answer, TeacherLoadError, answer_of, batches_of
 from tests.kit.teachers import CountingTeacher
 
 CLASSES = ("ham", "spam")
@@ -32,6 +32,12 @@ class Made:
 
 class Named(Made):
     fingerprint = "mine-3"
+
+class Seeing(Made):
+    def batches(self, inputs): return [range(len(inputs))[::-1]]
+    def log_probs(self, inputs):
+        from pipeline.teachers.teacher import Answer
+        return Answer(log_probs_BK=super().log_probs(inputs), embedding_BD=np.ones((len(inputs), 4)))
 
 def number(): return 5
 """
@@ -58,6 +64,25 @@ def test_a_plain_function_of_numbers_gets_a_matrix(tmp_path: Path) -> None:
 def test_an_object_answers_in_its_own_order_and_we_in_the_run_files(tmp_path: Path) -> None:
     teacher = load(tmp_path, "own_teacher_c", "Made")
     np.testing.assert_allclose(np.exp(teacher.log_probs(pa.array(["x"]))), [[0.1, 0.9]], rtol=1e-5)
+
+
+def test_an_object_may_give_an_embedding_and_choose_its_batches(tmp_path: Path) -> None:
+    teacher = load(tmp_path, "own_teacher_s", "Seeing")
+    inputs = pa.array(["x", "y", "z"])
+    assert [batch.tolist() for batch in batches_of(teacher, inputs, 2)] == [[2, 1, 0]]
+    embedding_BD = answer_of(teacher, inputs).embedding_BD
+    assert embedding_BD is not None
+    assert (embedding_BD.shape, embedding_BD.dtype) == ((3, 4), np.float32)
+    plain = load(tmp_path, "own_teacher_s", "Made")
+    assert [batch.tolist() for batch in batches_of(plain, inputs, 2)] == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("liked", [[[0, 1]], [[0, 1, 2], [2]], [[0, 1, 3]], [[-1, 0, 1]], []])
+def test_batches_that_miss_or_repeat_a_place_are_refused(liked: Any) -> None:
+    raw = Answering([[0.0, -np.inf]] * 3)
+    raw.batches = lambda _inputs: liked  # type: ignore[attr-defined]
+    with pytest.raises(TeacherOutputError, match="places for 3 inputs; expected each place"):
+        CheckedTeacher(raw, name="mine", classes=CLASSES).batches(pa.array(["x", "y", "z"]), 2)
 
 
 def test_a_fingerprint_is_the_users_or_follows_source_options_and_weights(tmp_path: Path) -> None:

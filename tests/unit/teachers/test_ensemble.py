@@ -15,7 +15,7 @@ from pipeline.config import TeacherSection
 from pipeline.teachers import load_teacher
 from pipeline.teachers.checked import CheckedTeacher
 from pipeline.teachers.ensemble import Ensemble, disagreement, weighted_mean
-from pipeline.teachers.teacher import TeacherLoadError, answer_of
+from pipeline.teachers.teacher import TeacherLoadError, answer_of, batches_of
 
 logits = hnp.arrays(np.float64, hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=5), elements=st.floats(-30, 30))
 
@@ -91,6 +91,26 @@ def test_the_fingerprint_covers_members_weights_and_space():
         for space in ("probability", "log")
     }
     assert len(found) == 8
+
+
+def test_an_ensemble_is_asked_in_the_batches_of_its_first_member_that_cares():
+    class Sorted(Says):
+        def __init__(self, fingerprint: str, step: int) -> None:
+            super().__init__([0.5, 0.5], fingerprint)
+            self._step = step
+
+        def batches(self, inputs):
+            return np.array_split(np.arange(len(inputs))[:: self._step], 2)
+
+    def of(*members: Says) -> CheckedTeacher:
+        checked = [CheckedTeacher(member, name="m", classes=("a", "b")) for member in members]
+        return CheckedTeacher(Ensemble(checked, [1] * len(checked), space="log"), name="e", classes=("a", "b"))
+
+    inputs = pa.array(["x"] * 4)
+    careless = Says([0.5, 0.5], "1")
+    batches = batches_of(of(careless, Sorted("2", -1), Sorted("3", 1)), inputs, 3)
+    assert [batch.tolist() for batch in batches] == [[3, 2], [1, 0]]
+    assert [batch.tolist() for batch in batches_of(of(careless, careless), inputs, 3)] == [[0, 1, 2], [3]]
 
 
 def test_an_ensemble_is_written_in_a_run_file(tmp_path: Path):

@@ -9,16 +9,15 @@ import onnx
 import pyarrow as pa
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipeline.config import TeacherSection
 from pipeline.teachers import Teacher, load_teacher
 from pipeline.teachers.teacher import TeacherLoadError, batches_of
 from pipeline.teachers.transformers import by_length
+from tests.kit.text_models import write_bert
 
 CLASSES = ("ham", "spam", "news")
 ROWS = np.random.default_rng(3).normal(size=(10, 4)).astype(np.float32)
@@ -86,10 +85,66 @@ def test_a_graph_that_eats_strings_is_given_strings(tmp_path):
     np.testing.assert_allclose(np.exp(teacher.log_probs(pa.array(["free", "hello"])))[:, 1], [0.8808, 0.1192], atol=1e-4)
 
 
+def export_without_bias(path: Path, *, seed: int) -> None:
+    torch.manual_seed(seed)
+    net = torch.nn.Linear(400, 3, bias=False).eval()  # the exporter keeps small tensors in the graph
+    torch.onnx.export(net, (torch.zeros(8, 400),), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+
+
+def test_the_fingerprint_of_an_onnx_file_covers_weights_that_lie_beside_it(tmp_path):
+    graphs, found = [], []
+    for seed in (1, 1, 2):
+        export_without_bias(tmp_path / "teacher.onnx", seed=seed)
+        assert (tmp_path / "teacher.onnx.data").is_file(), "the exporter puts tensors into a file of their own"
+        graphs.append((tmp_path / "teacher.onnx").read_bytes())
+        found.append(load(tmp_path, use="onnx", path="teacher.onnx").fingerprint)
+    assert graphs[0] == graphs[2], "the graph alone does not tell the two apart"
+    assert found[0] == found[1] != found[2]
+
+
+def test_tensors_of_inner_graphs_lie_beside_the_file_too(tmp_path):
+    helper, kind = onnx.helper, onnx.TensorProto
+    scale = helper.make_tensor("scale", kind.FLOAT, [1], [2.0])
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        constant = helper.make_node("Constant", [], [name], value=scale)
+        branches[name] = helper.make_graph([constant], name, [], [helper.make_tensor_value_info(name, kind.FLOAT, [1])])
+    inner = branches["then_branch"].node[0].attribute[0].t
+    inner.ClearField("float_data")
+    inner.data_location = kind.EXTERNAL
+    inner.external_data.add(key="location", value="inner.bin")
+    graph = helper.make_graph(
+        [helper.make_node("If", ["yes"], ["y"], **branches)],
+        "g",
+        [helper.make_tensor_value_info("yes", kind.BOOL, [])],
+        [helper.make_tensor_value_info("y", kind.FLOAT, [1])],
+    )
+    (tmp_path / "teacher.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(TeacherLoadError, match=r"no file 'inner\.bin' beside it"):
+        load(tmp_path, use="onnx", path="teacher.onnx")
+
+
+@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "link.data"])
+def test_weights_outside_the_folder_of_an_onnx_file_are_refused(tmp_path, location):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    export_without_bias(folder / "teacher.onnx", seed=1)
+    (folder / "teacher.onnx.data").rename(tmp_path / "secret.data")
+    (folder / "link.data").symlink_to(tmp_path / "secret.data")
+    model = onnx.load(folder / "teacher.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    onnx.save(model, folder / "teacher.onnx")
+    with pytest.raises(TeacherLoadError, match=f"weights in '{location}'; expected weights in the folder of the graph"):
+        load(folder, use="onnx", path="teacher.onnx")
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
-        ({"path": "none.onnx"}, "no file 'none.onnx'"),
+        ({"path": "none.onnx"}, r"none\.onnx: no file"),
         ({"path": "broken.onnx"}, "does not load"),
         ({"path": "teacher.onnx", "options": {"gives": "odds"}}, "gives = 'odds'; expected one of: logits, log_probs, probs"),
         ({"path": "teacher.onnx", "options": {"output": "x"}}, "no output 'x'; expected one of: "),
@@ -154,19 +209,7 @@ def test_an_exported_program_is_opened_only_if_it_is_trusted(tmp_path):
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT of a few thousand parameters with three classes."""
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[UNK]", "[PAD]", "free", "money", "meeting", "agenda", "news", "the", "of", "a", "see", "tomorrow"]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    torch.manual_seed(1)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=64
-    )
-    config.id2label = dict(enumerate(CLASSES))
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
+    return write_bert(tmp_path_factory.mktemp("bert"), classes=CLASSES)
 
 
 def test_a_classification_head_answers_the_same_alone_and_in_a_batch(bert):

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
-from pyrate_limiter import Limiter
 
 from pipeline.config import TeacherSection
 from pipeline.labels.log import LogReader
@@ -105,6 +105,14 @@ def test_an_answer_that_is_no_label_word_is_a_bad_row():
         log_probs = load(server).log_probs(pa.array(["odd", "plain"]))
         assert np.isnan(log_probs[0]).all()
         assert np.exp(log_probs[1]).argmax() == 0
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_a_model_that_ends_its_answer_at_once_is_a_bad_row(server, api):
+    teacher = load(server, api=api)
+    server.say_nothing()
+    assert np.isnan(teacher.log_probs(pa.array(["x"]))).all()
+    assert np.isfinite(teacher.log_probs(pa.array(["x"]))).all()
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -200,17 +208,70 @@ def test_the_fingerprint_covers_what_is_asked_and_not_how(server):
     assert len({first, *(other.fingerprint for other in others)}) == 4
 
 
-def test_a_budget_holds_requests_back(server, monkeypatch):
-    taken: list[tuple[str, int]] = []
+def seconds_of(server: OpenAIServer, rows: list[str], *, workers_max: int = 1, **options: Any) -> float:
+    """From loading the teacher, which asks once, to its last answer."""
+    given = {"url": server.url, "model": "tiny", "prompt": "{text}", "words": WORDS} | options
+    section = TeacherSection(use="openai", options=given, workers_max=workers_max)
+    began_s = time.monotonic()
+    assert np.isfinite(load_teacher(section, classes=("ham", "spam"), base=Path()).log_probs(pa.array(rows))).all()
+    return time.monotonic() - began_s
 
-    def acquire(self: object, name: str, weight: int = 1) -> bool:
-        taken.append((name, weight))
-        return True
 
-    monkeypatch.setattr(Limiter, "try_acquire", acquire)
-    load(server, requests_per_minute=100, tokens_per_minute=50).log_probs(pa.array(["x" * 30, "y" * 3000]))
-    assert sum(name == "requests" for name, _ in taken) == 3
-    assert max(weight for name, weight in taken if name == "tokens") == 50, "a prompt above the budget waits for all of it"
+@pytest.fixture
+def short_minute(monkeypatch: pytest.MonkeyPatch) -> float:
+    """In seconds."""
+    monkeypatch.setattr(openai, "BUDGET_MS", 300)
+    return 0.3
+
+
+def test_a_budget_of_requests_holds_them_back(server, short_minute):
+    assert seconds_of(server, ["x"] * 8, requests_per_minute=3) >= 2 * short_minute, "9 requests, 3 a minute"
+    assert len(server.requests) == 9
+
+
+def test_a_request_that_is_made_again_counts_again(server, short_minute):
+    server.refuse(503, times=5)
+    assert seconds_of(server, ["x"], requests_per_minute=2) >= 3 * short_minute, "7 requests, 2 a minute"
+    assert len(server.requests) == 7
+
+
+def test_an_answer_that_is_asked_for_again_counts_again(server, short_minute):
+    teacher = load(server, requests_per_minute=2)
+    server.garble(b"<html>", times=2)
+    began_s = time.monotonic()
+    teacher.log_probs(pa.array(["x"]))
+    assert time.monotonic() - began_s >= short_minute, "3 requests, 2 a minute"
+    assert len(server.requests) == 4
+
+
+def test_teachers_share_a_budget(server, short_minute):
+    assert seconds_of(server, ["x"] * 5, requests_per_minute=5, workers_max=2) >= 2 * short_minute, "6 requests, 2 a minute"
+
+
+def test_a_member_of_an_ensemble_takes_its_teachers_share(server, short_minute):
+    given = {"url": server.url, "model": "tiny", "prompt": "{text}", "words": WORDS, "requests_per_minute": 1}
+    members = [{"use": "openai", "options": given}] * 2
+    section = TeacherSection.model_validate({"use": "ensemble", "members": members, "workers_max": 2})
+    with pytest.raises(TeacherLoadError, match="requests_per_minute = 1 for 2 teachers; expected one or more for each"):
+        load_teacher(section, classes=("ham", "spam"), base=Path())
+
+
+def test_a_budget_of_tokens_holds_long_prompts_back_each_time_they_are_sent(server, short_minute):
+    server.refuse(503, times=1)  # the list of models, which has no tokens
+    rows = ["x" * 3000] * 2
+    assert seconds_of(server, rows, tokens_per_minute=50) >= short_minute, "a prompt above the budget waits for all of it"
+    teacher = load(server, tokens_per_minute=50)
+    server.refuse(503, times=2)
+    began_s = time.monotonic()
+    teacher.log_probs(pa.array(rows[:1]))
+    assert time.monotonic() - began_s >= 2 * short_minute
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed(server):
+    teacher = load(server)
+    server.redirect(server.url.replace("/v1", "/v2") + "/chat/completions")
+    with pytest.raises(TeacherUnavailableError, match="/chat/completions answered 307"):
+        teacher.log_probs(pa.array(["x"]))
 
 
 def test_a_server_that_goes_away_ends_the_labelling_and_no_row_is_blamed(server):

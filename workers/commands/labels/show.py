@@ -32,7 +32,12 @@ def show(
 
     chosen = {"--sample": sample is not None, "--row": row is not None, "--class": of_class is not None, "--least-sure": least_sure}
     if sum(chosen.values()) > 1:
-        raise ConfigError("show", " and ".join(name for name, given in chosen.items() if given), f"one of {', '.join(chosen)}, or none")
+        raise ConfigError(
+            "show",
+            " and ".join(name for name, given in chosen.items() if given),
+            f"one of {', '.join(chosen)}, or none",
+            "`kdpipe labels show --help` describes them",
+        )
     labels = StoredLabels(open_labels(directory), top=top)
     width = shutil.get_terminal_size().columns
     for found in _select(labels, rows, sample=sample, row=row, of_class=of_class, least_sure=least_sure):

@@ -1,0 +1,21 @@
+"""Orchestrators on real ports for the tests of its services."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.orchestrators import RunningOrchestrator
+
+
+@pytest.fixture(name="orchestrator")
+def _orchestrator(tmp_path: Path) -> Iterator[RunningOrchestrator]:
+    with RunningOrchestrator(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(name="shared", scope="module")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningOrchestrator]:
+    """One orchestrator for all tests that only are refused; its clock and its state are nobody's to change."""
+    with RunningOrchestrator(tmp_path_factory.mktemp("shared")) as running:
+        yield running

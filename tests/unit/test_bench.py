@@ -1,0 +1,44 @@
+"""`python -m tests.bench NAME --json` ends with one JSON object a line for each comparison."""
+
+import inspect
+import json
+
+import pytest
+
+from tests.bench import codecs
+from tests.bench.__main__ import known, main
+from tests.bench.compare import alone, compare
+
+KEYS = ["name", "case", "figure", "unit", "against", "against_figure", "ratio", "n", "spread"]
+
+
+def test_a_benchmarks_lines_have_the_keys_of_a_comparison(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(codecs, "ROWS", 50)
+    monkeypatch.setattr(codecs, "CLASSES", (2, 30))
+    assert main(["codecs", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(lines) > 4
+    for line in lines:
+        assert list(line) == KEYS
+        assert line["name"] == "codecs"
+        assert (line["against"] is None) == (line["against_figure"] is None)
+        assert line["against"] is not None or (line["ratio"], line["spread"]) == (None, None)
+
+
+def test_a_ratio_is_ours_over_theirs_run_by_run() -> None:
+    found = compare(name="x", case="y", unit="s", ours=[1.0, 4.0, 3.0], against="theirs", theirs=[2.0, 2.0, 2.0])
+    assert (found.figure, found.against_figure, found.ratio, found.n, found.spread) == (3.0, 2.0, 1.5, 3, (0.5, 2.0))
+    assert json.loads(alone(name="x", case="y", unit="s", figure=1.0, n=2).to_json())["ratio"] is None
+
+
+def test_an_option_that_a_benchmark_has_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["codecs", "--runs", "1"])
+    assert "codecs has no --runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["first_light", "spam_quality"])
+def test_benchmarks_of_the_whole_recipe_can_take_fewer_turns(name: str) -> None:
+    module = __import__(f"tests.bench.{name}", fromlist=["run"])
+    assert name in known()
+    assert "runs" in inspect.signature(module.run).parameters

@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 AZURITE := $(VENV)/node/azurite-3.37.0
+BENCH := .venv-bench
 
 # Two workers: the tests wait on sockets and disks as much as they compute. Tests of one file stay together, and so do all that start Ray.
 PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup run test test-slow azurite lint format docs clean check-python check-npm check-prometheus
+.PHONY: help setup run test test-slow bench-env azurite lint format docs clean check-python check-npm check-prometheus
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,18 +45,33 @@ format: $(STAMP) ## sort imports and lay the code out
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench-env: $(BENCH)/.installed ## make .venv-bench: what `python -m tests.bench reader` is measured against
+
 docs: $(STAMP) ## write the pages that are made from the code
 	$(BIN)/python -m tests.kit.run_file_page
 
 clean: ## delete .venv, caches and builds; runs (runs/) stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone: with a torch of the pinned version in place, nothing that follows can bring another build.
+# torchdistill, which tests hold our losses to, comes without torchvision, which would bring another torch.
 $(STAMP): pyproject.toml constraints.txt | check-python
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchdistill==1.1.5
+	touch $@
+
+# Without what they depend on for other things: torchvision and azure clients, and an older numpy than ours.
+$(BENCH)/.installed: pyproject.toml constraints.txt | check-python
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  mosaicml-streaming==0.13.0 litdata==0.2.76 lightning-utilities==0.15.3 datasets==5.2.0
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  boto3 botocore brotli catalogue dill httpx matplotlib multiprocess pandas paramiko python-snappy tqdm xxhash zstd
 	touch $@
 
 $(AZURITE): | check-npm $(STAMP)

@@ -177,10 +177,14 @@ class StudentSection(Section):
     """Passed to the model as keyword arguments."""
     loss: Mapping[str, float] = {"kl": 1.0}
     """Name of a loss in `pipeline.distill.losses` -> weight."""
+    loss_options: Mapping[str, Mapping[str, float]] = {}
+    """Name of a loss -> its own numbers, such as `dkd = { alpha = 1, beta = 8 }`; unset, those of its authors."""
     temperature: float = Field(2.0, gt=0)
     """Softens teacher and student alike in the loss."""
-    weighting: str = "none"
-    """Name of a weighting policy in `pipeline.distill`."""
+    weighting: Mapping[str, float] = {}
+    """Name of a weighting policy in `pipeline.distill.weighting` -> power; several are multiplied. Empty: every sample counts the same."""
+    weighting_options: Mapping[str, Mapping[str, float]] = {}
+    """Name of a policy -> its own numbers, such as `hard_label = { least = 0.1 }`."""
     batch: int = Field(32, ge=1)
     """Samples of one optimiser step, over all workers."""
     steps: int = Field(1200, ge=1)
@@ -193,6 +197,12 @@ class StudentSection(Section):
     """Steps over which the learning rate rises from 0."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of a step's gradient."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the student's arithmetic in training; weights, losses and optimiser stay float32."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which a worker takes its share of a batch through the student, where all of it would not fit into memory."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of the running average of the weights (EMA), which then ships in place of the last step's; 0 keeps none."""
     checkpoint_every_steps: int = Field(200, ge=1)
     """A killed trainer repeats at most so many steps."""
     cpus: float = Field(0.5, gt=0)

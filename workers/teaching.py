@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from pipeline.config import TRAINING_RESOURCES, StudentSection
@@ -164,6 +165,7 @@ class _Session:
             rank=rank,
             world=world,
             reduce=reduce,
+            device=torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu"),
         )
         self._reported_s = float("-inf")
         self._reported: tuple[TrainingState, tuple[str, ...]] | None = None

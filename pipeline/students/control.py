@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.config import StudentSection
 from pipeline.distill.losses import NO_LABEL
 from pipeline.errors import StudentError
+from pipeline.labels.evidence import agreement
 from pipeline.students.loop import Moved, Trainer
 from pipeline.students.memory import MemoryReader
 from pipeline.students.models import Student, StudentSpec, build_student
@@ -31,7 +32,7 @@ class ControlUnlabelledError(StudentError):
 
 def control_section(section: StudentSection) -> StudentSection:
     """The student's section with cross-entropy in place of its losses."""
-    return section.model_copy(update={"loss": {"ce": 1.0}, "weighting": "none"})
+    return section.model_copy(update={"loss": {"ce": 1.0}, "loss_options": {}, "weighting": {}, "weighting_options": {}})
 
 
 def memory_reader(samples: Samples, *, classes: tuple[str, ...], section: StudentSection, seed: int) -> MemoryReader:
@@ -43,6 +44,7 @@ def memory_reader(samples: Samples, *, classes: tuple[str, ...], section: Studen
         sample_ids=samples.ids,
         inputs=list(samples.inputs),
         log_probs_NK=teacher_NK,
+        agreement_N=agreement(teacher_NK, samples.hard_N),
         hard_label=[None if hard == NO_LABEL else classes[hard] for hard in samples.hard_N],
         teacher="memory",
         batch=section.batch,

@@ -76,9 +76,10 @@ def export_student(*, name: str, student: Student, fit: Samples, choose: Samples
     with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-export-") as scratch:
         folder = Path(scratch)
         plain = folder / "plain.onnx"
-        onnx.save_model(to_onnx(name, student), str(plain))
+        made, floats = to_onnx(name, student)
+        onnx.save_model(made, str(plain))
         module_logits = _module_logits(student, choose)
-        kept, reason = _quantise(plain, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
+        kept, reason = _quantise(plain, floats, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
         model = onnx.load(str(kept))
         graph, weights = split(model, folder / "split")
         parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
@@ -106,15 +107,15 @@ _QUANTISATIONS: dict[str, Quantisation] = {"int8.onnx": "int8", "dynamic.onnx": 
 
 
 def _quantise(
-    plain: Path, *, student: Student, fit: Samples, choose: Samples, module_logits: NDArray[np.float32], budget: float
+    plain: Path, floats: list[str], *, student: Student, fit: Samples, choose: Samples, module_logits: NDArray[np.float32], budget: float
 ) -> tuple[Path, str]:
-    """The most compact file that keeps within the budget, and why it is no static int8."""
+    """The most compact file that keeps within the budget, and why it is no static int8. Nodes named in `floats` stay as they are."""
     reasons = []
     for file, make in (("int8.onnx", _static), ("dynamic.onnx", _dynamic)):
         path = plain.with_name(file)
         try:
             with quiet():
-                make(plain, path, student, fit)
+                make(plain, path, floats, student, fit)
             loss = _loss_of(Graph(path, kind=student.kind).logits(choose.inputs), module_logits, choose)
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
             reasons.append(f"{_QUANTISATIONS[file]} failed ({type(error).__name__}: {error})"[:200])
@@ -125,7 +126,7 @@ def _quantise(
     return plain, "; ".join(reasons)
 
 
-def _static(plain: Path, path: Path, student: Student, fit: Samples) -> None:
+def _static(plain: Path, path: Path, floats: list[str], student: Student, fit: Samples) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
 
     prepared = plain.with_name("prepared.onnx")
@@ -141,14 +142,22 @@ def _static(plain: Path, path: Path, student: Student, fit: Samples) -> None:
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=QUANTISED_OPS,
+        nodes_to_exclude=floats,
         extra_options={"OpTypesToExcludeOutputQuantization": ["Gather", "Gemm", "MatMul"]},
     )
 
 
-def _dynamic(plain: Path, path: Path, student: Student, fit: Samples) -> None:
+def _dynamic(plain: Path, path: Path, floats: list[str], student: Student, fit: Samples) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(str(plain), str(path), per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    quantize_dynamic(
+        str(plain),
+        str(path),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_exclude=floats,
+    )
 
 
 class _Calibration:

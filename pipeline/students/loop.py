@@ -12,7 +12,6 @@ skip a step that is not finite together. Left to others: reading order (`pipelin
 Shapes: B batch (this rank's slice), K classes.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -24,15 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import StudentSection
-from pipeline.distill.losses import NO_LABEL, Lesson, check_losses, mean_loss
-from pipeline.distill.weighting import POLICIES, Evidence, check_policy
+from pipeline.distill.losses import mean_loss
+from pipeline.distill.weighting import weights
 from pipeline.errors import StudentError
-from pipeline.inputs import encode
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
+from pipeline.students.averaging import Average
+from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
 from pipeline.students.schedule import learning_rate
 
+CPU = torch.device("cpu")
 SKIPS_IN_A_ROW_MAX = 5
 HISTORY_POINTS = 100
 
@@ -115,12 +116,13 @@ class Trainer:
         rank: int = 0,
         world: int = 1,
         reduce: Callable[[Tensor], None] | None = None,
+        device: torch.device = CPU,
     ) -> None:
-        check_losses(section.loss, where=f"students.{name}.loss")
-        check_policy(section.weighting, where=f"students.{name}.weighting")
+        check_section(name, section, classes=len(classes))
         self._name, self._student, self._section, self._reader, self._seed = name, student, section, reader, seed
         self._class_of = {label: index for index, label in enumerate(classes)}
-        self._rank, self._world, self._reduce = rank, world, reduce
+        self._rank, self._world, self._reduce, self._device = rank, world, reduce, device
+        student.module.to(device)
         self._cursor: Cursor | None = None
         self._progress: dict[str, Any] = {
             "step": 0,
@@ -132,7 +134,10 @@ class Trainer:
             "history": [],
         }
         self._since: list[float] = []
+        self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
+        """Summed probabilities of each class, of all labels read."""
         self._optimiser = _adamw(student.module, section)
+        self._average: Average | None = Average(student.module, section.average) if section.average else None
         if state is not None:
             self._restore(state)
 
@@ -177,10 +182,12 @@ class Trainer:
             "cursor": asdict(self._cursor) if self._cursor else None,
             "model": {key: value.detach().clone() for key, value in self._student.module.state_dict().items()},
             "optimiser": self._optimiser.state_dict(),
+            "average": {key: value.clone() for key, value in self._average.values.items()} if self._average else None,
             "schedule": {"steps": self._section.steps, "warmup_steps": self._section.warmup_steps, "peak": self._section.learning_rate},
             "seed": self._seed,
             "rng": "philox(seed, epoch, position)",
             "since": list(self._since),
+            "seen": self._seen_K.clone(),
             **self._progress,
         }
 
@@ -193,10 +200,13 @@ class Trainer:
             return Moved.WAITING
         assert self._cursor is not None
         start, epoch = self._cursor.pos, self._cursor.epoch
-        loss = self._backward(batch, epoch=epoch, start=start)
+        loss, seen_K = self._backward(batch, epoch=epoch, start=start)
+        self._seen_K += seen_K
         taken = self._update(loss)
         self._cursor = batch.cursor_after
         self._count(batch, loss, epoch=epoch, taken=taken)
+        if self._average and self.step >= self._section.steps:
+            self._average.copy_to_module()  # what ships
         return Moved.STEPPED if taken else Moved.SKIPPED
 
     def _next_batch(self) -> LabelBatch | None:
@@ -213,56 +223,56 @@ class Trainer:
             self._cursor = found.next
         raise NoLabelsError(self._name)
 
-    def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> float:
-        """Leave this batch's gradient on the module, summed over ranks, and return the loss of the whole batch."""
+    def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> tuple[float, Tensor]:
+        """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""
         module = self._student.module
         module.train()
         parameters = [p for p in module.parameters() if p.requires_grad]
         self._optimiser.zero_grad(set_to_none=True)
-        loss = torch.zeros(())
-        if batch.sample_ids:
-            inputs = torch.from_numpy(self._encode(batch, epoch=epoch, start=start))
-            hard_B = torch.tensor([self._class_of.get(label, NO_LABEL) if label is not None else NO_LABEL for label in batch.hard_label])
-            evidence = Evidence(
-                weight_B=batch.weight_B,
-                entropy_B=batch.entropy_B,
-                margin_B=batch.margin_B,
-                disagreement_B=batch.disagreement_B,
-                agreement_B=batch.agreement_B,
-                classes=batch.log_probs_BK.shape[1],
+        loss = self._teach(batch, epoch=epoch, start=start) if batch.sample_ids else torch.zeros((), device=self._device)
+        seen_K = torch.from_numpy(np.exp(batch.log_probs_BK).sum(axis=0, dtype=np.float32)).to(self._device)
+        if self._reduce is not None:
+            flat = torch.cat(
+                [loss.reshape(1), seen_K, *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)]
             )
-            weight_B = torch.from_numpy(np.ascontiguousarray(POLICIES[self._section.weighting](evidence)))
-            with torch.random.fork_rng(devices=[]):  # a user's dropout: the same masks after a restart
-                torch.manual_seed(_draw(self._seed, epoch, start, self._rank) >> 1)
-                logits_BK = module(inputs)
-            lesson = Lesson(log_probs_BK=torch.from_numpy(np.ascontiguousarray(batch.log_probs_BK)), hard_B=hard_B)
-            loss = mean_loss(
-                logits_BK,
-                lesson,
-                weight_B=weight_B,
-                losses=self._section.loss,
-                temperature=self._section.temperature,
-                batch_rows=batch.batch_rows,
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-        if self._reduce is None:
-            return float(loss.detach())
-        flat = torch.cat([loss.detach().reshape(1), *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)])
-        self._reduce(flat)
-        for parameter, grad in zip(parameters, torch.split(flat[1:], [p.numel() for p in parameters]), strict=True):
-            parameter.grad = grad.reshape(parameter.shape).clone()
-        return float(flat[0])
+            self._reduce(flat)
+            loss, seen_K, *grads = torch.split(flat, [1, len(seen_K), *(p.numel() for p in parameters)])
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.reshape(parameter.shape).clone()
+        return float(loss), seen_K.double().cpu()
 
-    def _encode(self, batch: LabelBatch, *, epoch: int, start: int) -> NDArray[Any]:
-        student = self._student
-        values = batch.inputs.to_pylist()
-        if student.kind == "floats" or not student.jitter_bytes:
-            return encode(values, kind=student.kind, width=student.width)
-        # One draw a position of the whole batch, so that the shift does not depend on how ranks cut it.
-        raw = np.random.Philox(key=_draw(self._seed, epoch, start, 0)).random_raw(batch.batch_rows)
-        first = batch.batch_rows * self._rank // self._world
-        shift_B = (raw[first : first + len(values)] % np.uint64(student.jitter_bytes)).astype(int)
-        return encode(["\0" * int(shift) + text for shift, text in zip(shift_B, values, strict=True)], kind="text", width=student.width)
+    def _teach(self, batch: LabelBatch, *, epoch: int, start: int) -> Tensor:
+        """Add up the gradients of this rank's rows, some at a time; their share of the batch's loss."""
+        section, device = self._section, self._device
+        encoded = inputs_of(batch, self._student, seed=self._seed, epoch=epoch, start=start, rank=self._rank, world=self._world)
+        inputs = torch.from_numpy(encoded).to(device)
+        lesson, prior_K = lesson_of(batch, self._class_of).to(device), self._prior_K()
+        total = torch.zeros((), device=device)
+        with torch.random.fork_rng(devices=[] if device == CPU else [device]):  # a user's dropout: the same masks after a restart
+            torch.manual_seed(draw(self._seed, epoch, start, self._rank) >> 1)
+            for part in torch.arange(len(inputs)).tensor_split(min(section.accumulate, len(inputs))):
+                rows = slice(int(part[0]), int(part[-1]) + 1)
+                with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
+                    logits_BK = self._student.module(inputs[rows]).float()
+                student_BK = logits_BK.detach().softmax(1).cpu().numpy()
+                evidence = evidence_of(batch, rows, student_BK=student_BK, prior_K=prior_K)
+                loss = mean_loss(
+                    logits_BK,
+                    lesson.rows(rows),
+                    weight_B=torch.from_numpy(weights(evidence, section.weighting, section.weighting_options)).to(device),
+                    losses=section.loss,
+                    temperature=section.temperature,
+                    batch_rows=batch.batch_rows,
+                    options=section.loss_options,
+                )
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+        return total
+
+    def _prior_K(self) -> NDArray[np.float32]:
+        """Mean probability of each class over all labels read; even before the first."""
+        sums_K = self._seen_K.numpy()
+        return (sums_K / sums_K.sum() if sums_K.sum() else np.full(len(sums_K), 1 / len(sums_K))).astype(np.float32)
 
     def _update(self, loss: float) -> bool:
         section = self._section
@@ -273,6 +283,8 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
+        if self._average:
+            self._average.update(self.step)
         return True
 
     def _count(self, batch: LabelBatch, loss: float, *, epoch: int, taken: bool) -> None:
@@ -300,8 +312,11 @@ class Trainer:
                 raise StateForeignError(self._name, what, repr(found), repr(expected))
         load_model(self._name, self._student, state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
+        if self._average:
+            self._average = Average(self._student.module, self._section.average, state["average"])
         self._cursor = Cursor(**state["cursor"]) if state["cursor"] else None
         self._since = list(state["since"])
+        self._seen_K = state["seen"].clone()
         self._progress = {
             key: list(map(list, state[key])) if key == "history" else state[key]
             for key in (*self._progress, *(["loss"] if "loss" in state else []))
@@ -327,7 +342,3 @@ def _adamw(module: torch.nn.Module, section: StudentSection) -> torch.optim.Adam
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=section.learning_rate, fused=False)
-
-
-def _draw(*key: int) -> int:
-    return int.from_bytes(hashlib.blake2b(",".join(map(str, key)).encode(), digest_size=8).digest(), "little")

@@ -31,12 +31,14 @@ class MemoryReader:
         teacher: str,
         batch: int,
         seed: int,
+        agreement_N: NDArray[np.float32] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._ids, self._hard, self._teacher = list(sample_ids), list(hard_label), teacher
         self._inputs = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
         self._log_probs_NK = log_probs_NK
+        self._agreement_N = np.full(len(self._ids), np.nan, dtype=np.float32) if agreement_N is None else agreement_N
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
@@ -65,7 +67,7 @@ class MemoryReader:
             margin_B=margin(log_probs_BK),
             disagreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
             hard_label=[self._hard[row] for row in rows_B],
-            agreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
+            agreement_B=self._agreement_N[rows_B],
             embedding_BD=None,
             teacher=self._teacher,
             rows_B=rows_B,

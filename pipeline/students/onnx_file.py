@@ -5,11 +5,12 @@ int8 included, each at a multiple of 16 bytes. Shapes and axes, which are not tr
 plan. Left to others: what goes into the weights (`export`).
 """
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.students.models import Student
 
 OPSET = 20
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class ExportError(StudentError):
@@ -37,7 +39,8 @@ class ExportError(StudentError):
         )
 
 
-def to_onnx(name: str, student: Student) -> Any:
+def to_onnx(name: str, student: Student) -> tuple[Any, list[str]]:
+    """The graph, and the names of its nodes that come from the student's `float_parts`. Raises ExportError."""
     module = student.module.eval()
     example = torch.zeros((2, student.width), dtype=torch.uint8 if student.kind == "text" else torch.float32)
     try:
@@ -55,7 +58,16 @@ def to_onnx(name: str, student: Student) -> Any:
     except Exception as error:  # its passes raise whatever they like over a user's module
         raise ExportError(name, f"{type(error).__name__}: {error}".split("\n")[0][:300]) from error
     assert program is not None
-    return anonymous(program.model_proto)
+    floats = nodes_of(program.model_proto, getattr(module, "float_parts", ()))
+    return anonymous(program.model_proto), floats
+
+
+def nodes_of(model: Any, parts: Collection[str]) -> list[str]:
+    """Names of the nodes that the exporter made of these submodules, by what it says of each node's scopes."""
+    scopes = {
+        str(node.name): ast.literal_eval(prop.value) for node in model.graph.node for prop in node.metadata_props if prop.key == _SCOPES
+    }
+    return [name for name, path in scopes.items() if set(parts).intersection(path)]
 
 
 def anonymous(model: Any) -> Any:

@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.distill.losses import check_losses
-from pipeline.distill.weighting import check_policy
 from pipeline.errors import DataError
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
@@ -13,6 +11,7 @@ from pipeline.loop.generation import Opening, amended, opening, spec_digest, wan
 from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
+from pipeline.students.lessons import check_section
 from pipeline.students.models import StudentSpec, build_student
 from pipeline.teachers import Teacher
 from workers.driver.folder import read_json
@@ -63,8 +62,7 @@ def check_students(request: RunRequest) -> None:
     run = request.run
     for name, section in run.students.items():
         build_student(StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed))
-        check_losses(section.loss, where=f"students.{name}.loss")
-        check_policy(section.weighting, where=f"students.{name}.weighting")
+        check_section(name, section, classes=len(run.classes))
 
 
 def check_prepared(request: RunRequest) -> None:

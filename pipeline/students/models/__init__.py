@@ -1,8 +1,9 @@
 """The zoo of students, and the way from a run file's section to a module.
 
 A student is a `torch.nn.Module` that maps inputs to logits [B, K]. For text it has `max_bytes` and eats uint8 [B, max_bytes]; for
-floats it has `features` and eats float32 [B, features]. `jitter_bytes`, where it has one, is how far training may shift a text. A
-user's own (`module:callable`) is called with `classes=K` and the options. Initial weights depend on nothing but the seed.
+floats it has `features` and eats float32 [B, features]. `jitter_bytes`, where it has one, is how far training may shift a text;
+`float_parts` names submodules that are not rounded to int8 in the file that ships. A user's own (`module:callable`) is called with
+`classes=K` and the options. Initial weights depend on nothing but the seed.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +19,18 @@ from pipeline.errors import StudentError
 from pipeline.inputs import InputKind
 from pipeline.references import import_reference
 from pipeline.students.models.byte_conv import ByteConv
+from pipeline.students.models.columns import Columns
 from pipeline.students.models.mlp import Mlp
+from pipeline.students.models.pixels import Pixels
+from pipeline.students.models.waveform import Waveform
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = {"byte_conv": ByteConv, "mlp": Mlp}
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "byte_conv": ByteConv,
+    "columns": Columns,
+    "mlp": Mlp,
+    "pixels": Pixels,
+    "waveform": Waveform,
+}
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -143,8 +143,8 @@ def test_a_folder_that_nobody_prepared_is_not_prepared_by_a_look(tmp_path: Path)
     ("change", "error", "named"),
     [
         ("use='bite_conv'", StudentBuildError, "byte_conv"),
-        ("loss={ kll = 1.0 }", ConfigError, "known: ce, kl"),
-        ("weighting='certainty'", ConfigError, "known: confidence, none"),
+        ("loss={ kll = 1.0 }", ConfigError, "known: ce, dist, dkd"),
+        ("weighting={ certainty = 1.0 }", ConfigError, "known: class_balance, confidence"),
         ("options={ max_bytez = 64 }", StudentBuildError, "max_bytez"),
     ],
 )

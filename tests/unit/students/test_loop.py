@@ -59,6 +59,52 @@ def test_resumed_training_sees_the_same_samples_and_ends_with_the_same_weights(s
     assert_same(weights(resumed), weights(student))
 
 
+@pytest.mark.parametrize("stop", [0, 1, 20, 39, 40])
+def test_an_average_of_the_weights_survives_a_restart_and_is_what_is_left_at_the_end(stop: int) -> None:
+    made, plain_made = spec(average=0.9), spec()
+    whole, student = trainer_of(made, reader_of(mails(60)))
+    finish(whole)
+    plain, last = trainer_of(plain_made, reader_of(mails(60)))
+    steps = [weights(last)]
+    while plain.advance() is not Moved.DONE:
+        steps.append(weights(last))
+    expected = steps[0]
+    for taken, now in enumerate(steps[1:]):
+        decay = min(0.9, (1 + taken) / (10 + taken))
+        expected = [decay * mean + (1 - decay) * value for mean, value in zip(expected, now, strict=True)]
+    for mine, of in zip(weights(student), expected, strict=True):
+        np.testing.assert_allclose(mine, of, atol=1e-5)
+    first, _ = trainer_of(made, reader_of(mails(60)))
+    for _ in range(stop):
+        first.advance()
+    second, resumed = trainer_of(made, reader_of(mails(60)), state=through_a_file(first.state()))
+    finish(second)
+    assert_same(weights(resumed), weights(student))
+
+
+@given(parts=st.integers(2, 20))
+@settings(max_examples=8)
+def test_a_batch_taken_in_parts_teaches_what_it_teaches_as_a_whole(parts: int) -> None:
+    whole, student = trainer_of(spec(steps=6), reader_of(mails(30)))
+    finish(whole)
+    cut, parted = trainer_of(spec(steps=6, accumulate=parts), reader_of(mails(30)))
+    finish(cut)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-4)
+    for mine, expected in zip(weights(parted), weights(student), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=2e-4)
+
+
+def test_a_student_that_computes_in_bf16_learns_and_keeps_its_weights_in_float32() -> None:
+    trainer, student = trainer_of(spec(steps=120, precision="bf16"), reader_of(mails(120)))
+    finish(trainer)
+    losses = [loss for _, loss in trainer.history]
+    assert losses[-1] < losses[0] / 2
+    assert all(value.dtype == torch.float32 for value in student.module.parameters())
+    exact, _ = trainer_of(spec(steps=120), reader_of(mails(120)))
+    finish(exact)
+    assert trainer.history != exact.history, "it was computed in another precision"
+
+
 def test_training_waits_for_labels_that_are_not_there_and_never_repeats_the_live_pass() -> None:
     reader = GrowingReader(reader_of(mails(60)), known=0)
     trainer, _ = trainer_of(spec(), reader)

@@ -47,7 +47,10 @@ def test_an_empty_text_has_an_answer() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"use": "byte_konv"}, "no student named 'byte_konv'; expected one of byte_conv, mlp, or module:callable"),
+        (
+            {"use": "byte_konv"},
+            "no student named 'byte_konv'; expected one of byte_conv, columns, mlp, pixels, waveform, or module:callable",
+        ),
         ({"options": {"widht": 8}}, "byte_conv says: .*widht"),
         ({"options": {"max_bytes": 33}}, "max_bytes = 33 must be a multiple of the stride, 2"),
         ({"use": "mlp", "options": {"features": 4}}, "`max_bytes`, the width of its text input"),

@@ -1,0 +1,108 @@
+"""Losses of distillation, in one dict. A new loss is one function, one line in `LOSSES`, one test.
+
+A loss maps the student's logits and what is known of each sample to one number a sample, in nats; weighting and the mean over the
+batch are `mean_loss`'s business. Teachers' log-probabilities are stored at temperature 1. From the dense codec, which keeps every class,
+any other temperature follows, up to the rounding of fp16; from a sparse one (`top_k`, `sampled`) only approximately, since a temperature
+moves mass into classes that have no record. All in log-space: a confident teacher or student overflows nothing.
+
+Shapes: B batch, K classes.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.distill.losses.divergences import dist, dkd, jsd, kl, reverse_kl, skew_kl, skew_reverse_kl, standardised_kl
+from pipeline.distill.losses.lesson import NO_LABEL, Lesson, Recorded
+from pipeline.distill.losses.sparse import ghost, rs_kd
+from pipeline.errors import DESCRIBED, ConfigError
+from pipeline.options import Options, check_options
+
+__all__ = ["LOSSES", "NO_LABEL", "Lesson", "Loss", "LossUnknownError", "Recorded", "check_losses", "mean_loss"]
+
+
+class Loss(Protocol):
+    def __call__(self, logits_BK: Tensor, lesson: Lesson, *, temperature: float) -> Tensor: ...
+
+
+class LossUnknownError(ConfigError):
+    """A loss that kdpipe does not have."""
+
+
+def ce(logits_BK: Tensor, lesson: Lesson, *, temperature: float) -> Tensor:
+    """Cross-entropy with the hard label where there is one, else 0. The temperature has no part in it. Returns float32 [B], nats."""
+    return F.cross_entropy(logits_BK, lesson.hard_B, ignore_index=NO_LABEL, reduction="none")
+
+
+LOSSES: Mapping[str, Loss] = {
+    "kl": kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+    "skew_kl": skew_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "standardised_kl": standardised_kl,
+    "dkd": dkd,
+    "dist": dist,
+    "ghost": ghost,
+    "rs_kd": rs_kd,
+    "ce": ce,
+}
+AT_TEMPERATURE_1 = ("ghost", "rs_kd")
+
+_GIVEN = ("logits_BK", "lesson", "temperature")
+
+
+def mean_loss(
+    logits_BK: Tensor,
+    lesson: Lesson,
+    *,
+    weight_B: Tensor,
+    losses: Mapping[str, float],
+    temperature: float,
+    batch_rows: int,
+    options: Options | None = None,
+) -> Tensor:
+    """The weighted sum of the named losses, added up over these samples and divided by `batch_rows`.
+
+    `batch_rows` counts the whole batch: where ranks hold slices of it, the sum over ranks is the mean over the batch, also for
+    uneven slices. A sample of weight 0 counts as a sample that teaches nothing.
+    """
+    own = options or {}
+    total_B = sum(
+        (share * LOSSES[name](logits_BK, lesson, temperature=temperature, **own.get(name, {})) for name, share in losses.items()),
+        start=torch.zeros_like(weight_B),
+    )
+    return (total_B * weight_B).sum() / batch_rows
+
+
+def check_losses(
+    losses: Mapping[str, float], *, where: str, classes: int | None = None, temperature: float = 1.0, options: Options | None = None
+) -> None:
+    """Raises LossUnknownError for a name that is not in `LOSSES`, ConfigError where nothing would be learnt or a loss can't be had."""
+    for name in losses:
+        if name not in LOSSES:
+            raise LossUnknownError(where, f"no loss named {name!r}", f"known: {', '.join(sorted(LOSSES))}", DESCRIBED)
+        if name in AT_TEMPERATURE_1 and temperature != 1:
+            found = f"{name} with a temperature of {temperature:g}"
+            raise ConfigError(where, found, "1, at which sparse labels are recorded", "set `temperature = 1`")
+    if not losses or any(share < 0 for share in losses.values()) or not any(losses.values()):
+        raise ConfigError(where, f"{dict(losses)}", "at least one loss, of a weight above 0", DESCRIBED)
+    if "dkd" in losses and classes is not None and classes < 3:
+        found = f"dkd with {classes} classes"
+        raise ConfigError(where, found, "three or more, since of two there are no others to compare", "take `kl`")
+    check_options(options or {}, {name: LOSSES[name] for name in losses}, given=_GIVEN, where=f"{where}_options")
+    _try_options(options or {}, where=f"{where}_options")
+
+
+def _try_options(options: Options, *, where: str) -> None:
+    """On one even sample: a loss refuses values that make no sense."""
+    even_BK = F.log_softmax(torch.zeros(1, 3), dim=1)
+    lesson = Lesson(log_probs_BK=even_BK, hard_B=torch.zeros(1, dtype=torch.int64))
+    for name, values in options.items():
+        try:
+            LOSSES[name](even_BK, lesson, temperature=1.0, **values)
+        except ValueError as error:
+            raise ConfigError(f"{where}.{name}", repr(dict(values)), str(error), DESCRIBED) from error

@@ -1,0 +1,210 @@
+"""What `reader` measures, each in a process of its own: `python -m tests.bench.reader_peers PEER FOLDER write|read`; prints a JSON object.
+
+The same samples for everyone, N rows of 256 float32 and 100 float16, written once in each peer's own format to local disk; read in
+batches of 256 as torch tensors (float32 both), shuffled over 4,096 rows or more. Runs in the environment of `make bench-env`, where the
+peers are installed without what they depend on for other things; MosaicML Streaming imports torchvision and transformers for datasets
+that nobody asked for here, so empty modules stand in for those.
+"""
+
+import functools
+import importlib.machinery
+import json
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FEATURES, CLASSES, BATCH, SHUFFLED = 256, 100, 256, 4096
+NAMES = tuple(f"class{number:03d}" for number in range(CLASSES))
+WINDOW_ROWS = 4 * SHUFFLED
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+@functools.cache
+def samples(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    chance = np.random.default_rng(1)
+    logits = chance.standard_normal((rows, CLASSES), dtype=np.float32)
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return chance.standard_normal((rows, FEATURES), dtype=np.float32), log_probs.astype(np.float16)
+
+
+def write_kdpipe(folder: Path, rows: int) -> None:
+    import pyarrow as pa
+
+    from pipeline.labels.entries import Commit, End, Plan, Seal
+    from pipeline.labels.log import LogWriter
+    from pipeline.labels.shard import LabelledRows, encode_shard, put_shard
+    from pipeline.labels.store import open_store
+
+    store = open_store(str(folder))
+    writer = LogWriter.open(store, holder="bench", classes=NAMES, nonce="bench", now_unix_s=0.0)
+    writer.queue([Plan(part="part", name="part", first=0, rows=rows, stride=1)])
+    values, log_probs = samples(rows)
+    for commits, first in enumerate(range(0, rows, SHUFFLED), start=1):
+        stop = min(first + SHUFFLED, rows)
+        labelled = LabelledRows(
+            rows_N=np.arange(first, stop),
+            sample_ids=pa.array([f"part:{row}" for row in range(first, stop)]),
+            inputs=pa.FixedSizeListArray.from_arrays(pa.array(values[first:stop].reshape(-1)), FEATURES).cast(pa.list_(pa.float32())),
+            log_probs_NK=log_probs[first:stop].astype(np.float32),
+            labels=pa.nulls(stop - first, pa.string()),
+        )
+        shard = put_shard(store, f"shards/{first:012d}.arrow", encode_shard(labelled, teacher="t", classes=NAMES), rows=stop - first)
+        writer.queue([Commit(start=first, stop=stop, shard=shard, teacher="t", teacher_s=0.0)])
+        if commits % (WINDOW_ROWS // SHUFFLED) == 0 or stop == rows:
+            sealed = writer.state.windows[-1].stop_commit if writer.state.windows else 0
+            held = stop - sealed * SHUFFLED
+            writer.queue([Seal(window=len(writer.state.windows), first_commit=sealed, stop_commit=commits, rows=held)])
+        writer.flush(now_unix_s=0.0)
+    writer.queue([End(generation=1)])
+    writer.flush(now_unix_s=0.0)
+
+
+def read_kdpipe(folder: Path) -> Batches:
+    from pipeline.labels.reader import LabelBatch, LabelReader
+    from pipeline.labels.store import open_store
+
+    reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
+    cursor = reader.start()
+    while isinstance(found := reader.read(cursor), LabelBatch):
+        yield torch.from_numpy(found.inputs.flatten().to_numpy().reshape(-1, FEATURES)), torch.from_numpy(found.log_probs_BK)
+        cursor = found.cursor_after
+
+
+def write_mosaicml(folder: Path, rows: int) -> None:
+    streaming = _streaming()
+    columns = {"x": f"ndarray:float32:{FEATURES}", "y": f"ndarray:float16:{CLASSES}"}
+    with streaming.MDSWriter(out=str(folder), columns=columns) as writer:
+        for x, y in zip(*samples(rows), strict=True):
+            writer.write({"x": x, "y": y})
+
+
+def read_mosaicml(folder: Path) -> Batches:
+    streaming = _streaming()
+    dataset = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH, shuffle_block_size=SHUFFLED)
+    for batch in torch.utils.data.DataLoader(dataset, batch_size=BATCH):
+        yield batch["x"], batch["y"].float()
+
+
+def _streaming() -> Any:
+    def stand_in(name: str, **named: Any) -> None:
+        module = types.ModuleType(name)
+        module.__spec__, module.__path__ = importlib.machinery.ModuleSpec(name, None), []
+        module.__dict__.update(named)
+        sys.modules[name] = module
+
+    stand_in("torchvision")
+    stand_in("torchvision.datasets", VisionDataset=object, CIFAR10=object)
+    stand_in("torchvision.transforms")
+    stand_in("torchvision.transforms.functional", to_tensor=None)
+    stand_in("transformers")
+    for name, made in (
+        ("feature_extraction_utils", "BatchFeature"),
+        ("tokenization_utils_base", "BatchEncoding"),
+        ("models.auto.tokenization_auto", "AutoTokenizer"),
+    ):
+        for depth in range(1, name.count(".") + 1):
+            stand_in("transformers." + ".".join(name.split(".")[:depth]))
+        stand_in(f"transformers.{name}", **{made: type(made, (), {})})
+    return importlib.import_module("streaming")
+
+
+def _litdata_sample(row_of_rows: tuple[int, int]) -> dict[str, torch.Tensor]:
+    row, rows = row_of_rows
+    x, y = samples(rows)
+    return {"x": torch.from_numpy(x[row]), "y": torch.from_numpy(y[row])}
+
+
+def write_litdata(folder: Path, rows: int) -> None:
+    import litdata  # type: ignore[import-not-found]
+
+    named = importlib.import_module("tests.bench.reader_peers")  # its workers can't find what is called __main__
+    litdata.optimize(named._litdata_sample, [(row, rows) for row in range(rows)], str(folder), num_workers=1, chunk_bytes="16MB")
+
+
+def read_litdata(folder: Path) -> Batches:
+    import litdata
+
+    dataset = litdata.StreamingDataset(str(folder), shuffle=True)
+    for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH):
+        yield batch["x"], batch["y"].float()
+
+
+def write_hf(folder: Path, rows: int) -> None:
+    import datasets  # type: ignore[import-not-found]
+
+    x, y = samples(rows)
+    features = datasets.Features(
+        {"x": datasets.List(datasets.Value("float32"), FEATURES), "y": datasets.List(datasets.Value("float16"), CLASSES)}
+    )
+    datasets.Dataset.from_dict({"x": x, "y": y}, features=features).save_to_disk(str(folder))
+
+
+def read_hf(folder: Path) -> Batches:
+    import datasets
+
+    files = sorted(str(path) for path in folder.glob("*.arrow"))
+    stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
+    for batch in stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format("numpy").iter(BATCH):
+        yield torch.from_numpy(np.asarray(batch["x"])), torch.from_numpy(np.asarray(batch["y"]).astype(np.float32))
+
+
+def write_raw(folder: Path, rows: int) -> None:
+    folder.mkdir(parents=True)
+    for name, values in zip("xy", samples(rows), strict=True):
+        np.save(folder / f"{name}.npy", values)
+
+
+def read_raw(folder: Path) -> Batches:
+    """The limit: two mapped arrays and one `take` a batch, in an order drawn over all rows."""
+    x, y = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xy")
+    order = np.random.default_rng(1).permutation(len(x))
+    for first in range(0, len(order), BATCH):
+        rows = order[first : first + BATCH]
+        yield torch.from_numpy(x[rows]), torch.from_numpy(y[rows].astype(np.float32))
+
+
+WRITERS: Mapping[str, Callable[[Path, int], None]] = {
+    "kdpipe": write_kdpipe,
+    "mosaicml streaming": write_mosaicml,
+    "litdata": write_litdata,
+    "hf datasets": write_hf,
+    "raw mmap": write_raw,
+}
+READERS: Mapping[str, Callable[[Path], Batches]] = {
+    "kdpipe": read_kdpipe,
+    "mosaicml streaming": read_mosaicml,
+    "litdata": read_litdata,
+    "hf datasets": read_hf,
+    "raw mmap": read_raw,
+}
+
+
+def read(peer: str, folder: Path) -> dict[str, float]:
+    """Rows/s after the first batch, and seconds from the imports' end to the first batch."""
+    torch.set_num_threads(1)
+    began_s = time.perf_counter()
+    batches = READERS[peer](folder)
+    x, y = next(batches)
+    first_s = time.perf_counter()
+    rows, seen = 0, float(x[0, 0]) + float(y[0, 0])
+    for x, y in batches:
+        assert x.dtype == y.dtype == torch.float32
+        assert x.shape[1:] == (FEATURES,)
+        rows += len(x)
+        seen += float(x[0, 0]) + float(y[0, 0])
+    return {"rows": rows, "seconds": time.perf_counter() - first_s, "first_batch_s": first_s - began_s}
+
+
+if __name__ == "__main__":
+    _, peer_, where, what, *rows_ = sys.argv
+    if what == "write":
+        WRITERS[peer_](Path(where), int(rows_[0]))
+    else:
+        print(json.dumps(read(peer_, Path(where))))

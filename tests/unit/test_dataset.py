@@ -1,0 +1,131 @@
+"""The labels as a PyTorch data set: the order of kdpipe's own trainers, with any number of ranks, from any point on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from pipeline.labels.reader import CursorForeignError, LabelReader
+from pipeline.labels.store import LocalStore
+from tests.kit.labelling import Bench, MemorySource, expected_log_probs, read_epoch
+from workers.dataset import LabelDataset
+
+ROWS, BATCH = 50, 8
+SCRIPT = """
+import json, sys
+import torch
+from workers.dataset import LabelDataset
+
+torch.distributed.init_process_group("gloo")
+read = [batch["sample_id"] for batch in LabelDataset(sys.argv[1], batch=8, seed=3)]
+with open(f"{sys.argv[2]}/{torch.distributed.get_rank()}.json", "w") as file:
+    json.dump(read, file)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("labels")
+    Bench(LocalStore(folder), MemorySource({"a": [f"text {number}" for number in range(ROWS)]})).run(1)
+    return str(folder)
+
+
+def ids(batches: Any) -> list[list[str]]:
+    return [batch["sample_id"] for batch in batches]
+
+
+def trainers_order(labels: str, epochs: int) -> list[list[str]]:
+    reader = LabelReader(LocalStore(Path(labels)), generation=1, batch=BATCH, seed=3)
+    cursor, found = reader.start(), []
+    for _ in range(epochs):
+        read, ended = read_epoch(reader, cursor)
+        assert ended
+        found.append(read)
+        cursor = ended
+    return found
+
+
+def test_each_time_through_is_an_epoch_in_the_order_of_kdpipes_own_trainers(labels: str) -> None:
+    loader = DataLoader(LabelDataset(labels, batch=BATCH, seed=3), batch_size=None)
+    read = [[sample for batch in ids(loader) for sample in batch] for _ in range(3)]
+    assert read == trainers_order(labels, 3)
+    assert read[0] != read[1] != read[2]
+
+
+def test_a_batch_has_what_the_teacher_said(labels: str) -> None:
+    batch = next(iter(LabelDataset(labels, batch=BATCH, seed=3)))
+    assert batch["log_probs"].shape == (BATCH, 2)
+    assert batch["log_probs"].dtype == torch.float32
+    for text, log_probs in zip(batch["inputs"], batch["log_probs"].numpy(), strict=True):
+        np.testing.assert_allclose(log_probs, expected_log_probs(text), atol=2e-3)
+    assert batch["weight"].tolist() == [1.0] * BATCH
+    assert batch["batch_rows"] == BATCH
+
+
+@given(stop=st.integers(0, 2 * -(-ROWS // BATCH)), world=st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_saved_place_goes_on_from_exactly_there_with_any_number_of_ranks(labels: str, stop: int, world: int) -> None:
+    uncut = LabelDataset(labels, batch=BATCH, seed=3)
+    whole = [batch for _ in range(2) for batch in ids(uncut)]
+    first, read = LabelDataset(labels, batch=BATCH, seed=3), list[list[str]]()
+    while len(read) < stop:
+        for batch in first:
+            read.append(batch["sample_id"])
+            if len(read) == stop:
+                break
+    state = json.loads(json.dumps(first.state_dict()))
+    ranks = [LabelDataset(labels, batch=BATCH, seed=3, rank=rank, world=world) for rank in range(world)]
+    for dataset in ranks:
+        dataset.load_state_dict(state)
+    through = max(stop - 1, 0) // -(-ROWS // BATCH)
+    for _ in range(2 - through):
+        read += [[sample for part in parts for sample in part] for parts in zip(*(ids(dataset) for dataset in ranks), strict=True)]
+    assert read == whole
+
+
+def test_a_place_in_other_labels_is_refused(labels: str, tmp_path: Path) -> None:
+    Bench(LocalStore(tmp_path), MemorySource({"a": ["text"]})).run(1)
+    other = LabelDataset(str(tmp_path), batch=BATCH, seed=3)
+    list(other)
+    mine = LabelDataset(labels, batch=BATCH, seed=3)
+    mine.load_state_dict(other.state_dict())
+    with pytest.raises(CursorForeignError):
+        list(mine)
+
+
+def test_labels_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
+    bench = Bench(LocalStore(tmp_path), MemorySource({"a": ["one", "two"]}))
+    labelling = bench.labelling(1)
+    labelling.plan()
+    waited = []
+
+    def label() -> None:
+        waited.append(1)
+        bench.run(1)
+
+    assert ids(LabelDataset(str(tmp_path), batch=2, wait=label)) in ([["a:0", "a:1"]], [["a:1", "a:0"]])
+    assert len(waited) == 1
+
+
+def test_loader_processes_that_would_each_read_everything_are_refused(labels: str) -> None:
+    assert ids(DataLoader(LabelDataset(labels, batch=BATCH, seed=3), batch_size=None, num_workers=1))
+    with pytest.raises(RuntimeError, match="2 workers, each of which would read all labels; expected num_workers = 0, or 1"):
+        list(DataLoader(LabelDataset(labels, batch=BATCH), batch_size=None, num_workers=2))
+
+
+def test_torchrun_gives_each_process_its_slice(labels: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*command, str(tmp_path / "script.py"), labels, str(tmp_path)], check=True, timeout=120, capture_output=True)
+    parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    together = [sample for one, other in zip(*parts, strict=True) for sample in one + other]
+    assert together == trainers_order(labels, 1)[0]

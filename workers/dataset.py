@@ -1,0 +1,119 @@
+"""The labels of a run as an ordinary PyTorch data set, for a training loop of one's own: without Ray, with or without `torchrun`.
+
+    labels = LabelDataset("runs/spam/labels", batch=64)
+    for epoch in range(3):
+        for batch in DataLoader(labels, batch_size=None): ...
+
+The first time through is the live pass, which waits for labels that are not there yet; every further one replays in another order. The
+order is that of kdpipe's own trainers: a function of (log, seed, epoch), whatever the number of ranks; each rank gets its slice of every
+batch, and all ranks the same number of batches. `state_dict` says where the last batch that was handed out ended; a data set with that
+state goes on from exactly there: its first time through is what was left of that epoch.
+The next batch is read while the last one is learnt from.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline.errors import ConfigError
+from pipeline.labels.order import Cursor
+from pipeline.labels.prefetch import ReadingAhead
+from pipeline.labels.reader import EndOfEpoch, LabelBatch, LabelReader, NotYet
+from pipeline.labels.store import open_store
+
+POLL_S = 0.05
+
+
+class LabelDataset(IterableDataset[dict[str, Any]]):
+    """Batches as dicts of B samples, this rank's slice: `batch` // ranks or one more, fewer at an epoch's end, perhaps none.
+
+    `sample_id`   list[str]
+    `inputs`      float32 [B, F] for rows of numbers of one length, else a list (of texts, or of lists)
+    `log_probs`   float32 [B, K], the teacher's, natural, at temperature 1
+    `label`       list[str | None], the source's own
+    `weight`      float32 [B], 0 for a sample that counts for nothing
+    `entropy`, `margin`, `disagreement`, `agreement`   float32 [B], NaN where there is none
+    `batch_rows`  int, over all ranks: divide the sum of losses by it
+
+    Raises what `LabelReader` raises.
+    """
+
+    def __init__(
+        self,
+        labels: str,
+        *,
+        batch: int,
+        generation: int = 1,
+        seed: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+        wait: Callable[[], None] = lambda: time.sleep(POLL_S),
+    ) -> None:
+        """`labels` is DIR/labels or a store's URL. Rank and world are those of `torch.distributed`, if that is set up, unless given.
+
+        `wait` is called while the next labels are not there yet; what it raises ends the iteration.
+        """
+        if rank is None or world is None:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+        self._options: dict[str, Any] = {"generation": generation, "batch": batch, "seed": seed, "rank": rank, "world": world}
+        self._labels, self._wait = labels, wait
+        self._cursor: Cursor | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        workers = get_worker_info()
+        if workers is not None and workers.num_workers > 1:
+            several = f"{workers.num_workers} workers, each of which would read all labels"
+            raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
+        reader = ReadingAhead(LabelReader(open_store(self._labels), **self._options))
+        try:
+            cursor = self._cursor or reader.start()
+            while not isinstance(found := reader.read(cursor), EndOfEpoch):
+                if isinstance(found, NotYet):
+                    self._wait()
+                else:
+                    cursor = self._cursor = found.cursor_after
+                    yield _as_tensors(found)
+            self._cursor = found.next
+        finally:
+            reader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint. In the process that iterates: with a DataLoader, that is `num_workers=0`."""
+        return {"cursor": asdict(self._cursor) if self._cursor else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, with any number of ranks. Reading raises CursorForeignError if log, seed, batch or generation differ."""
+        self._cursor = Cursor(**state["cursor"]) if state["cursor"] else None
+
+
+def _as_tensors(batch: LabelBatch) -> dict[str, Any]:
+    columns = {
+        "log_probs": batch.log_probs_BK,
+        "weight": batch.weight_B,
+        "entropy": batch.entropy_B,
+        "margin": batch.margin_B,
+        "disagreement": batch.disagreement_B,
+        "agreement": batch.agreement_B,
+    }
+    tensors = {name: torch.from_numpy(np.array(column, dtype=np.float32)) for name, column in columns.items()}
+    return {
+        "sample_id": batch.sample_ids,
+        "inputs": _inputs(batch.inputs),
+        "label": batch.hard_label,
+        "batch_rows": batch.batch_rows,
+        **tensors,
+    }
+
+
+def _inputs(inputs: pa.Array) -> Any:
+    if pa.types.is_list(inputs.type) and len(inputs) and len(widths := pc.unique(pc.list_value_length(inputs))) == 1:
+        return torch.from_numpy(inputs.flatten().to_numpy(zero_copy_only=False).reshape(len(inputs), widths[0].as_py()).copy())
+    return inputs.to_pylist()

@@ -37,7 +37,7 @@ QUEUED = 2 * UNIT_ROWS
 FILE_FACTS = 12
 READS_EVERY_TURNS = 5
 """The student is slower than the teachers."""
-EXAMPLES, STEPS = 20, 16
+EXAMPLES, STEPS = 25, 20
 TURNS_MAX = 2_000
 """Far more than any run here takes: one that is not over by then never is."""
 LONG_S = 1e6

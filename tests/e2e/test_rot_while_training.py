@@ -67,6 +67,7 @@ def spec_in(folder: Path, elsewhere: Path) -> TrainingSpec:
         store_url=str(folder / "labels"),
         generation=1,
         seed=request.run.seed,
+        mixed_teachers=False,
         base=request.base,
         storage=elsewhere,
         warm_start=None,

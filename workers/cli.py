@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.files import refused
-from workers.commands import clean, doctor, feed, init, labels, logs, run, status, stop, teachers, token
+from workers.commands import clean, doctor, feed, gate, init, labels, logs, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
@@ -31,6 +31,7 @@ app.command("feed")(feed.feed)
 app.command("status")(status.status)
 app.command("stop")(stop.stop)
 app.command("logs")(logs.logs)
+app.command("gate")(gate.gate)
 app.command("clean")(clean.clean)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)

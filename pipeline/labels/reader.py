@@ -13,17 +13,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
-from pipeline.labels.embedding import embeddings_of, joined_embeddings
+from pipeline.labels.codecs import SparseLabels
+from pipeline.labels.embedding import joined_embeddings
 from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
+from pipeline.labels.window import Window, joined_labels, window_of
 
 WINDOWS_HELD = 3
-WINDOW_COLUMNS = ("row", "sample_id", "input", "entropy", "margin", "disagreement", "label", "agreement")
-"""Held as they are stored, beside the decoded labels."""
 
 
 class CursorForeignError(LabelStoreError):
@@ -84,6 +84,9 @@ class LabelBatch:
     sample_ids: list[str]
     inputs: pa.Array
     log_probs_BK: NDArray[np.float32]
+    """Every class; what a sparse codec left out is spread evenly."""
+    recorded: SparseLabels | None
+    """What a sparse codec kept; None where every class was."""
     weight_B: NDArray[np.float32]
     """1, or 0 for a sample that was forgotten, or whose file was replaced before this generation."""
     entropy_B: NDArray[np.float32]
@@ -114,15 +117,6 @@ class EndOfEpoch:
     next: Cursor
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Window:
-    table: pa.Table
-    log_probs_NK: NDArray[np.float32]
-    embedding_ND: NDArray[np.float16] | None
-    shuffled_N: NDArray[np.int64]
-    teachers: frozenset[str]
-
-
 class LabelReader:
     """One rank's view of the labels of one generation."""
 
@@ -145,7 +139,7 @@ class LabelReader:
         self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
         self._weighed: tuple[LogState, Intervals] | None = None
-        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
 
     def start(self) -> Cursor:
         """The first position of the live pass. Raises LogEmptyError before the first plan."""
@@ -190,21 +184,17 @@ class LabelReader:
         return self._order[1]
 
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
-        tables, log_probs, seen, teachers = [], [], [], set[str]()
-        for piece in found:
-            window = self._window(piece.window, epoch)
-            places = window.shuffled_N[piece.start : piece.stop]
-            tables.append(window.table.take(pa.array(places)))
-            log_probs.append(window.log_probs_NK[places])
-            seen.append((None if window.embedding_ND is None else window.embedding_ND[places], len(places)))
-            teachers |= window.teachers
-        table, embedding_BD = pa.concat_tables(tables), joined_embeddings(seen)
+        windows = [self._window(piece.window, epoch) for piece in found]
+        parts = [window.rows(piece.start, piece.stop) for window, piece in zip(windows, found, strict=True)]
+        table = pa.concat_tables([part.table for part in parts])
+        embedding_BD = joined_embeddings([(part.embedding_BD, len(part.table)) for part in parts])
         rows_B = table["row"].to_numpy()
         return LabelBatch(
             cursor_after=cursor_after,
             sample_ids=table["sample_id"].to_pylist(),
             inputs=table["input"].combine_chunks(),
-            log_probs_BK=np.concatenate(log_probs),
+            log_probs_BK=np.concatenate([part.log_probs_BK for part in parts]),
+            recorded=joined_labels([(part.recorded, part.log_probs_BK) for part in parts]),
             weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
             entropy_B=table["entropy"].to_numpy(),
             margin_B=table["margin"].to_numpy(),
@@ -212,7 +202,7 @@ class LabelReader:
             hard_label=table["label"].to_pylist(),
             agreement_B=table["agreement"].to_numpy(),
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
-            teacher="+".join(sorted(teachers)),
+            teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
             rows_B=rows_B,
             batch_rows=batch_rows,
         )
@@ -223,7 +213,7 @@ class LabelReader:
             self._weighed = state, state.weightless(self._generation)
         return self._weighed[1]
 
-    def _window(self, window: int, epoch: int) -> _Window:
+    def _window(self, window: int, epoch: int) -> Window:
         held = self._windows.get((window, epoch))
         if held is None:
             held = self._windows[window, epoch] = self._load(window, epoch)
@@ -231,7 +221,7 @@ class LabelReader:
                 self._windows.popitem(last=False)
         return held
 
-    def _load(self, window: int, epoch: int) -> _Window:
+    def _load(self, window: int, epoch: int) -> Window:
         try:
             shards = self._shards(self._log.state, window)
         except ShardCorruptError:
@@ -239,14 +229,8 @@ class LabelReader:
         teachers = frozenset(shard.teacher for shard in shards)
         if not self._mixed_teachers and len(teachers | self._log.state.teachers) > 1:
             raise MixedTeachersError(tuple(teachers | self._log.state.teachers))
-        table = pa.concat_tables([shard.table.select(WINDOW_COLUMNS) for shard in shards]).combine_chunks()
-        return _Window(
-            table=table,
-            log_probs_NK=np.concatenate([shard.log_probs() for shard in shards]),
-            embedding_ND=joined_embeddings([(embeddings_of(shard.table), len(shard.table)) for shard in shards]),
-            shuffled_N=permutation(len(table), self._seed, epoch, window),
-            teachers=teachers,
-        )
+        rows = sum(len(shard.table) for shard in shards)
+        return window_of(shards, permutation(rows, self._seed, epoch, window))
 
     def _shards(self, state: LogState, window: int) -> list[Shard]:
         """The checked shards of a window, in log order. A bad one is named as its commit names it."""

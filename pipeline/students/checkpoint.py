@@ -21,6 +21,9 @@ from pipeline.errors import StudentError
 from pipeline.files import make_private_folder, read_bounded, write_atomic
 
 VERSION = 1
+"""Of what a finished training left behind."""
+STATE_VERSION = 2
+"""Of a checkpoint: what `loop.Trainer.state` has."""
 MAX_BYTES = 4 << 30
 KEPT = 2
 
@@ -40,7 +43,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
     """Make `state` durable as the newest checkpoint; older ones beyond KEPT go afterwards."""
     make_private_folder(folder)
     path = folder / f"step-{state['step']:010d}.pt"
-    write_atomic(path, _to_bytes({"version": VERSION, **state}))
+    write_atomic(path, _to_bytes({"version": STATE_VERSION, **state}))
     for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -52,8 +55,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
             state = _from_file(path)
-            if state.pop("version", None) != VERSION:
-                raise CheckpointInvalidError(str(path), "another version", f"version {VERSION}")
+            if state.pop("version", None) != STATE_VERSION:
+                raise CheckpointInvalidError(str(path), "another version", f"version {STATE_VERSION}")
             return state
         except CheckpointInvalidError as error:
             failure = failure or error

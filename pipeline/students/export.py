@@ -83,7 +83,7 @@ def export_student(*, name: str, student: Student, fit: Samples, choose: Samples
         model = onnx.load(str(kept))
         graph, weights = split(model, folder / "split")
         parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
-        temperature = _temperature(Graph(graph, kind=student.kind), fit)
+        temperature = fitted_temperature(Graph(graph, kind=student.kind), fit)
         (out / GRAPH).unlink(missing_ok=True)
         write_atomic(out / WEIGHTS, weights.read_bytes())
         write_atomic(out / GRAPH, graph.read_bytes())
@@ -202,8 +202,8 @@ def _parity(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32]) -> P
     )
 
 
-def _temperature(graph: Graph, fit: Samples) -> float:
-    """On hard labels where every sample has one, else on what the teacher says, else 1."""
+def fitted_temperature(graph: Graph, fit: Samples) -> float:
+    """Of the graph's answers: fitted to hard labels where every sample has one, else to what the teacher says, else 1."""
     logits_NK = graph.logits(fit.inputs)
     if fit.labelled:
         return fit_temperature(logits_NK, one_hot(fit.hard_N, logits_NK.shape[1]))

@@ -13,7 +13,7 @@ Shapes: B batch (this rank's slice), K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import StudentSection
-from pipeline.distill.losses import mean_loss
+from pipeline.distill.losses import HINTS, mean_loss
 from pipeline.distill.weighting import weights
 from pipeline.errors import StudentError
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.averaging import Average
+from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
 from pipeline.students.schedule import learning_rate
@@ -137,6 +138,8 @@ class Trainer:
         self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
         """Summed probabilities of each class, of all labels read."""
         self._optimiser = _adamw(student.module, section)
+        self._hint: Hint | None = None
+        """From the first batch on, where a loss asks for it."""
         self._average: Average | None = Average(student.module, section.average) if section.average else None
         if state is not None:
             self._restore(state)
@@ -188,6 +191,7 @@ class Trainer:
             "rng": "philox(seed, epoch, position)",
             "since": list(self._since),
             "seen": self._seen_K.clone(),
+            "hint": self._hint and {key: value.detach().clone() for key, value in self._hint.state_dict().items()},
             **self._progress,
         }
 
@@ -225,9 +229,10 @@ class Trainer:
 
     def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> tuple[float, Tensor]:
         """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""
-        module = self._student.module
-        module.train()
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        self._student.module.train()
+        if self._hint is None and any(name in HINTS for name in self._section.loss):
+            self._watch(0 if batch.embedding_BD is None else batch.embedding_BD.shape[1])
+        parameters = self._parameters()
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._teach(batch, epoch=epoch, start=start) if batch.sample_ids else torch.zeros((), device=self._device)
         seen_K = torch.from_numpy(np.exp(batch.log_probs_BK).sum(axis=0, dtype=np.float32)).to(self._device)
@@ -255,10 +260,13 @@ class Trainer:
                 with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
                     logits_BK = self._student.module(inputs[rows]).float()
                 student_BK = logits_BK.detach().softmax(1).cpu().numpy()
+                told = lesson.rows(rows)
+                if self._hint:
+                    told = replace(told, projected_BD=self._hint.projected())
                 evidence = evidence_of(batch, rows, student_BK=student_BK, prior_K=prior_K)
                 loss = mean_loss(
                     logits_BK,
-                    lesson.rows(rows),
+                    told,
                     weight_B=torch.from_numpy(weights(evidence, section.weighting, section.weighting_options)).to(device),
                     losses=section.loss,
                     temperature=section.temperature,
@@ -269,6 +277,19 @@ class Trainer:
                 total += loss.detach()
         return total
 
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        """All that is trained."""
+        modules = [self._student.module, *([self._hint] if self._hint else [])]
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def _watch(self, values: int) -> None:
+        """Begin to hold what the student sees against embeddings of so many values. Raises HintImpossibleError."""
+        if not values:
+            found, expected = "the labels have no embeddings", "`labelling.embedding = true` and a teacher that gives them"
+            raise HintImpossibleError(self._name, found, expected, "label again so, or leave the loss out")
+        self._hint = Hint(self._name, self._student.module, values=values, seed=self._seed).to(self._device)
+        self._optimiser.add_param_group({"params": list(self._hint.parameters()), "weight_decay": 0.0})
+
     def _prior_K(self) -> NDArray[np.float32]:
         """Mean probability of each class over all labels read; even before the first."""
         sums_K = self._seen_K.numpy()
@@ -276,7 +297,7 @@ class Trainer:
 
     def _update(self, loss: float) -> bool:
         section = self._section
-        norm = torch.nn.utils.clip_grad_norm_(self._student.module.parameters(), section.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), section.clip_norm)
         if not (np.isfinite(loss) and bool(torch.isfinite(norm))):
             return False
         rate = learning_rate(self.step, steps=section.steps, warmup_steps=section.warmup_steps, peak=section.learning_rate)
@@ -311,6 +332,10 @@ class Trainer:
             if found != expected:
                 raise StateForeignError(self._name, what, repr(found), repr(expected))
         load_model(self._name, self._student, state["model"])
+        if state["hint"] is not None:
+            self._watch(len(state["hint"]["projection.bias"]))
+            assert self._hint is not None
+            self._hint.load_state_dict(state["hint"])
         self._optimiser.load_state_dict(state["optimiser"])
         if self._average:
             self._average = Average(self._student.module, self._section.average, state["average"])

@@ -62,6 +62,7 @@ class MemoryReader:
             sample_ids=[self._ids[row] for row in rows_B],
             inputs=self._inputs.take(pa.array(rows_B)),
             log_probs_BK=log_probs_BK,
+            recorded=None,
             weight_B=np.ones(len(rows_B), dtype=np.float32),
             entropy_B=entropy_nats(log_probs_BK),
             margin_B=margin(log_probs_BK),

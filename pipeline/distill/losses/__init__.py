@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.distill.losses.divergences import dist, dkd, jsd, kl, reverse_kl, skew_kl, skew_reverse_kl, standardised_kl
+from pipeline.distill.losses.hint import hint, hint_cosine
 from pipeline.distill.losses.lesson import NO_LABEL, Lesson, Recorded
 from pipeline.distill.losses.sparse import ghost, rs_kd
 from pipeline.errors import DESCRIBED, ConfigError
 from pipeline.options import Options, check_options
 
-__all__ = ["LOSSES", "NO_LABEL", "Lesson", "Loss", "LossUnknownError", "Recorded", "check_losses", "mean_loss"]
+__all__ = ["HINTS", "LOSSES", "NO_LABEL", "Lesson", "Loss", "LossUnknownError", "Recorded", "check_losses", "mean_loss"]
 
 
 class Loss(Protocol):
@@ -47,10 +48,14 @@ LOSSES: Mapping[str, Loss] = {
     "dkd": dkd,
     "dist": dist,
     "ghost": ghost,
+    "hint": hint,
+    "hint_cosine": hint_cosine,
     "rs_kd": rs_kd,
     "ce": ce,
 }
 AT_TEMPERATURE_1 = ("ghost", "rs_kd")
+HINTS = ("hint", "hint_cosine")
+"""Losses of embeddings: of the teacher's, and of the student's projected into their space."""
 
 _GIVEN = ("logits_BK", "lesson", "temperature")
 

@@ -39,11 +39,19 @@ class Lesson:
     """int64 class of the source, NO_LABEL where it has none."""
     recorded: Recorded | None = None
     """None from a codec that keeps every class."""
+    embedding_BD: Tensor | None = None
+    """What the teacher sees in the samples, float32; NaN in rows without."""
+    projected_BD: Tensor | None = None
+    """What the student sees in them, brought into the teacher's space."""
 
     def rows(self, some: slice) -> "Lesson":
         recorded = self.recorded.rows(some) if self.recorded else None
-        return Lesson(log_probs_BK=self.log_probs_BK[some], hard_B=self.hard_B[some], recorded=recorded)
+        embedding_BD = None if self.embedding_BD is None else self.embedding_BD[some]
+        return Lesson(log_probs_BK=self.log_probs_BK[some], hard_B=self.hard_B[some], recorded=recorded, embedding_BD=embedding_BD)
 
     def to(self, device: torch.device) -> "Lesson":
         recorded = self.recorded.to(device) if self.recorded else None
-        return Lesson(log_probs_BK=self.log_probs_BK.to(device), hard_B=self.hard_B.to(device), recorded=recorded)
+        embedding_BD = None if self.embedding_BD is None else self.embedding_BD.to(device)
+        return Lesson(
+            log_probs_BK=self.log_probs_BK.to(device), hard_B=self.hard_B.to(device), recorded=recorded, embedding_BD=embedding_BD
+        )

@@ -2,19 +2,25 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.labels.codecs import DENSE_FP16
+from pipeline.labels.codecs.top_k import TopK
 from pipeline.labels.entries import Tombstone
 from pipeline.labels.log import LogReader, LogWriter
 from pipeline.labels.order import Cursor, permutation, rank_slice
 from pipeline.labels.reader import CursorForeignError, EndOfEpoch, LabelBatch, LabelReader, LogEmptyError, MixedTeachersError, NotYet
-from pipeline.labels.shard import ShardCorruptError
+from pipeline.labels.shard import LabelledRows, ShardCorruptError, encode_shard, put_shard, read_shard
 from pipeline.labels.verify import summarise, verify
-from tests.kit.labelling import CLASSES, Bench, MemorySource, read_epoch
+from pipeline.labels.window import window_of
+from tests.kit.labelling import CLASSES, Bench, MemorySource, expected_log_probs, read_epoch
 from tests.kit.stores import MemoryStore
 from workers.labelling import Demand
 
@@ -276,3 +282,57 @@ def _follow(reader: LabelReader, cursor: Cursor, ids: list[str]) -> None:
     while isinstance(got := reader.read(cursor), LabelBatch):
         ids += got.sample_ids
         cursor = got.cursor_after
+
+
+def coded(store: MemoryStore, word: str, generation: int, **codec: Any) -> dict[str, np.ndarray]:
+    """Label ten more texts with that codec; what the teacher says of them."""
+    bench = Bench(store, MemorySource({}), **codec)
+    for number in range(1, generation + 1):
+        name = "ab"[number - 1]
+        bench.source.texts[name] = texts(10, name)
+    bench.run(generation)
+    return {f"{word}:{row}": expected_log_probs(text) for row, text in enumerate(texts(10, word))}
+
+
+def test_what_a_sparse_codec_kept_comes_with_each_batch_and_of_a_dense_one_every_class_was_kept() -> None:
+    store = MemoryStore()
+    said = coded(store, "a", 1, codec="dense_fp16") | coded(store, "b", 2, codec="top_k", codec_k=1)
+    reader = reader_of(store, generation=2, batch=20)
+    live = reader.read(reader.start())
+    assert isinstance(live, LabelBatch)
+    assert live.recorded is not None
+    assert live.recorded.ids_NR.shape == (10, 1)
+    both = reader.read(replace(reader.start(), epoch=1))
+    assert isinstance(both, LabelBatch)
+    assert both.recorded is not None
+    for sample, ids, log_probs, tail in zip(
+        both.sample_ids, both.recorded.ids_NR, both.recorded.log_probs_NR, both.recorded.tail_N, strict=True
+    ):
+        kept = log_probs > -np.inf
+        np.testing.assert_allclose(log_probs[kept], said[sample][ids[kept]], atol=2e-3)
+        assert np.exp(log_probs[kept]).sum() + np.exp(tail) == pytest.approx(1, abs=1e-3)
+        assert kept.sum() == (2 if sample.startswith("a") else 1)
+    dense = reader_of(store, generation=1).read(reader_of(store, generation=1).start())
+    assert isinstance(dense, LabelBatch)
+    assert dense.recorded is None
+
+
+def test_a_window_of_two_codecs_is_read_as_every_class() -> None:
+    classes = ("ham", "spam")
+    log_probs = np.log(np.array([[0.7, 0.3], [0.2, 0.8]], dtype=np.float32))
+    shards = []
+    for first, codec in ((0, DENSE_FP16), (2, TopK(k=1))):
+        rows = LabelledRows(
+            rows_N=np.arange(first, first + 2),
+            sample_ids=pa.array(["x", "y"]),
+            inputs=pa.array(["x", "y"]),
+            log_probs_NK=log_probs,
+            labels=pa.nulls(2, pa.string()),
+        )
+        store = MemoryStore()
+        ref = put_shard(store, "shards/a", encode_shard(rows, teacher="t", classes=classes, codec=codec), rows=2)
+        shards.append(read_shard(store, ref))
+    found = window_of(shards, np.array([3, 0, 2, 1])).rows(0, 4)
+    np.testing.assert_allclose(np.exp(found.log_probs_BK), np.exp(log_probs)[[1, 0, 0, 1]], atol=2e-3)
+    assert found.table["row"].to_pylist() == [3, 0, 2, 1]
+    assert found.recorded is None

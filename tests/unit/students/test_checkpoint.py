@@ -77,8 +77,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pyt
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    torch.save({"version": 2, "step": 1}, tmp_path / "step-0000000001.pt")
-    with pytest.raises(CheckpointInvalidError, match="another version; expected version 1"):
+    torch.save({"version": 3, "step": 1}, tmp_path / "step-0000000001.pt")
+    with pytest.raises(CheckpointInvalidError, match="another version; expected version 2"):
         load_checkpoint(tmp_path)
 
 

@@ -1,0 +1,91 @@
+"""`kdpipe gate` judges a file of anybody's, by a run file's validation, teacher and budgets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.students.control import train_in_memory
+from pipeline.students.export import export_student
+from tests.kit.students import numbers, spec
+from workers.cli import app
+
+RUN = """
+name = "numbers"
+classes = ["ham", "spam"]
+stream = { path = "stream.jsonl", input = "x", kind = "floats" }
+validation = { path = "validation.jsonl", input = "x", kind = "floats", label = "label" }
+teacher = { use = "sign:load" }
+students.small = { use = "mlp", options = { features = 4 } }
+gate = { accuracy_min = 0.8 }
+fleet.populations.phones.student = "small"
+"""
+TEACHER = """
+import numpy as np
+
+def load(inputs):
+    score = 4 * np.asarray(inputs).sum(1)
+    return np.stack([1 / (1 + np.exp(score)), 1 / (1 + np.exp(-score))], axis=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file with its data, a student that learnt and one that did not."""
+    folder = tmp_path_factory.mktemp("gate")
+    (folder / "run.toml").write_text(RUN)
+    (folder / "sign.py").write_text(TEACHER)
+    samples = numbers(200, seed=2)
+    rows = [{"x": list(x), "label": ("ham", "spam")[hard]} for x, hard in zip(samples.inputs, samples.hard_N, strict=True)]
+    for name in ("stream", "validation"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, steps in (("good", 200), ("bad", 1)):
+        made = spec(kind="floats", use="mlp", options={"features": 4, "width": 8}, steps=steps, learning_rate=0.02 if steps > 1 else 1e-9)
+        student = train_in_memory(made, numbers(200, seed=1))
+        export_student(name=name, student=student, fit=numbers(60, seed=3), choose=numbers(60, seed=4), out=folder / name)
+    return folder
+
+
+def judged(base: Path, *words: str) -> Any:
+    return CliRunner().invoke(app, ["gate", *words[:1], str(base / "run.toml"), *words[1:]])
+
+
+def test_a_file_that_meets_every_budget_may_ship(base: Path) -> None:
+    done = judged(base, str(base / "good" / "graph.onnx"), "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["ships"]
+    assert report["candidate"]["accuracy"] > 0.9
+    assert not (base / "runs").exists(), "judging made no run"
+
+
+def test_a_file_that_does_not_is_refused_with_the_line_and_by_how_much(base: Path) -> None:
+    done = judged(base, str(base / "bad" / "graph.onnx"))
+    assert done.exit_code == 6
+    assert "below its budget 0.8" in done.stdout
+
+
+def test_a_file_is_held_against_an_incumbent(base: Path) -> None:
+    good, bad = (str(base / name / "graph.onnx") for name in ("good", "bad"))
+    assert judged(base, good, "--incumbent", bad).exit_code == 0
+    worse = judged(base, bad, "--incumbent", good)
+    assert worse.exit_code == 6
+    assert "worse than the incumbent" in worse.stdout
+
+
+def test_a_use_in_a_runs_folder_is_counted(base: Path) -> None:
+    folder = base / "run"
+    folder.mkdir()
+    (folder / "origin.json").write_text("{}")
+    words = (str(base / "good" / "graph.onnx"), "--dir", str(folder))
+    assert "have now decided 1 time(s) about graph.onnx" in judged(base, *words).stdout
+    assert len((folder / "lineage.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_is_no_graph_of_the_run_files_kind_is_refused(base: Path) -> None:
+    (base / "none.onnx").write_bytes(b"no graph")
+    done = judged(base, str(base / "none.onnx"))
+    assert done.exception is not None
+    assert "expected a graph that onnxruntime loads" in str(done.exception)

@@ -1,0 +1,84 @@
+"""`kdpipe gate`: the gate alone, on any ONNX file."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.students.evaluation import Candidate
+    from pipeline.students.samples import Samples
+    from workers.driver.folder import RunFolder
+
+REFUSED = 6
+
+
+def gate(
+    graph: Annotated[Path, typer.Argument(metavar="GRAPH.onnx", help="The file to judge; weights beside it where it names them.")],
+    runfile: Annotated[str, typer.Argument(metavar="RUNFILE|RECIPE", help="Whose validation, teacher and budgets count.")],
+    directory: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Folder of the run; runs/NAME by default.")] = None,
+    incumbent: Annotated[Path | None, typer.Option("--incumbent", metavar="GRAPH.onnx", help="What devices run now.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", min=0.01, help="Of the answers; by default fitted.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+) -> None:
+    """Judge an ONNX file as a run would: exit 0 if it may ship, 6 if not. In a run's folder this counts as a use of the gate's samples."""
+    from pipeline.sources import open_source
+    from pipeline.students.gate import judge
+    from pipeline.students.samples import read_validation
+    from pipeline.teachers import load_teacher
+    from workers.driver.request import RunRequest
+    from workers.footprint import memory_of
+
+    request = RunRequest.of(runfile, directory)
+    run, folder = request.run, request.folder if request.folder.origin_file.exists() else None
+    teacher = load_teacher(run.teacher, classes=run.classes, base=request.base)
+    validation = read_validation(open_source(run.validation, base=request.base), classes=run.classes).with_teacher(teacher)
+    report = judge(
+        student=graph.name,
+        candidate=_candidate(graph, run.stream.kind, validation.fit, temperature, len(run.classes)),
+        incumbent=_candidate(incumbent, run.stream.kind, validation.fit, None, len(run.classes)) if incumbent else None,
+        gate=validation.gate,
+        section=run.gate,
+        classes=run.classes,
+        positive=run.positive,
+        clock=time.perf_counter,
+        memory_bytes=memory_of(graph, kind=run.stream.kind),
+    )
+    typer.echo(json.dumps(report.to_json()) if as_json else report.table())
+    if folder:
+        uses = _count_use(folder, graph, teacher.fingerprint, passed=report.ships)
+        typer.echo(f"  the gate's samples have now decided {uses} time(s) about {graph.name}", err=as_json)
+    if not report.ships:
+        raise typer.Exit(REFUSED)
+
+
+def _candidate(graph: Path, kind: str, fit: "Samples", temperature: float | None, classes: int) -> "Candidate":
+    """Raises GraphInvalidError for what is no graph of this kind, or answers for another number of classes."""
+    from pipeline.students.evaluation import Candidate
+    from pipeline.students.export import fitted_temperature
+    from pipeline.students.graph import Graph, GraphInvalidError
+
+    opened = Graph(graph, kind=kind)  # type: ignore[arg-type]
+    answered = opened.logits(fit.inputs[:1]).shape[1]
+    if answered != classes:
+        raise GraphInvalidError(str(graph), f"answers for {answered} classes", f"the {classes} of the run file")
+    return Candidate(graph=graph, kind=opened.kind, temperature=temperature or fitted_temperature(opened, fit))
+
+
+def _count_use(folder: "RunFolder", graph: Path, teacher: str, *, passed: bool) -> int:
+    """Write into the run's lineage that the gate's samples were used about this file; how often they were. Raises FolderBusyError."""
+    import hashlib
+
+    from pipeline.releases.lineage import LineageEntry
+    from workers.driver.folder import Holder
+    from workers.driver.releasing import lineage_of
+
+    digest, now_unix_s = hashlib.sha256(graph.read_bytes()).hexdigest(), int(time.time())
+    entry = LineageEntry(
+        what="judged", student=graph.name, generation=0, parent=None, teacher=teacher, digest=digest, passed=passed, at_unix_s=now_unix_s
+    )
+    with Holder(folder):
+        lineage_of(folder).append(entry)
+        return lineage_of(folder).gate_uses(graph.name)

@@ -31,11 +31,13 @@ def check_section(name: str, section: StudentSection, *, classes: int) -> None:
 def lesson_of(batch: LabelBatch, class_of: Mapping[str, int]) -> Lesson:
     """What is known of the samples; a hard label that is none of the classes counts as none."""
     hard = [NO_LABEL if label is None else class_of.get(label, NO_LABEL) for label in batch.hard_label]
-    recorded = batch.recorded and Recorded(
-        ids_BR=torch.from_numpy(batch.recorded.ids_NR.astype(np.int64)),
-        log_probs_BR=torch.from_numpy(np.array(batch.recorded.log_probs_NR)),
-        tail_B=torch.from_numpy(np.array(batch.recorded.tail_N)),
-    )
+    recorded = None
+    if batch.recorded is not None:
+        recorded = Recorded(
+            ids_BR=torch.from_numpy(batch.recorded.ids_NR.astype(np.int64)),
+            log_probs_BR=torch.from_numpy(np.array(batch.recorded.log_probs_NR)),
+            tail_B=torch.from_numpy(np.array(batch.recorded.tail_N)),
+        )
     log_probs_BK = torch.from_numpy(np.ascontiguousarray(batch.log_probs_BK))
     embedding_BD = None if batch.embedding_BD is None else torch.from_numpy(np.ascontiguousarray(batch.embedding_BD))
     return Lesson(log_probs_BK=log_probs_BK, hard_B=torch.tensor(hard, dtype=torch.int64), recorded=recorded, embedding_BD=embedding_BD)

@@ -40,7 +40,7 @@ from workers.teaching import TrainingSpec, teach
 ROWS, BATCH, STEPS = 600, 12, 300
 """Six epochs: a live pass and five replays."""
 WORLDS = (4, 2, 3, 1)
-RELEASE_EVERY_STEPS = 2
+STARVED_S = 0.05
 LOSS_WITHIN = 1e-5
 DEADLINE_S = 120.0
 
@@ -144,25 +144,29 @@ def work(folder: Path, start: int, rank: int, world: int) -> None:
 
 
 class Release:
-    """Brings the recorded log into the trainer's store, a record at a time: as far as the training has come, and a little further."""
+    """Brings the recorded log into the trainer's store, a record at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._from, self._to, self._next = folder.parent / "recorded", folder / "labels", 0
         shutil.copytree(self._from / "shards", self._to / "shards")
         (self._to / "log").mkdir()
 
-    def up_to(self, records: int) -> None:
-        while self._next < records and (recorded := self._from / record_key(self._next)).exists():
-            shutil.copy(recorded, self._to / "log" / ".coming")
-            (self._to / "log" / ".coming").rename(self._to / record_key(self._next))
-            self._next += 1
+    def one_more(self) -> bool:
+        """False if there is none."""
+        recorded = self._from / record_key(self._next)
+        if not recorded.exists():
+            return False
+        shutil.copy(recorded, self._to / "log" / ".coming")
+        (self._to / "log" / ".coming").rename(self._to / record_key(self._next))
+        self._next += 1
+        return True
 
 
 def train(folder: Path, *, worlds: Sequence[int], chance: random.Random | None) -> int:
     """Train to the end; killed after each start but the last at a drawn step. The number of starts."""
     folder.mkdir()
     release = Release(folder)
-    release.up_to(3)
+    release.one_more()
     for start, world in enumerate(worlds):
         command = [sys.executable, "-m", "tests.fault.students", "--work", str(folder), str(start)]
         workers = [subprocess.Popen([*command, str(rank), str(world)]) for rank in range(world)]
@@ -180,23 +184,20 @@ def train(folder: Path, *, worlds: Sequence[int], chance: random.Random | None) 
 
 
 def _watch(folder: Path, start: int, workers: Sequence["subprocess.Popen[bytes]"], release: Release, more: int | None) -> None:
-    """Release as it goes on, until it has taken so many steps, or to its end."""
+    """Until it has taken so many steps, or ends. A record is released whenever it has waited a moment for one."""
     until_s = time.monotonic() + DEADLINE_S
-    heard = folder / f"heard-{start}-0"
+    heard, steps, moved_s = folder / f"heard-{start}-0", 0, time.monotonic()
     while all(worker.poll() is None for worker in workers):
-        steps = len(heard.read_bytes().splitlines()) if heard.exists() else 0
-        release.up_to(4 + (_steps_before(folder) + steps) // RELEASE_EVERY_STEPS)
+        now = len(heard.read_bytes().splitlines()) if heard.exists() else 0
+        if now > steps:
+            steps, moved_s = now, time.monotonic()
+        elif time.monotonic() - moved_s > STARVED_S:
+            release.one_more()
+            moved_s = time.monotonic()
         if more is not None and steps >= more:
             return
         assert time.monotonic() < until_s, f"no end of start {start}"
         time.sleep(0.005)
-    if more is None:
-        release.up_to(10**9)
-
-
-def _steps_before(folder: Path) -> int:
-    newest = max((path.name for path in (folder / "training").rglob("step-*.pt")), default="step-0.pt")
-    return int(newest.removeprefix("step-").removesuffix(".pt"))
 
 
 def read_in(folder: Path, worlds: Sequence[int]) -> list[Batches]:

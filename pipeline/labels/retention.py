@@ -1,7 +1,7 @@
 """Which windows may go: a pure rule. Labels are kept for ever unless a policy says how many bytes or how many days.
 
-Asked when a generation begins, before its first label: no student of an older one is in training then. The windows of the generation that
-ended last always stay, for what starts warm from it. What was dropped is not labelled again: its rows are done.
+Asked when a generation begins, before its first label: no student of an older one is in training then. The windows of the last generation
+that had any always stay, for what starts warm from it. What was dropped is not labelled again: its rows are done.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,16 @@ def retired(state: LogState, policy: Retention, *, now_unix_s: float) -> Sequenc
     if not may_retire(state):
         return ()
     by_age, by_bytes = _first_young(state, policy, now_unix_s), _first_within(state, policy)
-    floor = min(max(by_age, by_bytes), state.first_window(max(state.ends)))
+    floor = min(max(by_age, by_bytes), _last_generations_first(state))
     if floor <= state.dropped_windows:
         return ()
     reason = "older than they are kept" if by_age >= by_bytes else "more bytes than are kept"
     return Floor(window=floor), Drop(stop_window=floor, stop_commit=state.windows[floor - 1].stop_commit, reason=reason)
+
+
+def _last_generations_first(state: LogState) -> int:
+    """First window of the last generation that had any: one whose new rows were all bad has none."""
+    return max((windows for windows in state.ends.values() if windows < len(state.windows)), default=0)
 
 
 def _first_young(state: LogState, policy: Retention, now_unix_s: float) -> int:

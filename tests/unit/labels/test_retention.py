@@ -49,6 +49,12 @@ def test_by_bytes_the_oldest_windows_go():
     assert [floor_of(retired(state, Retention(keep_bytes=keep), now_unix_s=0)) for keep in (90, 89, 70, 0)] == [0, 1, 2, 5]
 
 
+def test_a_generation_without_labels_takes_the_last_ones_from_nobody():
+    state = generations([3, 4, 0, 0])
+    assert floor_of(retired(state, Retention(keep_bytes=0), now_unix_s=0)) == 3
+    assert floor_of(retired(state, Retention(keep_s=1), now_unix_s=99 * DAY_S)) == 3
+
+
 def test_nothing_goes_while_a_generation_is_under_way():
     state = generations([3, 3])
     begun = fold(state, record(Plan(part="q", name="q", first=60, rows=10, stride=1)))

@@ -6,6 +6,8 @@ every class is as likely as the others; there is no hard label and no content ke
 P placeholders, N rows.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +32,13 @@ def filled(inputs: pa.Array, *, width: int) -> pa.Array:
     if pa.types.is_string(inputs.type):
         return pc.fill_null(inputs, "")
     return pa.array([row.as_py() if row.is_valid else [0.0] * width for row in inputs], inputs.type)
+
+
+def without(batch: pa.RecordBatch, places: Collection[int], ids: pa.Array) -> pa.RecordBatch:
+    """A source's rows, those at the places with their placeholder's id, no input and no label."""
+    blank = pa.array(np.isin(np.arange(len(batch)), list(places)))
+    columns = {name: pc.if_else(blank, pa.scalar(None, batch.schema.field(name).type), batch[name]) for name in ("input", "label")}
+    return batch.from_pydict({"sample_id": pc.if_else(blank, ids, batch["sample_id"]), **columns})
 
 
 def usual_width(inputs: pa.ChunkedArray) -> int:

@@ -23,7 +23,7 @@ from pipeline.labels.content import content_keys
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
 from pipeline.labels.log import LogReader
-from pipeline.labels.placeholders import filled, placeholder_ids
+from pipeline.labels.placeholders import filled, placeholder_ids, without
 from pipeline.labels.rowspace import part_rows
 from pipeline.labels.shard import LabelledRows, ShardTakenError, encode_shard, maker, put_shard
 from pipeline.labels.store import MappedStore, Store, StoreFullError, open_store
@@ -261,6 +261,8 @@ class Labeller:
         places = np.setdiff1d(np.arange(len(rows_N)), np.array(left_out, dtype=np.int64))
         if not len(places):
             return None
+        if bad and not left_out:  # a row that is given up keeps its place and nothing else
+            batch = without(batch, bad, placeholder_ids(assignment.plan, rows_N))
         kept = _rows_of(batch, places)
         labelled = LabelledRows(
             rows_N=rows_N[places],

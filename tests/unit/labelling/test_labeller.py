@@ -71,14 +71,14 @@ def test_rows_without_input_are_no_refusal():
     assert (done.shard, done.refused, done.teacher_rows) == (None, False, 0)
 
 
-def test_a_repair_keeps_every_row_in_its_place():
+def test_a_repair_keeps_every_row_in_its_place_and_nothing_of_those_it_gives_up():
     store, source = MemoryStore(), MemorySource({"a": ["text", "poison", "unparseable", "nan", "gone before"]})
     done = labeller_of(source, store=store).label(assignment_of(source, 0, 5, keep_every_row=True, without=(4,)))
     assert isinstance(done, Labelled)
     assert done.shard
     shard = read_shard(store, done.shard)
     assert shard.table["row"].to_pylist() == [0, 1, 2, 3]
-    assert shard.table["input"].to_pylist() == ["text", "poison", "", "nan"]
+    assert shard.table["input"].to_pylist() == ["text", "", "", ""]
     assert [bad.row for bad in done.bad] == [1, 2, 3]
     assert np.isfinite(shard.log_probs()).all()
 

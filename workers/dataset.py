@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError
+from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.prefetch import ReadingAhead
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, LabelReader, NotYet
@@ -50,21 +51,22 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         labels: str,
         *,
         batch: int,
-        generation: int = 1,
+        generation: int | None = None,
         seed: int = 0,
         rank: int | None = None,
         world: int | None = None,
         wait: Callable[[], None] = lambda: time.sleep(POLL_S),
     ) -> None:
-        """`labels` is DIR/labels or a store's URL. Rank and world are those of `torch.distributed`, if that is set up, unless given.
+        """`labels` is DIR/labels or a store's URL; without `generation`, the newest that has labels. Rank and world are those of
+        `torch.distributed`, if that is set up, unless given.
 
         `wait` is called while the next labels are not there yet; what it raises ends the iteration.
         """
         if rank is None or world is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        self._options: dict[str, Any] = {"generation": generation, "batch": batch, "seed": seed, "rank": rank, "world": world}
-        self._labels, self._wait = labels, wait
+        self._options: dict[str, Any] = {"batch": batch, "seed": seed, "rank": rank, "world": world}
+        self._labels, self._generation, self._wait = labels, generation, wait
         self._cursor: Cursor | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -72,7 +74,7 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         if workers is not None and workers.num_workers > 1:
             several = f"{workers.num_workers} workers, each of which would read all labels"
             raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
-        reader = ReadingAhead(LabelReader(open_store(self._labels), **self._options))
+        reader = ReadingAhead(self._reader())
         try:
             cursor = self._cursor or reader.start()
             while not isinstance(found := reader.read(cursor), EndOfEpoch):
@@ -84,6 +86,12 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
             self._cursor = found.next
         finally:
             reader.close()
+
+    def _reader(self) -> LabelReader:
+        store = open_store(self._labels)
+        if self._generation is None:  # of a saved place, its own
+            self._generation = self._cursor.generation if self._cursor else LogReader(store).refresh().newest_generation
+        return LabelReader(store, generation=self._generation, **self._options)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint. In the process that iterates: with a DataLoader, that is `num_workers=0`."""

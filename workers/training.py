@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.config import StudentSection
 from pipeline.errors import KdpipeError, StudentError
 from pipeline.students.checkpoint import Trained, load_trained
 from workers.board import Board, TrainingProgress, TrainingState
@@ -170,6 +172,13 @@ def _say_if_unscheduled(spec: TrainingSpec, board: Board, over: threading.Event)
         there, free = ray.cluster_resources(), ray.available_resources()
         asked = f"{spec.student.workers} x CPU {spec.student.cpus:g}" + (f", GPU {spec.student.gpus:g}" if spec.student.gpus else "")
         has = f"the cluster has CPU {there.get('CPU', 0):g}, free {free.get('CPU', 0):g}"
-        says = f"not started in {UNSCHEDULED_S:.0f} s: asked for {asked}; {has}"
+        fits = _fits(spec.student, free)
+        says = f"starting for {UNSCHEDULED_S:.0f} s and more" if fits else f"not started in {UNSCHEDULED_S:.0f} s: asked for {asked}; {has}"
         logger.warning("a trainer waits to be scheduled", extra={"student": spec.name, "says": says})
         board.report(spec.name, replace(progress, says=says))
+
+
+def _fits(section: StudentSection, free: Mapping[str, float]) -> bool:
+    """Whether all workers of the student find room in what is free: then they are slow to start, and nobody needs to act."""
+    wanted = {"CPU": section.cpus, "GPU": section.gpus}
+    return all(free.get(name, 0.0) >= section.workers * amount for name, amount in wanted.items())

@@ -117,6 +117,12 @@ class LogState:
         """Labelled rows whose bytes were not dropped."""
         return self.rows_labelled - sum(seal.rows for seal in self.windows[: self.dropped_windows])
 
+    @property
+    def newest_generation(self) -> int:
+        """The one that has labels and has not ended, else the one that ended last."""
+        ended = max(self.ends, default=0)
+        return ended + 1 if self.rows_labelled > self.rows_at_end or not ended else ended
+
     def first_window(self, generation: int) -> int:
         """Number of the first window of a generation: those before it belong to older ones."""
         return max((windows for older, windows in self.ends.items() if older < generation), default=0)

@@ -144,7 +144,8 @@ class StoredLabels:
             if commit.start <= row < commit.stop:
                 shard = read_shard(self._store, state.shard_of(commit))
                 places = np.flatnonzero(shard.table["row"].to_numpy() == row)
-                return next(self._samples(at, shard, places.tolist()))
+                if len(places):  # a row that was retried lies in a later shard than its neighbours, or in none yet
+                    return next(self._samples(at, shard, places.tolist()))
         if state.done.overlaps(row, row + 1):
             raise ConfigError("--row", f"row {row} was labelled and its label dropped by the retention policy", "a row that is kept")
         raise ConfigError("--row", f"row {row} is planned and not labelled yet", "a row with a label", "`kdpipe run` goes on labelling")

@@ -20,6 +20,8 @@ class BadShard:
 
     shard: str
     """Key in the commit: what a repair is asked for by."""
+    object: str
+    """Key of what lies there now: another one where it was repaired, or rows of it forgotten, since."""
     rows: int
     problem: str
 
@@ -201,20 +203,20 @@ def _contradictions(state: LogState) -> Iterator[str]:
 
 def _problem(store: Store, state: LogState, commit: Commit) -> BadShard | None:
     ref = state.shard_of(commit)
+
+    def bad(problem: str) -> BadShard:
+        return BadShard(shard=commit.shard.key, object=ref.key, rows=commit.shard.rows, problem=problem)
+
     try:
         shard = read_shard(store, ref)
     except (ShardCorruptError, ShardUnknownError) as error:
-        return _bad(commit, f"{error.found}; expected {error.expected}")
-    quarantined = {bad.row for bad in commit.quarantined}
+        return bad(f"{error.found}; expected {error.expected}")
+    quarantined = {row.row for row in commit.quarantined}
     expected = [row for row in range(commit.start, commit.stop) if row not in quarantined]
     if not np.array_equal(shard.table["row"].to_numpy(), expected):
-        return _bad(commit, "its rows are not those of its commit")
+        return bad("its rows are not those of its commit")
     if shard.classes != state.classes:
-        return _bad(commit, f"its classes are {list(shard.classes)}; expected {list(state.classes)} as in the log")
+        return bad(f"its classes are {list(shard.classes)}; expected {list(state.classes)} as in the log")
     if shard.teacher not in ({commit.teacher} if ref == commit.shard else state.teachers):
-        return _bad(commit, f"its teacher is {shard.teacher}; expected {commit.teacher} as in the log")
+        return bad(f"its teacher is {shard.teacher}; expected {commit.teacher} as in the log")
     return None
-
-
-def _bad(commit: Commit, problem: str) -> BadShard:
-    return BadShard(shard=commit.shard.key, rows=commit.shard.rows, problem=problem)

@@ -8,7 +8,7 @@ Shapes: N samples, K classes.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.distill.losses import NO_LABEL
 from pipeline.errors import DataError
 from pipeline.sources.source import Source
-from pipeline.teachers.teacher import Teacher
+from pipeline.teachers.teacher import Teacher, TeacherOutputError, TeacherUnavailableError
 
 PARTS = ("fit", "choose", "gate")
 SHARES = (0.3, 0.3, 0.4)
@@ -80,13 +80,20 @@ class Samples:
         )
 
     def with_teacher(self, teacher: Teacher) -> "Samples":
-        """The same samples with what the teacher says about them. Its -inf becomes -30, as in stored labels."""
+        """The same samples with what the teacher says about them: NaN where it fails. Its -inf becomes -30, as in stored labels.
+
+        Raises TeacherUnavailableError, TeacherOutputError: no sample is at fault.
+        """
         kind = pa.string() if not self.inputs or isinstance(self.inputs[0], str) else pa.list_(pa.float32())
-        answers = [
-            teacher.log_probs(pa.array(self.inputs[start : start + TEACHER_ROWS], kind)) for start in range(0, len(self), TEACHER_ROWS)
-        ]
-        teacher_NK = np.concatenate(answers) if answers else np.zeros((0, len(teacher.classes)), np.float32)
+        starts = range(0, len(self), TEACHER_ROWS)
+        answers = [_answers(teacher, pa.array(self.inputs[start : start + TEACHER_ROWS], kind)) for start in starts]
+        teacher_NK = np.concatenate([np.zeros((0, len(teacher.classes)), np.float32), *answers])
         return Samples(ids=self.ids, inputs=self.inputs, hard_N=self.hard_N, teacher_NK=np.maximum(teacher_NK, -30).astype(np.float32))
+
+    def answered(self) -> "Samples":
+        """Those that the teacher answered: the others say nothing of a student that is held against it."""
+        assert self.teacher_NK is not None
+        return self.take(np.flatnonzero(~np.isnan(self.teacher_NK).any(axis=1)).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +103,30 @@ class Validation:
     fit: Samples
     choose: Samples
     gate: Samples
+    unanswered: int = 0
+    """Samples that are left out because the teacher failed on them."""
 
-    def with_teacher(self, teacher: Teacher) -> "Validation":
-        return Validation(
-            fit=self.fit.with_teacher(teacher), choose=self.choose.with_teacher(teacher), gate=self.gate.with_teacher(teacher)
-        )
+    def answered(self, ask: Callable[[Samples], Samples]) -> "Validation":
+        """With the teacher's answers, as `ask` gets them. Raises SamplesMissingError where it answers nothing of a part."""
+        asked = {part: ask(getattr(self, part)).answered() for part in PARTS}
+        for part, samples in asked.items():
+            if not len(samples):
+                raise SamplesMissingError(f"{part} that the teacher answers", {name: len(found) for name, found in asked.items()})
+        left_out = sum(len(getattr(self, part)) - len(samples) for part, samples in asked.items())
+        return Validation(**asked, unanswered=left_out)
+
+
+def _answers(teacher: Teacher, inputs: pa.Array) -> NDArray[np.float32]:
+    """What the teacher says; a batch at which it raises is halved until the bad samples are alone."""
+    try:
+        return teacher.log_probs(inputs)
+    except (TeacherUnavailableError, TeacherOutputError):
+        raise
+    except Exception:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the samples
+        if len(inputs) == 1:
+            return np.full((1, len(teacher.classes)), np.nan, dtype=np.float32)
+        half = len(inputs) // 2
+        return np.concatenate([_answers(teacher, inputs[:half]), _answers(teacher, inputs[half:])])
 
 
 def read_samples(source: Source, *, classes: Sequence[str]) -> Samples:

@@ -16,7 +16,10 @@ REFUSED = 6
 
 
 def gate(
-    graph: Annotated[Path, typer.Argument(metavar="GRAPH.onnx", help="The file to judge; weights beside it where it names them.")],
+    graph: Annotated[
+        Path,
+        typer.Argument(metavar="GRAPH.onnx", exists=True, dir_okay=False, help="The file to judge; weights beside it where it names them."),
+    ],
     runfile: Annotated[str, typer.Argument(metavar="RUNFILE|RECIPE", help="Whose validation, teacher and budgets count.")],
     directory: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Folder of the run; runs/NAME by default.")] = None,
     incumbent: Annotated[Path | None, typer.Option("--incumbent", metavar="GRAPH.onnx", help="What devices run now.")] = None,
@@ -34,7 +37,8 @@ def gate(
     request = RunRequest.of(runfile, directory)
     run, folder = request.run, request.folder if request.folder.origin_file.exists() else None
     teacher = load_teacher(run.teacher, classes=run.classes, base=request.base)
-    validation = read_validation(open_source(run.validation, base=request.base), classes=run.classes).with_teacher(teacher)
+    read = read_validation(open_source(run.validation, base=request.base), classes=run.classes)
+    validation = read.answered(lambda samples: samples.with_teacher(teacher))
     report = judge(
         student=graph.name,
         candidate=_candidate(graph, run.stream.kind, validation.fit, temperature, len(run.classes)),
@@ -47,6 +51,8 @@ def gate(
         memory_bytes=memory_of(graph, kind=run.stream.kind),
     )
     typer.echo(json.dumps(report.to_json()) if as_json else report.table())
+    if validation.unanswered:
+        typer.echo(f"  left out: {validation.unanswered} samples on which the teacher failed", err=as_json)
     if folder:
         uses = _count_use(folder, graph, teacher.fingerprint, passed=report.ships)
         typer.echo(f"  the gate's samples have now decided {uses} time(s) about {graph.name}", err=as_json)

@@ -24,15 +24,21 @@ class Probe:
 
 
 def probe_inputs(run: "RunFile", base: Path, rows: int) -> Any:
-    """Inputs of the first rows of the first part that has any. Raises SourceMissingError, and what opening the source raises."""
+    """Inputs of the first rows of the stream, part after part. Raises SourceMissingError, and what opening the source raises."""
+    import pyarrow as pa
+
     from pipeline.sources import SourceSpec
     from pipeline.sources.source import SourceMissingError
 
     source = SourceSpec(section=run.stream, base=base).open()
-    part = next((part for part in source.parts() if part.rows), None)
-    if part is None:
+    found, left = [], rows
+    for part in source.parts():
+        if left and part.rows:
+            found.append(source.read(part.identity, range(min(left, part.rows))).column("input").drop_null())
+            left -= min(left, part.rows)
+    if not found:
         raise SourceMissingError(str(base / (run.stream.path or "")), [])
-    return source.read(part.identity, range(min(rows, part.rows))).column("input").drop_null()
+    return pa.concat_arrays(found)
 
 
 def label_probe(run: "RunFile", base: Path, rows: int, *, progress: Callable[[int, int], None]) -> Probe:

@@ -18,8 +18,8 @@ from pipeline.teachers import Teacher
 MAX_ANSWERS_BYTES = 2**30
 
 
-def answered(samples: Samples, teacher: Teacher, folder: Path) -> Samples:
-    """The samples with the teacher's log-probabilities; from `folder` where they are known."""
+def asked_once(samples: Samples, teacher: Teacher, folder: Path) -> Samples:
+    """The samples with the teacher's log-probabilities, NaN where it fails; from `folder` where they are known."""
     path = folder / f"{_digest(samples, teacher)}.npy"
     try:
         return replace(samples, teacher_NK=np.load(io.BytesIO(read_bounded(path, MAX_ANSWERS_BYTES)), allow_pickle=False))
@@ -35,12 +35,8 @@ def answered(samples: Samples, teacher: Teacher, folder: Path) -> Samples:
 
 
 def validation_answered(validation: Validation, teacher: Teacher, folder: Path) -> Validation:
-    """All three parts, answered."""
-    return Validation(
-        fit=answered(validation.fit, teacher, folder),
-        choose=answered(validation.choose, teacher, folder),
-        gate=answered(validation.gate, teacher, folder),
-    )
+    """All three parts, of what the teacher answers."""
+    return validation.answered(lambda samples: asked_once(samples, teacher, folder))
 
 
 def _digest(samples: Samples, teacher: Teacher) -> str:

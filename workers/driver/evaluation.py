@@ -18,7 +18,7 @@ from pipeline.students.graph import Graph
 from pipeline.students.latency import latencies_in_turn_ms
 from pipeline.students.samples import Samples, read_samples
 from pipeline.teachers.size import teacher_bytes
-from workers.driver.answers import answered
+from workers.driver.answers import asked_once
 from workers.driver.context import RunContext
 from workers.driver.control import ControlSpec, control_result
 from workers.driver.folder import read_json, write_json
@@ -71,9 +71,9 @@ def test_figures(context: RunContext, files: StudentFiles, *, steps: int) -> dic
 def _measured(context: RunContext, files: StudentFiles, control: dict[str, Any] | None, steps: int) -> dict[str, Any]:
     run, teacher = context.run, context.teacher
     assert run.test is not None
-    samples = answered(
+    samples = asked_once(
         read_samples(open_source(run.test, base=context.base), classes=run.classes), teacher, context.folder.root / "answers"
-    )
+    ).answered()
     exports = {"student": (files.export, read_json(files.verdict)["export"] | {"steps": steps})}
     if control:
         exports["control"] = (files.control, control)

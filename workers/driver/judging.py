@@ -68,7 +68,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     verdict = {
         "ships": report.ships,
         "why": report.summary,
-        "says": report.table() + f"\n  the gate's samples have now decided {lineage.gate_uses(name)} time(s) about {name}",
+        "says": "\n  ".join([report.table(), *_notes(lineage.gate_uses(name), name, validation.unanswered)]),
         "report": report.to_json(),
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
@@ -86,6 +86,11 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     }
     write_json(files.verdict, verdict)
     return verdict
+
+
+def _notes(uses: int, student: str, unanswered: int) -> list[str]:
+    left_out = [f"left out: {unanswered} validation samples on which the teacher failed"] if unanswered else []
+    return [f"the gate's samples have now decided {uses} time(s) about {student}", *left_out]
 
 
 def validation_of(context: RunContext) -> Validation:

@@ -110,9 +110,11 @@ def _found(store: Store, state: LogState, samples: frozenset[str], rows: frozens
         here = {row for row in rows_left if commit.start <= row < commit.stop}
         if not samples and not here:
             continue
-        table, rows_left = read_shard(store, state.shard_of(commit)).table, rows_left - here
+        table = read_shard(store, state.shard_of(commit)).table
         called_N = pc.is_in(table["sample_id"], value_set=wanted).to_numpy()
-        places = np.flatnonzero(called_N | np.isin(table["row"].to_numpy(), list(here)))
+        asked_N = np.isin(table["row"].to_numpy(), list(here))
+        rows_left -= set(table["row"].to_numpy()[asked_N].tolist())  # a row that was retried lies in a later shard than its neighbours
+        places = np.flatnonzero(called_N | asked_N)
         if len(places):
             found[number] = places
         missing -= set(pc.unique(table["sample_id"].filter(pa.array(called_N))).to_pylist())

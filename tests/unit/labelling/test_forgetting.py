@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.files import TEMPORARY
 from pipeline.labels.codecs import DENSE_FP16
 from pipeline.labels.content import content_keys, key_column
-from pipeline.labels.entries import Plan
+from pipeline.labels.entries import Plan, Retry
 from pipeline.labels.holder import LogHeldError
 from pipeline.labels.known import index_commits
 from pipeline.labels.known.table import mixed
@@ -26,11 +26,11 @@ from pipeline.labels.placeholders import placeholders_of, replaced
 from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.shard import LabelledRows, ShardCorruptError, encode_shard, maker_of, put_shard, read_shard, shard_bytes
 from pipeline.labels.store import LocalStore, Store
-from pipeline.labels.stored import NothingLabelledError
+from pipeline.labels.stored import NothingLabelledError, StoredLabels
 from pipeline.labels.verify import verify
 from pipeline.teachers.teacher import Answer
 from tests.kit.holders import OTHER, another_run
-from tests.kit.labelling import CLASSES, Bench, MemorySource, MemoryTeacher
+from tests.kit.labelling import CLASSES, Bench, MemorySource, MemoryTeacher, expected_log_probs
 from tests.kit.shards import of_version_1
 from tests.kit.stores import Crash, MemoryStore
 from workers.cli import app
@@ -490,3 +490,30 @@ def test_labels_that_a_live_run_of_another_folder_writes_are_left_alone(folder: 
     assert LogReader(store).refresh().term == term, "the live run is not fenced"
     assert "1 samples" in verb(folder, "--sample", f"id of {ADA}").stdout
     assert not traces(store, ADA)
+
+
+class Mended(MemoryTeacher):
+    """Chokes on nothing any more."""
+
+    def log_probs(self, inputs: Any) -> Any:
+        return np.stack([expected_log_probs(text) for text in inputs.to_pylist()])
+
+
+def test_a_row_that_was_retried_is_shown_and_forgotten_where_it_lies_now() -> None:
+    store = MappedMemory()
+    bench = Bench(store, Named({"a": ["one", "poison", "three"]}), unit_rows=8)
+    bench.run(1)
+    row = 1
+    with pytest.raises(ConfigError, match="quarantined"):
+        StoredLabels(store).at(row)
+    writer = LogWriter.open(store, holder="retry", classes=CLASSES, nonce="retry", now_unix_s=1.0)
+    writer.queue([Retry(start=row, stop=row + 1)])
+    writer.flush(now_unix_s=1.0)
+    with pytest.raises(ConfigError, match="planned and not labelled yet"):
+        StoredLabels(store).at(row)
+    bench.teacher = Mended()
+    bench.run(2)
+    assert StoredLabels(store).at(row).input == "poison"
+    assert forgotten(store, rows=[row]).rows == (row,)
+    assert not traces(store, "poison")
+    assert StoredLabels(store).at(row).weight == 0

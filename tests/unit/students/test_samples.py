@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from pipeline.distill.losses import NO_LABEL
 from pipeline.sources.source import Part
-from pipeline.students.samples import PARTS, LabelUnknownError, SamplesMissingError, part_of, read_samples, read_validation
+from pipeline.students.samples import (
+    PARTS,
+    LabelUnknownError,
+    Samples,
+    SamplesMissingError,
+    Validation,
+    part_of,
+    read_samples,
+    read_validation,
+)
 from tests.kit.students import CLASSES, mails
 
 
@@ -82,3 +91,35 @@ def test_a_teachers_impossible_class_is_clamped_as_in_stored_labels() -> None:
     answered = mails(5, teacher=False).with_teacher(Certain())
     assert answered.teacher_NK is not None
     assert (answered.teacher_NK == np.array([0, -30], dtype=np.float32)).all()
+
+
+class Picky:
+    """Says NaN of one sample and raises at another."""
+
+    classes, fingerprint, deterministic = CLASSES, "picky", True
+
+    def __init__(self, samples: Samples) -> None:
+        self._nan, self._raises = samples.inputs[1], samples.inputs[3]
+
+    def log_probs(self, inputs: pa.Array) -> np.ndarray:
+        texts = inputs.to_pylist()
+        if self._raises in texts:
+            raise ValueError("refused")
+        return np.array([[np.nan] * 2 if text == self._nan else [-0.1, -2.35] for text in texts], dtype=np.float32)
+
+
+def test_samples_on_which_the_teacher_fails_are_left_out_and_counted() -> None:
+    samples = mails(6, teacher=False)
+    asked = samples.with_teacher(Picky(samples))
+    assert asked.teacher_NK is not None
+    assert np.isnan(asked.teacher_NK).any(axis=1).tolist() == [False, True, False, True, False, False]
+    validation = Validation(fit=samples, choose=samples, gate=samples).answered(lambda part: part.with_teacher(Picky(samples)))
+    assert [len(part) for part in (validation.fit, validation.choose, validation.gate)] == [4, 4, 4]
+    assert validation.unanswered == 6
+
+
+def test_a_teacher_that_answers_nothing_of_a_part_ends_the_judging() -> None:
+    samples = mails(6, teacher=False)
+    one = samples.take([1])
+    with pytest.raises(SamplesMissingError, match="no sample in fit that the teacher answers"):
+        Validation(fit=one, choose=one, gate=one).answered(lambda part: part.with_teacher(Picky(samples)))

@@ -34,8 +34,10 @@ def ls(
     for part in summary.parts:
         typer.echo(f"{part.rows_done:>9,} of {part.rows:>9,}  {printable(part.name)}")
     known = f" ({summary.rows_reused:,} were known)" if summary.rows_reused else ""
+    forgotten = f", {summary.rows_tombstoned:,} forgotten" if summary.rows_tombstoned else ""
+    apart = f"{summary.rows_quarantined:,} quarantined{forgotten}"
     typer.echo(
-        f"{summary.rows_committed:,} of {summary.rows_planned:,} rows labelled{known}, {summary.rows_quarantined:,} quarantined; "
+        f"{summary.rows_committed:,} of {summary.rows_planned:,} rows labelled{known}, {apart}; "
         f"{summary.shards:,} shards, {summary.bytes:,} bytes, {summary.windows:,} windows; {summary.teacher_s:.1f} teacher seconds"
     )
     for reason, rows in summary.quarantine_reasons:

@@ -10,7 +10,7 @@ from workers.commands.labels.arguments import AsJson, Folder, open_labels
 from workers.commands.labels.progress import bar
 
 if TYPE_CHECKING:
-    from pipeline.labels.verify import Verification
+    from pipeline.labels.verify import BadShard, Verification
 
 
 def verify(directory: Folder, as_json: AsJson = False) -> None:
@@ -32,7 +32,7 @@ def verify(directory: Folder, as_json: AsJson = False) -> None:
 
 
 def _lines(found: "Verification") -> list[str]:
-    lines = [f"bad: {bad.shard} ({bad.rows:,} rows): {bad.problem}" for bad in found.bad]
+    lines = [f"bad: {bad.object}{_committed_as(bad)} ({bad.rows:,} rows): {bad.problem}" for bad in found.bad]
     lines += [f"log: {problem}" for problem in found.problems]
     if found.orphans:
         lines.append(
@@ -45,3 +45,7 @@ def _lines(found: "Verification") -> list[str]:
         verdict = "the log contradicts itself; restore it from a copy, or begin anew with `kdpipe clean DIR --labels`"
     left = f"; {found.rows_left:,} planned rows to label" if found.rows_left else ""
     return [*lines, f"{found.shards:,} shards, {found.rows:,} rows, {found.windows:,} windows: {verdict}{left}"]
+
+
+def _committed_as(bad: "BadShard") -> str:
+    return "" if bad.object == bad.shard else f", in the place of {bad.shard}"

@@ -113,7 +113,7 @@ class Validation:
             if not len(samples):
                 raise SamplesMissingError(f"{part} that the teacher answers", {name: len(found) for name, found in asked.items()})
         left_out = sum(len(getattr(self, part)) - len(samples) for part, samples in asked.items())
-        return Validation(**asked, unanswered=left_out)
+        return Validation(fit=asked["fit"], choose=asked["choose"], gate=asked["gate"], unanswered=left_out)
 
 
 def _answers(teacher: Teacher, inputs: pa.Array) -> NDArray[np.float32]:
@@ -141,7 +141,7 @@ def read_validation(source: Source, *, classes: Sequence[str]) -> Validation:
     for part, samples in parts.items():
         if not len(samples):
             raise SamplesMissingError(part, {name: len(found) for name, found in parts.items()})
-    return Validation(**parts)
+    return Validation(fit=parts["fit"], choose=parts["choose"], gate=parts["gate"])
 
 
 def part_of(sample_id: str) -> str:

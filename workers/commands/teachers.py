@@ -107,7 +107,7 @@ def _row(backend: str, teacher: "Teacher", inputs: Any, reference_NK: Any, batch
     from pipeline.teachers.backends import label_error
 
     error = label_error(_answers(teacher, inputs, batch_rows), reference_NK)  # the first pass also compiles and warms up
-    seconds = []
+    seconds = list[float]()
     until_s = time.perf_counter() + TIMED_S
     while len(seconds) < RUNS or time.perf_counter() < until_s:  # a fast teacher needs many passes until its speed is to be seen
         began_s = time.perf_counter()

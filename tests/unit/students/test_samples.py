@@ -96,7 +96,8 @@ def test_a_teachers_impossible_class_is_clamped_as_in_stored_labels() -> None:
 class Picky:
     """Says NaN of one sample and raises at another."""
 
-    classes, fingerprint, deterministic = CLASSES, "picky", True
+    classes: tuple[str, ...] = CLASSES
+    fingerprint, deterministic = "picky", True
 
     def __init__(self, samples: Samples) -> None:
         self._nan, self._raises = samples.inputs[1], samples.inputs[3]

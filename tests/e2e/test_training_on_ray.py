@@ -144,7 +144,7 @@ def test_a_killed_worker_goes_on_to_the_same_weights_and_an_error_of_ours_keeps_
     board, spec = start_board(), spec_of(folder, "small", steps=4000, checkpoint_every_steps=50)
     with ThreadPoolExecutor() as threads:
         wrong = threads.submit(train_student, spec_of(folder, "wrong", loss={"kll": 1.0}), board=board)
-        with pytest.raises(LossUnknownError, match="no loss named 'kll'; expected known: ce, kl"):
+        with pytest.raises(LossUnknownError, match="no loss named 'kll'; expected known: ce, dist"):
             wrong.result(timeout=200)
         task = threads.submit(train_student, spec, board=board)
         wait_until(lambda: step_of(board) > 100)

@@ -1,6 +1,8 @@
 """Which ports the orchestrator listens on, kept across restarts, so that devices find it again."""
 
 import json
+import random
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,6 +10,9 @@ from pipeline.errors import MachineError
 from pipeline.files import read_bounded, write_atomic
 
 VERSION = 1
+PICKED = range(20_000, 32_000)
+"""A port that is kept must be free at the next start, too: below those that a system gives to connections, above those that Ray takes."""
+TRIES = 100
 
 
 class PortTakenError(MachineError):
@@ -70,3 +75,19 @@ def choose(wanted: Ports, remembered: Ports) -> Ports:
     """A port that was asked for wins over the one of the last start."""
     asked, last = asdict(wanted), asdict(remembered)
     return Ports(**{name: asked[name] or last[name] for name in asked})
+
+
+def settled(ports: Ports, host: str) -> Ports:
+    """With a free port of PICKED for each that may be any; 0, the system's choice, where none of many was free."""
+    picked = {name: port or _free(host) for name, port in asdict(ports).items()}
+    return Ports(**picked)
+
+
+def _free(host: str) -> int:
+    for port in random.sample(PICKED, TRIES):
+        try:
+            socket.create_server((host, port)).close()
+        except OSError:
+            continue
+        return port
+    return 0

@@ -38,7 +38,7 @@ from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.operations import Operations
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import Pki, ensure_pki, utc
-from workers.orchestrator.ports import Ports, PortTakenError, choose, read_ports, write_ports
+from workers.orchestrator.ports import Ports, PortTakenError, choose, read_ports, settled, write_ports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.writer import Session, Writer
 from workers.rpc import fleet_pb2_grpc
@@ -129,7 +129,7 @@ class Orchestrator:
         with self._database.begin() as connection:
             self.roster.load(connection)
             alive_until_s = connection.scalar(select(tables.facts.c.value).where(tables.facts.c.name == "alive_until_s"))
-        wanted = choose(settings.ports, read_ports(folder))
+        wanted = settled(choose(settings.ports, read_ports(folder)), settings.host)
         self._metrics_server = MetricsServer(host=settings.host, port=wanted.metrics)
         self._metrics = OrchestratorMetrics(self._metrics_server)
         self._writer = Writer(self._database, self.roster, on_commit=self._metrics.committed)

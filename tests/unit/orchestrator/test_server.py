@@ -16,7 +16,7 @@ from pipeline.releases.repository import TIMESTAMP_VALID
 from pipeline.rollout.rollout import RolloutState
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.metrics import MetricsPortError
-from workers.orchestrator.ports import Ports, PortsFileError, PortTakenError
+from workers.orchestrator.ports import PICKED, Ports, PortsFileError, PortTakenError, settled
 from workers.orchestrator.server import Orchestrator, Settings
 
 
@@ -171,3 +171,11 @@ def test_a_full_disk_refuses_reports_and_the_engine_goes_on_when_there_is_room_a
     device.sync(device.report("CONFIRMED"))
     orchestrator.wait_for(lambda: orchestrator.operator.get_rollout("r1").has_ended)
     assert orchestrator.operator.get_rollout("r1").confirmed == 1
+
+
+def test_ports_that_are_kept_are_none_that_a_system_gives_to_connections_and_asked_ones_stay() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        asked = taken.getsockname()[1]
+        found = settled(Ports(fleet=asked), "127.0.0.1")
+    assert found.fleet == asked
+    assert {found.enrolment, found.operator, found.metrics} <= set(PICKED)

@@ -17,7 +17,8 @@ from pipeline.config import StudentSection
 from pipeline.distill.losses import LossUnknownError
 from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import load_trained, load_weights
-from tests.kit.labelling import CLASSES, Bench, MemorySource
+from tests.kit.labelling import Bench, MemorySource
+from tests.kit.training import training_spec
 from workers.board import Board, TrainingProgress, TrainingState, start_board
 from workers.teaching import TrainingSpec, teach
 from workers.training import train_student
@@ -45,20 +46,7 @@ if __name__ == "__main__":
 
 def spec_of(folder: Path, name: str, *, steps: int = 60, **section: Any) -> TrainingSpec:
     options: dict[str, Any] = {"options": TINY, "batch": 8, "steps": steps, "warmup_steps": 2, "checkpoint_every_steps": 10} | section
-    return TrainingSpec(
-        name=name,
-        student=StudentSection(**options),
-        classes=CLASSES,
-        kind="text",
-        store_url=str(folder / "labels"),
-        generation=1,
-        seed=3,
-        base=folder,
-        storage=folder / "training",
-        mixed_teachers=False,
-        warm_start=None,
-        out=folder / f"{name}.pt",
-    )
+    return training_spec(folder, StudentSection(**options), name=name)
 
 
 @pytest.fixture(scope="module")

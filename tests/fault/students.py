@@ -33,7 +33,8 @@ from pipeline.labels.prefetch import Found
 from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import LocalStore
 from pipeline.students.checkpoint import load_trained
-from tests.kit.labelling import CLASSES, Bench, MemorySource
+from tests.kit.labelling import Bench, MemorySource
+from tests.kit.training import training_spec
 from workers.board import TrainingProgress
 from workers.teaching import TrainingSpec, teach
 
@@ -81,20 +82,7 @@ def record(folder: Path) -> None:
 def spec_in(folder: Path) -> TrainingSpec:
     options = {"max_bytes": 32, "width": 8, "embedding": 4}
     student = StudentSection(options=options, batch=BATCH, steps=STEPS, warmup_steps=10, learning_rate=0.01, checkpoint_every_steps=7)
-    return TrainingSpec(
-        name="small",
-        student=student,
-        classes=CLASSES,
-        kind="text",
-        store_url=str(folder / "labels"),
-        generation=1,
-        seed=3,
-        base=folder,
-        storage=folder / "training",
-        mixed_teachers=False,
-        warm_start=None,
-        out=folder / "small.pt",
-    )
+    return training_spec(folder, student)
 
 
 class Heard:

@@ -7,26 +7,13 @@ import pytest
 import workers.training
 from pipeline.config import StudentSection
 from pipeline.labels.reader import LogEmptyError
-from tests.kit.labelling import CLASSES
+from tests.kit.training import training_spec
 from workers.board import BoardState, TrainingState
 from workers.training import TrainingFailedError, TrainingSpec, train_student
 
 
 def spec_in(folder: Path) -> TrainingSpec:
-    return TrainingSpec(
-        name="small",
-        student=StudentSection(steps=5),
-        classes=CLASSES,
-        kind="text",
-        store_url=str(folder / "labels"),
-        generation=1,
-        seed=3,
-        base=folder,
-        storage=folder / "training",
-        mixed_teachers=False,
-        warm_start=None,
-        out=folder / "small.pt",
-    )
+    return training_spec(folder, StudentSection(steps=5))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import load_trained, load_weights
 from pipeline.students.loop import StateForeignError
 from tests.kit.labelling import Bench, MemorySource
-from tests.kit.students import CLASSES, GrowingReader, mails, reader_of, section
+from tests.kit.students import GrowingReader, mails, reader_of, section
+from tests.kit.training import training_spec
 from workers import teaching
 from workers.board import TrainingProgress, TrainingState
 from workers.teaching import TrainingSpec, teach
@@ -58,20 +59,8 @@ class Clock:
 
 
 def spec_of(folder: Path, **changes: Any) -> TrainingSpec:
-    return TrainingSpec(
-        name="small",
-        student=section(**({"checkpoint_every_steps": 5} | changes)),
-        classes=CLASSES,
-        kind="text",
-        store_url=str(folder / "labels"),
-        generation=1,
-        seed=3,
-        base=folder,
-        storage=folder / "training",
-        mixed_teachers=False,
-        warm_start=None,
-        out=folder / "out" / "weights.pt",
-    )
+    spec = training_spec(folder, section(**({"checkpoint_every_steps": 5} | changes)))
+    return replace(spec, out=folder / "out" / "weights.pt")
 
 
 def run(spec: TrainingSpec, board: Watched | None = None, *, clock: Clock | None = None, **options: Any) -> Any:

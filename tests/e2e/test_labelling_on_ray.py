@@ -22,6 +22,7 @@ from workers.labelling import Demand, Labelling, LabellingOutcome, LabellingProg
 from workers.labelling.faults import TeacherChangedError
 from workers.labelling.messages import LabellerSpec
 from workers.labelling.ray_crew import RayCrew, TeacherStartError
+from workers.local_ray import start_local_ray
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -60,7 +61,7 @@ def refuses(**options):
 
 @pytest.fixture(scope="module")
 def _cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_local_ray(num_cpus=2)
     yield
     ray.shutdown()
 

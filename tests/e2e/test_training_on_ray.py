@@ -20,6 +20,7 @@ from pipeline.students.checkpoint import load_trained, load_weights
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.training import training_spec
 from workers.board import Board, TrainingProgress, TrainingState, start_board
+from workers.local_ray import start_local_ray
 from workers.teaching import TrainingSpec, teach
 from workers.training import train_student
 
@@ -35,10 +36,11 @@ import ray
 
 from tests.e2e.test_training_on_ray import spec_of
 from workers.board import start_board
+from workers.local_ray import start_local_ray
 from workers.training import train_student
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_local_ray(num_cpus=2)
     train_student(spec_of(Path(sys.argv[1]), "small", steps=int(sys.argv[2])), board=start_board())
     ray.shutdown()
 """
@@ -51,7 +53,7 @@ def spec_of(folder: Path, name: str, *, steps: int = 60, **section: Any) -> Trai
 
 @pytest.fixture(scope="module")
 def _cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_local_ray(num_cpus=2)
     yield
     ray.shutdown()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.config import RaySection
 from pipeline.files import create_exclusive, make_private_folder
 from workers.driver.stopping import Stop
+from workers.local_ray import start_local_ray
 from workers.privacy import OPT_OUT, opt_out
 from workers.ray_address import RayUnavailableError, require_answer
 
@@ -69,14 +70,7 @@ class Cluster:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(OPT_OUT)})
             else:
-                ray.init(
-                    address="local",  # without it Ray joins whatever else runs on this machine
-                    num_cpus=self._section.cpus or os.cpu_count() or 1,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                    _node_ip_address="127.0.0.1",
-                )
+                start_local_ray(num_cpus=self._section.cpus or os.cpu_count() or 1, logging_level=logging.WARNING)
                 _require_loopback(ray.util.get_node_ip_address())
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from workers.labelling import Demand, Labelling
 from workers.labelling.crew import Died, Event, Finished, Ready
 from workers.labelling.messages import Assignment, Labelled, LabellerSpec
 from workers.labelling.ray_crew import RayCrew
+from workers.local_ray import start_local_ray
 
 CLASSES = ("a", "b")
 TEACHER = """
@@ -64,9 +65,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local", num_cpus=2, resources={"lab": 1.0}, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
-        )
+        start_local_ray(num_cpus=2, resources={"lab": 1.0})
         yield
         ray.shutdown()
 

@@ -18,6 +18,7 @@ from pipeline.recipes.prepared import Fetch, PreparedOtherwiseError, prepare_onc
 from pipeline.references import import_reference
 
 __all__ = [
+    "OWN",
     "RECIPES",
     "FeedMissingError",
     "FeedReleasedError",
@@ -27,11 +28,15 @@ __all__ = [
     "prepare_run",
     "recipe_text",
     "release_feed",
+    "starting_files",
     "teacher_note",
 ]
 
 RECIPES: Mapping[str, Path] = {name: Path(__file__).parent / name for name in ("digits", "spam")}
 """Folder of each recipe by name."""
+
+OWN = "own"
+"""Names what is no recipe: a small project to make one's own, with a teacher and samples in files."""
 
 TEACHER_NOTES: Mapping[str, str] = {"pipeline.recipes.spam:prepare": "TF-IDF with a linear model is a small teacher"}
 """What a reader of ratios should know of the teacher that a recipe makes, by `prepare.use`."""
@@ -42,6 +47,15 @@ def recipe_text(name: str) -> str:
     if name not in RECIPES:
         raise ConfigError("recipe", f"no recipe named {name!r}", f"one of: {', '.join(sorted(RECIPES))}", "or give the path of a run file")
     return (RECIPES[name] / "run.toml").read_text(encoding="utf-8")
+
+
+def starting_files(name: str) -> Mapping[str, bytes]:
+    """What `kdpipe init` writes, by the path below its folder. Raises ConfigError for a name that is none."""
+    if name != OWN:
+        return {"run.toml": recipe_text(name).encode()}
+    root = Path(__file__).parent / OWN
+    names = ("run.toml", "my_teacher.py", "samples/stream.jsonl", "samples/validation.jsonl")
+    return {name: (root / name).read_bytes() for name in names}
 
 
 def prepare_run(run: RunFile, *, folder: Path, cache: Path, say: Callable[[str], None], fetch: Fetch) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import workers.doctor
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.recipes import RECIPES, recipe_text
+from pipeline.recipes import OWN, RECIPES
 from workers.cli import app
 from workers.doctor import Check
 from workers.driver.folder import Holder, RunFolder, write_json
@@ -114,7 +114,7 @@ def test_logs_of_a_ray_session_that_is_gone_are_left_out(logs: Path, run: RunFol
     assert kdpipe("logs", logs).output.split()[0] == "driver"
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted({OWN, *RECIPES}))
 def test_init_writes_a_run_file_that_is_valid_and_never_over_one(recipe: str, tmp_path: Path) -> None:
     target = tmp_path / "mine" / "run.toml"
     first = kdpipe("init", recipe, target.parent)
@@ -124,13 +124,22 @@ def test_init_writes_a_run_file_that_is_valid_and_never_over_one(recipe: str, tm
     target.write_text("edited")
     error = kdpipe("init", recipe, target.parent).exception
     assert isinstance(error, ConfigError)
-    assert "a run file is already here" in str(error)
-    assert target.read_text() == "edited" != recipe_text(recipe)
+    assert "a file is already here" in str(error)
+    assert target.read_text() == "edited"
+
+
+def test_the_project_to_make_ones_own_opens_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kdpipe("init", OWN, tmp_path / "mine").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    plan = kdpipe("run", tmp_path / "mine" / "run.toml", "--dry-run")
+    assert plan.exit_code == 0, plan.exception
+    assert "600 to label" in plan.output
+    assert not (tmp_path / "mine" / "runs").exists()
 
 
 def test_init_of_no_such_recipe_names_the_known(tmp_path: Path) -> None:
     error = kdpipe("init", "spma", tmp_path / "mine").exception
-    assert "digits, spam" in str(error)
+    assert "digits, own, spam" in str(error)
     assert not (tmp_path / "mine").exists()
 
 

@@ -3,6 +3,8 @@
 The log's quarantines are facts and stay. A row may be quarantined, retried, and quarantined again: the newest reason counts.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +13,9 @@ from pipeline.labels.entries import Quarantine
 from pipeline.labels.state import LogState
 
 SUPERSEDED = "its file changed before it was labelled"
+
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|0x[0-9a-fA-F]+|\d+")
+"""What differs between rows that fail alike: quoted words, addresses, numbers."""
 
 
 def in_force(state: LogState) -> Iterator[Quarantine]:
@@ -25,3 +30,14 @@ def in_force(state: LogState) -> Iterator[Quarantine]:
         if newest[place] >= 0:
             for start, stop in state.set_aside.within(int(edges[place]), int(edges[place + 1])):
                 yield Quarantine(start=start, stop=stop, reason=facts[newest[place]].reason)
+
+
+def kinds(state: LogState) -> list[tuple[str, int]]:
+    """Reasons and their rows, most first. Those that differ in quoted words and numbers alone count as one, named by the first."""
+    example: dict[str, str] = {}
+    rows: Counter[str] = Counter()
+    for quarantine in in_force(state):
+        kind = _PARTICULAR.sub("*", quarantine.reason)
+        example.setdefault(kind, quarantine.reason)
+        rows[kind] += quarantine.stop - quarantine.start
+    return [(example[kind], count) for kind, count in rows.most_common()]

@@ -1,6 +1,5 @@
 """Looking at stored labels from outside: what is there, and what is bad. Reads only; needs no run to be alive."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from pipeline.labels.entries import Commit
 from pipeline.labels.log import LogReader
-from pipeline.labels.quarantine import in_force
+from pipeline.labels.quarantine import kinds
 from pipeline.labels.shard import SHARDS, ShardCorruptError, ShardUnknownError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
@@ -134,9 +133,6 @@ def summarise(store: Store) -> LabelsSummary:
     for generation, windows in sorted(state.ends.items()):
         ends.append((generation, windows - before))
         before = windows
-    reasons: Counter[str] = Counter()
-    for quarantine in in_force(state):
-        reasons[quarantine.reason] += quarantine.stop - quarantine.start
     return LabelsSummary(
         log=state.log,
         holder=state.holder,
@@ -164,7 +160,7 @@ def summarise(store: Store) -> LabelsSummary:
             )
             for plan in state.plans
         ),
-        quarantine_reasons=tuple(reasons.most_common()),
+        quarantine_reasons=tuple(kinds(state)),
     )
 
 

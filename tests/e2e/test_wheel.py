@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.recipes import OWN, starting_files
+
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = str(ROOT / "constraints.txt")
 INSTALLED_MB_MAX = 400
@@ -71,6 +73,7 @@ def test_the_wheel_holds_the_two_packages_their_data_and_the_licence(light: Ligh
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"pipeline", "workers"}
     assert {"pipeline/py.typed", "workers/py.typed", "workers/rpc/fleet.proto"} <= set(names)
     assert [name for name in names if name.startswith("pipeline/recipes/") and name.endswith(".toml")]
+    assert {f"pipeline/recipes/{OWN}/{name}" for name in starting_files(OWN)} <= set(names)
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
 

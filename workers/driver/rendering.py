@@ -25,7 +25,7 @@ def _labels(summary: Mapping[str, Any]) -> str:
     labels, learning = summary["labels"], summary["learning"]
     lines = [f"labels     {labels['rows_committed']:,} of {labels['rows_planned']:,} rows, {labels['rows_quarantined']:,} quarantined"]
     if learning:
-        lines[0] += f"; the teacher was asked about {learning['teacher_rows']:,} in generation {summary['generation']}"
+        lines[0] += f"; {learning['teacher_rows']:,} by the teacher in generation {summary['generation']}"
         if learning.get("rows_reused"):
             lines[0] += f"; {learning['rows_reused']:,} were known"
         if learning["rows_per_s"]:

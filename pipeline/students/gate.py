@@ -3,7 +3,7 @@
 It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every budget met,
 not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate. With hard
 labels "right" means the label; without, it means the teacher's first class, and the report says so. McNemar's exact p is shown and never
-decides. A candidate without an incumbent ships when its budgets are met.
+decides. A candidate without an incumbent ships when its budgets are met. The worst slice is always named; it decides where it has a budget.
 
 Pure but for the clock it is given, to measure latency. Left to others: counting uses of `gate` (`pipeline.releases.lineage`), memory of
 a real process (`workers.footprint`).
@@ -11,7 +11,7 @@ a real process (`workers.footprint`).
 Shapes: N samples, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from pipeline.config import GateSection
 from pipeline.distill import metrics
 from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
+from pipeline.students.breakdown import Breakdown, break_down
 from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
 from pipeline.students.samples import Samples
+from pipeline.students.slices import Slice, most_dropped
 
 __all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure"]
 
@@ -53,13 +55,15 @@ class GateReport:
     lines: tuple[GateLine, ...]
     candidate: Evaluation
     incumbent: Evaluation | None
+    breakdown: Breakdown
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **{key: value for key, value in asdict(self).items() if key not in ("candidate", "incumbent")},
+            **{key: value for key, value in asdict(self).items() if key not in ("candidate", "incumbent", "breakdown")},
             "candidate": self.candidate.to_json(),
             "incumbent": self.incumbent.to_json() if self.incumbent else None,
+            "breakdown": self.breakdown.to_json(),
         }
 
     def table(self) -> str:
@@ -94,7 +98,13 @@ def judge(
 
     found, log_probs_NK = look(candidate)
     before, before_NK = look(incumbent) if incumbent else (None, None)
-    lines = [*_budget_lines(found, section, gate.labelled), *_shown_lines(found, memory_bytes)]
+    truth_N = _truth(gate)
+    breakdown = break_down(log_probs_NK, truth_N, gate, before_NK, classes=classes, rows_min=section.slice_rows_min)
+    lines = [
+        *_budget_lines(found, section, gate.labelled),
+        *_slice_lines(breakdown.slices, section, compared=before is not None),
+        *_shown_lines(found, memory_bytes),
+    ]
     if before is not None and before_NK is not None:
         lines += _comparison_lines(log_probs_NK, before_NK, gate, section)
     failed = [line for line in lines if line.passed is False]
@@ -103,8 +113,22 @@ def judge(
     verdict = f"{keeps}: " + "; ".join(line.says for line in failed) if failed else "ships"
     note = "" if gate.labelled else " (no labels: judged by agreement with the teacher alone)"
     return GateReport(
-        student=student, ships=not failed, basis=basis, summary=verdict + note, lines=tuple(lines), candidate=found, incumbent=before
+        student=student,
+        ships=not failed,
+        basis=basis,
+        summary=verdict + note,
+        lines=tuple(lines),
+        candidate=found,
+        incumbent=before,
+        breakdown=breakdown,
     )
+
+
+def _truth(gate: Samples) -> NDArray[np.int64]:
+    if gate.labelled:
+        return gate.hard_N
+    assert gate.teacher_NK is not None
+    return np.asarray(gate.teacher_NK.argmax(axis=1), dtype=np.int64)
 
 
 def _budget_lines(found: Evaluation, section: GateSection, labelled: bool) -> list[GateLine]:
@@ -133,6 +157,43 @@ def _budget_lines(found: Evaluation, section: GateSection, labelled: bool) -> li
     return lines
 
 
+def _slice_lines(slices: Sequence[Slice], section: GateSection, *, compared: bool) -> list[GateLine]:
+    """The worst slice, and the one that lost most where that has a budget and there is an incumbent."""
+    lines = [_worst_slice_line(slices, section)]
+    allowed, dropped = section.slice_drop_max, most_dropped(slices)
+    if allowed is None or not compared:
+        return lines
+    name = "drop of a slice, at least"
+    if dropped is None or dropped.drop_at_least is None or dropped.incumbent_right is None:
+        says = f"{name} has a budget of {_number(allowed)}, and no slice has {section.slice_rows_min} samples to measure it by"
+        return [*lines, GateLine(name=name, value=None, bound=allowed, passed=False, says=says)]
+    drop = dropped.drop_at_least
+    told = f"{dropped.name}: {dropped.right} of {dropped.samples} right, the incumbent {dropped.incumbent_right}"
+    short = (
+        f"{dropped.name} lost {_number(drop)} against the incumbent for sure, {_number(drop - allowed)} above its budget {_number(allowed)}"
+    )
+    return [*lines, GateLine(name=name, value=drop, bound=allowed, passed=drop <= allowed, says=told if drop <= allowed else short)]
+
+
+def _worst_slice_line(slices: Sequence[Slice], section: GateSection) -> GateLine:
+    bound, name = section.slice_right_min, "worst slice"
+    if not slices:
+        says = f"no slice has {section.slice_rows_min} samples"
+        if bound is not None:
+            says = f"{name} has a budget of {_number(bound)}, and {says} to measure it by"
+        return GateLine(name=name, value=None, bound=bound, passed=None if bound is None else False, says=says)
+    worst = slices[0]
+    told = f"{worst.name}: {worst.right} of {worst.samples} right, 95 % {worst.low:.3f} to {worst.high:.3f}"
+    missed = [] if bound is None else [each for each in slices if each.high < bound]
+    if bound is not None and missed:
+        least = min(missed, key=lambda each: each.high)
+        told = (
+            f"{name} {least.name} has {_number(least.share)} right ({least.low:.3f} to {least.high:.3f}), "
+            f"{_number(bound - least.high)} or more below its budget {_number(bound)}"
+        )
+    return GateLine(name=name, value=worst.share, bound=bound, passed=None if bound is None else not missed, says=told)
+
+
 def _shown_lines(found: Evaluation, memory_bytes: int | None) -> list[GateLine]:
     lines = [
         _shown(f"recall at {found.fixed_fpr:.0%} false positives", found.recall_at_fpr),
@@ -145,11 +206,11 @@ def _shown_lines(found: Evaluation, memory_bytes: int | None) -> list[GateLine]:
 
 
 def _comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gate: Samples, section: GateSection) -> list[GateLine]:
-    if gate.labelled:
-        truth_N, target_NK = gate.hard_N, metrics.one_hot(gate.hard_N, candidate_NK.shape[1])
-    else:
+    truth_N = _truth(gate)
+    target_NK = metrics.one_hot(truth_N, candidate_NK.shape[1])
+    if not gate.labelled:
         assert gate.teacher_NK is not None
-        truth_N, target_NK = gate.teacher_NK.argmax(axis=1), np.exp(gate.teacher_NK)
+        target_NK = np.exp(gate.teacher_NK)
     counts = pairs(candidate_NK.argmax(axis=1) == truth_N, incumbent_NK.argmax(axis=1) == truth_N)
     low, _ = newcombe_interval(counts, z=Z_ONE_SIDED_95)
     gain_nats = metrics.nll(incumbent_NK, target_NK) - metrics.nll(candidate_NK, target_NK)

@@ -1,0 +1,132 @@
+"""The report as a real browser shows it: on a desk and on a phone, light and dark, whatever the run."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.report.facts import RunFacts
+from pipeline.report.page import page
+from tests.kit.browser import Browser, open_browser
+from tests.kit.reports import finished, hostile, unfinished
+
+DESK, PHONE = 1280, 390
+LONG = tuple(f"a class with a long name, number {number}" for number in range(100))
+RUNS: dict[str, Callable[[], RunFacts]] = {
+    "finished": finished,
+    "two classes, agreement alone": lambda: finished(classes=("ham", "spam"), hard=False, control=False),
+    "a hundred classes": lambda: finished(
+        classes=LONG, students=("base", "small", *(f"student-{n}-with-a-name-of-forty-letters" for n in range(3)))
+    ),
+    "unfinished": unfinished,
+    "hostile": hostile,
+}
+
+EMPTY = """
+return [...document.querySelectorAll('figure svg')].filter(svg => {
+  const box = svg.getBoundingClientRect(), inside = svg.getBBox();
+  return !(box.width > 100 && box.height > 30 && inside.width > 100 && inside.height > 30);
+}).map(svg => svg.getAttribute('aria-label'))
+"""
+TOO_WIDE = """
+const width = document.documentElement.clientWidth;
+const wide = document.documentElement.scrollWidth > width ? ['the page: ' + document.documentElement.scrollWidth] : [];
+const out = [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length && !e.closest('.unseen') &&
+  (e.getBoundingClientRect().right > width + 1 || e.getBoundingClientRect().left < -1));
+return wide.concat(out.map(e => e.tagName + ': ' + e.textContent.slice(0, 60)))
+"""
+SMALL = """
+return [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length && !e.closest('.unseen') &&
+  [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())).map(e => {
+    const matrix = e.ownerSVGElement ? e.getScreenCTM() : {a: 1, b: 0};
+    return [parseFloat(getComputedStyle(e).fontSize) * Math.hypot(matrix.a, matrix.b), e.textContent];
+  }).filter(([size]) => size < 12).map(([size, text]) => size.toFixed(1) + ' ' + text.slice(0, 60))
+"""
+OVERLAPS = """
+const found = [];
+for (const svg of document.querySelectorAll('figure svg')) {
+  const texts = [...svg.querySelectorAll('text')].filter(text => !text.getAttribute('transform'));
+  const boxes = texts.map(text => text.getBoundingClientRect());
+  for (let a = 0; a < boxes.length; a++) for (let b = a + 1; b < boxes.length; b++) {
+    const across = Math.min(boxes[a].right, boxes[b].right) - Math.max(boxes[a].left, boxes[b].left);
+    const down = Math.min(boxes[a].bottom, boxes[b].bottom) - Math.max(boxes[a].top, boxes[b].top);
+    if (across > 1 && down > 3) found.push(texts[a].textContent + ' on ' + texts[b].textContent);
+  }
+}
+return found
+"""
+CONTRAST = """
+const light = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; });
+  return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
+const paper = light(getComputedStyle(document.querySelector('.card') || document.body).backgroundColor);
+return [...document.querySelectorAll('p, figcaption, th, td, svg .tick, svg .label')].filter(e => e.getClientRects().length).map(e => {
+  const style = getComputedStyle(e), ink = light(e.ownerSVGElement ? style.fill : style.color);
+  return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+}).reduce((a, b) => Math.min(a, b), 21)
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    out.write_text(page(RUNS[request.param]()))
+    return out
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_it_shows_whole_without_an_error_or_a_request(browser: Browser, report: Path, width: int) -> None:
+    browser.look_at(report, width=width)
+    for folded in (True, False):
+        assert browser.run(TOO_WIDE) == [], f"beyond {width} pixels"
+        assert browser.run(SMALL) == [], "too small to read"
+        assert browser.run(EMPTY) == []
+        assert browser.run(OVERLAPS) == []
+        if folded:
+            browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert browser.asked_for() == [report.as_uri()]
+    assert browser.said() == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_its_text_stands_out_in_light_and_in_dark(browser: Browser, report: Path, dark: bool) -> None:
+    browser.look_at(report, width=DESK, dark=dark)
+    assert browser.run(CONTRAST) >= 4.5, "WCAG AA"
+    paper = browser.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(paper) < 60) is dark
+
+
+def test_every_section_of_a_finished_run_has_a_plot(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page(finished()))
+    browser.look_at(tmp_path / "report.html", width=DESK)
+    counts = browser.run("return [...document.querySelectorAll('main section')].map(s => [s.id, s.querySelectorAll('svg').length])")
+    assert [name for name, plots in counts if not plots] == ["gate"], "the gate's lines are a table"
+    assert len(counts) == 9
+
+
+def test_names_that_are_attacks_make_no_element(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page(hostile()))
+    browser.look_at(tmp_path / "report.html", width=DESK)
+    assert browser.run("return document.querySelectorAll('script, img, u, iframe, [onerror]').length") == 0
+    assert "<script>" in browser.run("return document.querySelector('h1').textContent"), "it is shown as what it is: a name"
+
+
+def test_a_page_that_is_broken_is_seen_to_be(browser: Browser, tmp_path: Path) -> None:
+    """Of the checks above, each on a page that must fail it."""
+    head = "<style>body{margin:0}</style><meta name=viewport content='width=device-width'>"
+    words = "<text x=0 y=14>one</text><text x=4 y=14>two</text>"
+    figure = f"<figure><svg aria-label=x viewBox='0 0 340 20' width=340 height=20>{words}</svg></figure>"
+    text = f"{head}<div style='width:2000px;font-size:9px'>wide</div>{figure}<img src='nowhere.png'>"
+    (tmp_path / "bad.html").write_text(text)
+    browser.look_at(tmp_path / "bad.html", width=DESK)
+    assert browser.run(TOO_WIDE)
+    assert browser.run(SMALL)
+    assert browser.run(EMPTY)
+    assert browser.run(OVERLAPS)
+    assert len(browser.asked_for()) == 2
+    assert browser.said()

@@ -60,13 +60,20 @@ def _version(facts: RunFacts, version: Version) -> str:
         return f"{name}: its generation is open; {where}."
     told = {
         Fate.SHIPPED: f"{name} shipped. {version.says}",
-        Fate.REFUSED: f"{name} did not ship: the gate refused it. {version.says}",
+        Fate.REFUSED: f"{name} did not ship, the gate refused it: {_refusal(version)}",
         Fate.HALTED: f"{name} passed the gate and its rollout was halted. {version.says}",
         Fate.FAILED: f"{name} did not ship: its training failed. {version.says}",
         Fate.NOT_DEPLOYED: f"{name} passed the gate; no population runs it. {version.says}",
     }
     known = {str(fate): sentence for fate, sentence in told.items()}
     return f"{known.get(version.fate, f'{name}: {version.fate}. {version.says}').strip().rstrip('.')}."
+
+
+def _refusal(version: Version) -> str:
+    """The lines that were not met; where the verdict cannot be read, what its outcome says."""
+    if version.verdict is None:
+        return version.says
+    return "; ".join(line["says"] for line in version.verdict["report"]["lines"] if line["passed"] is False)
 
 
 def _not_there(facts: RunFacts) -> list[str]:
@@ -86,16 +93,16 @@ def tiles(facts: RunFacts) -> list[Tile]:
     if facts.cost and facts.cost.rows:
         found.append(Tile(figure=f"{facts.cost.teacher_s:,.3g} s", says="of the teacher's time"))
     for version in facts.newest_with("test"):
-        found += _test_tiles(version)
+        found.append(_student(version))
     return found
 
 
-def _test_tiles(version: Version) -> list[Tile]:
+def _student(version: Version) -> Tile:
     assert version.test is not None
     student, teacher = version.test["student"], version.test["teacher"]
     measure = "accuracy" if student["accuracy"] is not None else "agreement"
     beside = f"teacher {percent(teacher[measure])}" if measure == "accuracy" else "with the teacher"
-    found = [Tile(figure=percent(student[measure]), says=f"{measure} of {version.student}; {beside}")]
-    size, ratio = student["size_bytes"], student["of_teacher"]["size_bytes"]
-    times = f", 1/{number(round(1 / ratio))} of the teacher" if ratio and ratio < 1 / 1.5 else ""
-    return [*found, Tile(figure=amount_bytes(size), says=f"size of {version.student}{times}")]
+    ratio = student["of_teacher"]["size_bytes"]
+    times = f", 1/{number(round(1 / ratio))} of it" if ratio and ratio < 1 / 1.5 else ""
+    says = f"{measure} of {version.student}, {beside}; {amount_bytes(student['size_bytes'])}{times}"
+    return Tile(figure=percent(student[measure]), says=says)

@@ -133,13 +133,14 @@ def columns(counts: Sequence[int], x: Scale, y: Scale, *, colour: str, says: Cal
 
 
 def bars(title: str, says: str, rows: Sequence[Bar], *, high: float | None = None, bound: float | None = None) -> Markup:
-    """Horizontal bars from 0, each under its label; whiskers are intervals. `bound` is a line across all."""
+    """Horizontal bars from 0, each under its label; whiskers are intervals. `bound` is a mark on each."""
     top = high if high is not None else max((max(row.value, row.high or 0.0) for row in rows), default=0.0) or 1.0
     x = Scale(low=0.0, high=top, start=4.0, stop=WIDTH - 8.0)
     height = ROW * len(rows) + 6
     marks = [_bar(row, place * ROW, x) for place, row in enumerate(rows)]
     if bound is not None:
-        marks.append(tag("line", tag("title", f"budget {bound:g}"), class_="bound", x1=x(bound), x2=x(bound), y1=0.0, y2=height))
+        path = "".join(f"M{x(bound):.1f} {place * ROW + 18:.1f}v{BAR + 4}" for place in range(len(rows)))
+        marks.append(tag("path", tag("title", f"budget {bound:g}"), class_="bound", d=path))
     return svg(title, says, height, *marks)
 
 

@@ -34,7 +34,7 @@ def _figure(version: Version, colour: str) -> Figure:
     bound = next((line["bound"] for line in report["lines"] if line["name"] == "worst slice"), None)
     worst = found[0]
     says = f"Worst: {worst['by']} {worst['value']}, {percent(worst['right'] / worst['samples'])} of {worst['samples']:,}"
-    budget = f" The line is the budget, {percent(bound)}." if bound is not None else ""
+    budget = f" The red mark is the budget, {percent(bound)}." if bound is not None else ""
     many = f" {DRAWN} of {len(found)} are drawn." if len(found) > DRAWN else ""
     right = "" if report["basis"] == "labels" else " Right is what the teacher says."
     return Figure(

@@ -98,7 +98,7 @@ def _cuts(samples: Samples, truth_N: NDArray[np.int64], classes: Sequence[str], 
         lengths_N = np.array([len(text.encode()) for text in samples.inputs], dtype=np.float64)
         yield from _quarters(LENGTH, lengths_N, "{:,.0f}")
     if samples.teacher_NK is not None and samples.teacher_NK.shape[0]:
-        yield from _quarters(SURENESS, margin(samples.teacher_NK).astype(np.float64), "{:.2f}")
+        yield from _quarters(SURENESS, margin(samples.teacher_NK).astype(np.float64), "{:.3f}")
     for column, values in samples.columns.items():
         values_N = np.array([value or "" for value in values], dtype=object)
         counts = Counter(values_N.tolist())

@@ -56,8 +56,8 @@ for (const svg of document.querySelectorAll('figure svg')) {
 return found
 """
 CONTRAST = """
-const light = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; });
-  return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
+const linear = x => x / 255 <= .03928 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4;
+const light = colour => { const v = colour.match(/[\\d.]+/g).map(linear); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
 const paper = light(getComputedStyle(document.querySelector('.card') || document.body).backgroundColor);
 return [...document.querySelectorAll('p, figcaption, th, td, svg .tick, svg .label')].filter(e => e.getClientRects().length).map(e => {
   const style = getComputedStyle(e), ink = light(e.ownerSVGElement ? style.fill : style.color);

@@ -24,7 +24,8 @@ def evidence(facts: RunFacts) -> Section:
         figures.append(_figure("Agreement with hard labels", _agreeing(spread, spread.agreement), spread.agreement))
     lacks = [] if spread.disagreement_nats else ["no disagreement (one teacher, not an ensemble)"]
     lacks += [] if spread.agreement else ["no agreement with hard labels (the stream has none)"]
-    unread = f" {len(spread.unreadable)} shards could not be read and are left out." if spread.unreadable else ""
+    bad = len(spread.unreadable)
+    unread = f" {bad} {'shard' if bad == 1 else 'shards'} could not be read and {'is' if bad == 1 else 'are'} left out." if bad else ""
     not_there = f" There is {' and '.join(lacks)}." if lacks else ""
     return Section(id="labels", title=TITLE, says=f"{spread.rows:,} labels. {says}{not_there}{unread}", figures=figures)
 

@@ -36,9 +36,7 @@ class Version:
 class LabelCounts:
     rows_planned: int
     rows_committed: int
-    rows_reused: int
     rows_quarantined: int
-    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,6 @@ class RunFacts:
     """When the page was made, for people."""
     versions: tuple[Version, ...]
     """Oldest generation first, students by name."""
-    open_generation: int | None
     labels: LabelCounts | None
     cost: LabelsCost | None
     spread: EvidenceSpread | None

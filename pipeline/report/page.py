@@ -18,7 +18,7 @@ from pipeline.report.footprints import footprints
 from pipeline.report.headline import headline, tiles
 from pipeline.report.quality import quality
 from pipeline.report.section import Section
-from pipeline.report.verdicts import verdicts
+from pipeline.report.verdicts import left_out, verdicts
 from pipeline.report.weak_spots import weak_spots
 
 SECTIONS: Sequence[Callable[[RunFacts], Section]] = (quality, curves, weak_spots, confusion, calibration, footprints, evidence, cost)
@@ -35,6 +35,7 @@ def page(facts: RunFacts) -> str:
         headline=headline(facts),
         tiles=tiles(facts),
         verdicts=verdicts(facts),
+        left_out=left_out(facts),
         sections=[section(facts) for section in SECTIONS],
         style=here.joinpath("page.css").read_text(),
     )

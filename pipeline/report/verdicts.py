@@ -28,10 +28,18 @@ class Verdict:
     lines: Sequence[Line]
 
 
+SHOWN = 24
+
+
 def verdicts(facts: RunFacts) -> list[Verdict]:
     newest = {version.name for version in facts.newest_with("verdict")}
     judged = sorted((version for version in facts.versions if version.verdict), key=lambda version: (-version.generation, version.student))
-    return [_verdict(version, newest=version.name in newest) for version in judged]
+    return [_verdict(version, newest=version.name in newest) for version in judged[:SHOWN]]
+
+
+def left_out(facts: RunFacts) -> int:
+    """Verdicts that are too old to be shown."""
+    return max(0, sum(version.verdict is not None for version in facts.versions) - SHOWN)
 
 
 def _verdict(version: Version, *, newest: bool) -> Verdict:

@@ -21,6 +21,54 @@ INSTALL = "apt-get install -y --no-install-recommends chromium chromium-driver"
 TRIES = 3
 DEADLINE_S = 120
 
+EMPTY = """
+// plots without a size or without anything in them
+return [...document.querySelectorAll('figure svg')].filter(svg => {
+  const box = svg.getBoundingClientRect(), inside = svg.getBBox();
+  return !(box.width > 100 && box.height > 30 && inside.width > 100 && inside.height > 30);
+}).map(svg => svg.getAttribute('aria-label'))
+"""
+TOO_WIDE = """
+// what reaches beyond the window
+const width = document.documentElement.clientWidth;
+const wide = document.documentElement.scrollWidth > width ? ['the page: ' + document.documentElement.scrollWidth] : [];
+const out = [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length && !e.closest('.unseen') &&
+  (e.getBoundingClientRect().right > width + 1 || e.getBoundingClientRect().left < -1));
+return wide.concat(out.map(e => e.tagName + ': ' + e.textContent.slice(0, 60)))
+"""
+SMALL = """
+// text of less than 12 CSS pixels
+return [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length && !e.closest('.unseen') &&
+  [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())).map(e => {
+    const matrix = e.ownerSVGElement ? e.getScreenCTM() : {a: 1, b: 0};
+    return [parseFloat(getComputedStyle(e).fontSize) * Math.hypot(matrix.a, matrix.b), e.textContent];
+  }).filter(([size]) => size < 12).map(([size, text]) => size.toFixed(1) + ' ' + text.slice(0, 60))
+"""
+OVERLAPS = """
+// words of one plot that lie on each other
+const found = [];
+for (const svg of document.querySelectorAll('figure svg')) {
+  const texts = [...svg.querySelectorAll('text')].filter(text => !text.getAttribute('transform'));
+  const boxes = texts.map(text => text.getBoundingClientRect());
+  for (let a = 0; a < boxes.length; a++) for (let b = a + 1; b < boxes.length; b++) {
+    const across = Math.min(boxes[a].right, boxes[b].right) - Math.max(boxes[a].left, boxes[b].left);
+    const down = Math.min(boxes[a].bottom, boxes[b].bottom) - Math.max(boxes[a].top, boxes[b].top);
+    if (across > 1 && down > 3) found.push(texts[a].textContent + ' on ' + texts[b].textContent);
+  }
+}
+return found
+"""
+CONTRAST = """
+// the least contrast of words with the paper they stand on
+const linear = x => x / 255 <= .03928 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4;
+const light = colour => { const v = colour.match(/[\\d.]+/g).map(linear); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
+const paper = light(getComputedStyle(document.querySelector('.card') || document.body).backgroundColor);
+return [...document.querySelectorAll('p, figcaption, th, td, svg .tick, svg .label')].filter(e => e.getClientRects().length).map(e => {
+  const style = getComputedStyle(e), ink = light(e.ownerSVGElement ? style.fill : style.color);
+  return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+}).reduce((a, b) => Math.min(a, b), 21)
+"""
+
 
 def binary(name: str) -> str:
     """Path of `chromium` or `chromedriver`."""

@@ -167,8 +167,7 @@ def finished(
         teacher="sklearn",
         made_at="2026-01-02 03:04 UTC",
         versions=tuple(versions),
-        open_generation=None,
-        labels=LabelCounts(rows_planned=3300, rows_committed=3300, rows_reused=240, rows_quarantined=4, bytes=2_000_000),
+        labels=LabelCounts(rows_planned=3300, rows_committed=3300, rows_quarantined=4),
         cost=cost_of(students),
         spread=spread_of(hard=hard),
     )
@@ -186,7 +185,6 @@ def unfinished() -> RunFacts:
         teacher="openai",
         made_at="2026-01-02 03:04 UTC",
         versions=(Version(generation=1, student="small", fate=None, says="", trained=None, verdict=None, test=None),),
-        open_generation=1,
         labels=None,
         cost=None,
         spread=None,

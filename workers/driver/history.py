@@ -28,7 +28,6 @@ def history_of(folder: RunFolder, *, made_at: str, progress: Callable[[int, int]
     unread: list[str] = []
     counts, cost, spread = _labels(folder, unread, progress)
     versions = tuple(version for number in folder.generations() for version in _versions(folder, number, unread))
-    opened = folder.generations()[-1:]
     return RunFacts(
         name=origin["name"],
         folder=folder.root.name,
@@ -39,7 +38,6 @@ def history_of(folder: RunFolder, *, made_at: str, progress: Callable[[int, int]
         teacher=origin["run"]["teacher"]["use"],
         made_at=made_at,
         versions=versions,
-        open_generation=next((number for number in opened if not (folder.generation(number) / "outcome.json").exists()), None),
         labels=counts,
         cost=cost,
         spread=spread,
@@ -68,9 +66,7 @@ def _counts(store: Store) -> LabelCounts:
     return LabelCounts(
         rows_planned=found.rows_planned,
         rows_committed=found.rows_committed,
-        rows_reused=found.rows_reused,
         rows_quarantined=found.rows_quarantined,
-        bytes=found.bytes,
     )
 
 

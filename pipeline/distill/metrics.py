@@ -61,7 +61,8 @@ def reliability(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> tuple[
     right_N = log_probs_NK.argmax(axis=1) == hard_N
     bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
     counts_B, right_B = np.bincount(bin_N, minlength=bins), np.bincount(bin_N[right_N], minlength=bins)
-    return counts_B, np.bincount(bin_N, weights=confidence_N, minlength=bins), right_B
+    confidence_B = np.bincount(bin_N, weights=confidence_N, minlength=bins).astype(np.float64)
+    return counts_B.astype(np.int64), confidence_B, right_B.astype(np.int64)
 
 
 def expected_calibration_error(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> float:

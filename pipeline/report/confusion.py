@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.report.facts import RunFacts, Version
-from pipeline.report.markup import percent, shortened, tag
+from pipeline.report.markup import ends_of, percent, tag
 from pipeline.report.plot import CHARACTER, WIDTH, Bar, bars, svg
 from pipeline.report.section import Figure, Section, Table, colour_of
 
@@ -61,7 +61,7 @@ def _matrix(
         middle, row = SIDE + cell * (place + 0.5), head + high * (place + 0.5)
         turned = f"rotate(-55 {middle:.1f} {head - 6:.1f})" if turn else None
         anchor = "start" if turned else "middle"
-        shown = shortened(name, NAME)
+        shown = ends_of(name, NAME)
         marks += [
             tag("text", tag("title", name), shown, class_="tick", x=middle, y=head - 6, text_anchor=anchor, transform=turned),
             tag("text", tag("title", name), shown, class_="tick", x=SIDE - 6, y=row + 4, text_anchor="end"),
@@ -91,7 +91,7 @@ def _cell(truth: str, said: str, samples: int, of: int, x: float, y: float, widt
 def _commonest(title: str, says: str, wrong: Sequence[tuple[str, str, int]], of: Mapping[str, tuple[int, int]]) -> Markup:
     rows = [
         Bar(
-            label=f"{shortened(truth, 16)} → {shortened(said, 16)}",
+            label=f"{ends_of(truth, 16)} → {ends_of(said, 16)}",
             value=samples,
             shown=f"{samples:,}",
             colour="bad",

@@ -24,6 +24,12 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def ends_of(text: str, most: int) -> str:
+    """Its beginning and its end: names of classes often begin alike."""
+    kept = most - 1
+    return text if len(text) <= most else text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
+
+
 def number(value: float | None) -> str:
     """A figure for people: three or four digits, thousands apart."""
     if value is None:

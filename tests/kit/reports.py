@@ -16,7 +16,8 @@ from pipeline.labels.spread import EvidenceSpread, Histogram
 from pipeline.report.facts import LabelCounts, RunFacts, Version
 from pipeline.students.breakdown import break_down
 from pipeline.students.evaluation import Evaluation, measure
-from pipeline.students.gate import GateReport, _budget_lines, _shown_lines, _slice_lines
+from pipeline.students.gate import GateReport
+from pipeline.students.gate_lines import budget_lines, shown_lines, slice_lines
 from pipeline.students.samples import Samples
 
 DIGITS = tuple("0123456789")
@@ -53,9 +54,9 @@ def verdict(name: str, classes: Sequence[str], *, seed: int = 1, hard: bool = Tr
     )
     breakdown = break_down(said_NK, truth_N, samples, classes=classes, rows_min=section.slice_rows_min)
     lines = [
-        *_budget_lines(found, section, hard),
-        *_slice_lines(breakdown.slices, section, compared=False),
-        *_shown_lines(found, 50_000_000),
+        *budget_lines(found, section, hard),
+        *slice_lines(breakdown.slices, section, compared=False),
+        *shown_lines(found, 50_000_000),
     ]
     failed = "; ".join(line.says for line in lines if line.passed is False)
     report = GateReport(

@@ -9,6 +9,7 @@ import pytest
 from pipeline.labels.spread import Histogram
 from pipeline.report.facts import RunFacts
 from pipeline.report.headline import headline, tiles
+from pipeline.report.markup import ends_of
 from pipeline.report.page import page
 from pipeline.report.verdicts import SHOWN
 from tests.kit.reports import ATTACK, DIGITS, finished, hostile, spread_of, unfinished
@@ -137,6 +138,7 @@ def test_a_hundred_classes_are_their_commonest_confusions() -> None:
     assert "is ↓" in few
     assert "is ↓" not in many
     assert "The 10 commonest are drawn." in many
+    assert ends_of("a class of a long name, number 40", 16) == "a class …mber 40", "what tells them apart is often at the end"
 
 
 def test_old_verdicts_are_counted_and_left_out() -> None:

@@ -13,7 +13,7 @@ from pipeline.config import GateSection, SourceSection
 from pipeline.distill.metrics import expected_calibration_error, log_softmax
 from pipeline.sources import open_source
 from pipeline.students.breakdown import CONFUSIONS_MAX, break_down
-from pipeline.students.gate import _slice_lines
+from pipeline.students.gate_lines import slice_lines
 from pipeline.students.samples import Samples, read_validation
 from pipeline.students.slices import Slice, most_dropped, slices
 from tests.kit.students import CLASSES, mails
@@ -64,14 +64,14 @@ def a_slice(*, share: float, high: float, drop: float | None = None, name: str =
 
 
 def test_a_slice_that_may_be_good_enough_is_not_refused() -> None:
-    (line,) = _slice_lines([a_slice(share=0.7, high=0.81)], GateSection(slice_right_min=0.8), compared=False)
+    (line,) = slice_lines([a_slice(share=0.7, high=0.81)], GateSection(slice_right_min=0.8), compared=False)
     assert (line.passed, line.value, line.bound) == (True, 0.7, 0.8)
     assert line.says == "language de: 70 of 100 right, 95 % 0.000 to 0.810"
 
 
 def test_a_slice_that_is_bad_for_sure_is_refused_by_name_and_by_how_much() -> None:
     found = [a_slice(share=0.5, high=0.85, name="en"), a_slice(share=0.7, high=0.75)]
-    (line,) = _slice_lines(found, GateSection(slice_right_min=0.8), compared=False)
+    (line,) = slice_lines(found, GateSection(slice_right_min=0.8), compared=False)
     assert line.passed is False
     assert line.says == "worst slice language de has 0.7 right (0.000 to 0.750), 0.05 or more below its budget 0.8"
 
@@ -81,18 +81,18 @@ def test_a_slice_that_lost_for_sure_is_refused_and_only_against_an_incumbent() -
         [a_slice(share=0.7, high=0.8, drop=0.12), a_slice(share=0.8, high=0.9, drop=-0.1, name="en")],
         GateSection(slice_drop_max=0.1),
     )
-    _, line = _slice_lines(found, section, compared=True)
+    _, line = slice_lines(found, section, compared=True)
     assert line.passed is False
     assert line.says == "language de lost 0.12 against the incumbent for sure, 0.02 above its budget 0.1"
-    assert len(_slice_lines(found, section, compared=False)) == 1
-    assert _slice_lines(found, GateSection(slice_drop_max=0.13), compared=True)[1].passed
+    assert len(slice_lines(found, section, compared=False)) == 1
+    assert slice_lines(found, GateSection(slice_drop_max=0.13), compared=True)[1].passed
     assert most_dropped(found) == found[0]
 
 
 def test_a_budget_on_slices_fails_where_there_is_none_to_hold_it_against() -> None:
     both = GateSection(slice_right_min=0.5, slice_drop_max=0.1)
-    assert [line.passed for line in _slice_lines([], both, compared=True)] == [False, False]
-    (line,) = _slice_lines([], GateSection(), compared=True)
+    assert [line.passed for line in slice_lines([], both, compared=True)] == [False, False]
+    (line,) = slice_lines([], GateSection(), compared=True)
     assert (line.passed, line.says) == (None, "no slice has 30 samples")
 
 

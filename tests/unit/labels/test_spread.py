@@ -1,5 +1,7 @@
 """How the evidence of stored labels is spread: every row that counts is counted once, and a shard that is bad is named."""
 
+import threading
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,20 @@ def test_every_label_is_counted_once_where_its_evidence_says() -> None:
     assert found.agreement.total == sum(sample.agreement is not None for sample in stored)
     assert found.same_class == sum(sample.label == sample.top[0][0] for sample in stored)
     assert heard[-1] == (40, 40)
+
+
+def test_a_row_that_was_forgotten_does_not_count() -> None:
+    store = MemoryStore()
+    bench = Bench(store, MemorySource({"a": TEXTS}))
+    bench.run()
+    key = LogReader(store).refresh().commits[0].shard.key
+    store.put(key, b"gone")
+    bench.source.texts["a"] = ["poison"] * len(TEXTS)
+    bench.labelling().repair(frozenset({key}), progress=lambda _: None, stop=threading.Event())
+    found = evidence_spread(store)
+    assert found is not None
+    counting = [sample for sample in StoredLabels(store).first(100) if sample.weight]
+    assert found.rows == found.margin.total == len(counting) < 40
 
 
 def test_a_bad_shard_is_named_and_the_others_count() -> None:

@@ -88,16 +88,15 @@ def _worst_slice_line(slices: Sequence[Slice], section: GateSection) -> GateLine
         if bound is not None:
             says = f"{name} has a budget of {number(bound)}, and {says} to measure it by"
         return GateLine(name=name, value=None, bound=bound, passed=None if bound is None else False, says=says)
-    worst = slices[0]
-    told = f"{worst.name}: {worst.right} of {worst.samples} right, 95 % {worst.low:.3f} to {worst.high:.3f}"
     missed = [] if bound is None else [each for each in slices if each.high < bound]
     if bound is not None and missed:
-        least = min(missed, key=lambda each: each.high)
-        told = (
-            f"{name} {least.name} has {number(least.share)} right ({least.low:.3f} to {least.high:.3f}), "
-            f"{number(bound - least.high)} or more below its budget {number(bound)}"
-        )
-    return GateLine(name=name, value=worst.share, bound=bound, passed=None if bound is None else not missed, says=told)
+        worst = min(missed, key=lambda each: each.high)
+        short = f"{number(bound - worst.high)} or more below its budget {number(bound)}"
+        says = f"{name} {worst.name} has {number(worst.share)} right ({worst.low:.3f} to {worst.high:.3f}), {short}"
+        return GateLine(name=name, value=worst.share, bound=bound, passed=False, says=says)
+    worst = slices[0]
+    says = f"{worst.name}: {worst.right} of {worst.samples} right, 95 % {worst.low:.3f} to {worst.high:.3f}"
+    return GateLine(name=name, value=worst.share, bound=bound, passed=None if bound is None else True, says=says)
 
 
 def shown_lines(found: Evaluation, memory_bytes: int | None) -> list[GateLine]:

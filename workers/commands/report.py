@@ -21,6 +21,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
 ) -> None:
     """Write what the run came to as one self-contained HTML page: plots, verdicts, costs. Changes nothing in DIR."""
+    from pipeline.errors import ConfigError
     from pipeline.files import write_atomic
     from pipeline.report.headline import headline
     from pipeline.report.page import page
@@ -29,6 +30,8 @@ def report(
     from workers.driver.history import history_of
 
     folder = RunFolder.existing(directory)
+    if not out.parent.is_dir() or out.is_dir():
+        raise ConfigError("--out", f"{out} can be no file", "a file in a folder that is there", "make the folder, or name another")
     with bar(directory, "labels") as progress:
         facts = history_of(folder, made_at=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}", progress=progress)
     written = page(facts).encode()

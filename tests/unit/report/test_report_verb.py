@@ -7,6 +7,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from pipeline.errors import ConfigError
 from pipeline.labels.log import LogReader
 from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource
@@ -100,6 +101,13 @@ def test_a_folder_without_a_run_is_refused_and_nothing_written(tmp_path: Path) -
     done = report(RunFolder(tmp_path), tmp_path / "report.html")
     assert "no run was started here" in str(done.exception)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_place_where_no_file_can_be_is_refused_before_anything_is_read(over: RunFolder, tmp_path: Path) -> None:
+    for place in (tmp_path / "no" / "report.html", tmp_path):
+        done = report(over, place)
+        assert isinstance(done.exception, ConfigError)
+        assert "expected a file in a folder that is there" in str(done.exception)
 
 
 def test_open_shows_it_in_the_browser_or_says_that_there_is_none(over: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from pipeline.errors import ConfigError
 from pipeline.labels.log import LogReader
@@ -112,7 +111,12 @@ def test_a_place_where_no_file_can_be_is_refused_before_anything_is_read(over: R
 
 def test_open_shows_it_in_the_browser_or_says_that_there_is_none(over: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda address: shown.append(address) or False)
+
+    def no_browser(address: str) -> bool:
+        shown.append(address)
+        return False
+
+    monkeypatch.setattr("webbrowser.open", no_browser)
     done = report(over, tmp_path / "report.html", "--open")
     assert shown == [(tmp_path / "report.html").as_uri()]
     assert "no browser was found here" in done.stderr

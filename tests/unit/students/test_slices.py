@@ -36,6 +36,7 @@ def test_slices_count_their_samples_and_the_worst_comes_first(rows, rows_min: in
         assert each.low <= each.share + 1e-9
         assert each.high >= each.share - 1e-9
         assert each.drop_at_least is not None
+        assert each.incumbent_right is not None
         assert each.drop_at_least <= (each.incumbent_right - each.right) / each.samples + 1e-9, "for sure is never more than seen"
     for by in {each.by for each in found}:
         assert sum(each.samples for each in found if each.by == by) <= len(rows), "a sample is in one slice of a kind"

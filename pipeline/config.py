@@ -234,6 +234,12 @@ class GateSection(Section):
     """Largest graph and weights together; the bundle that carries them is a little larger."""
     fixed_fpr: float = Field(0.01, gt=0, lt=1)
     """The false-positive rate at which recall is told."""
+    slice_rows_min: int = Field(30, ge=1)
+    """Fewest samples of a slice (a class, a quarter by length, a value of a carried column) that is told and judged."""
+    slice_right_min: float | None = Field(None, ge=0, le=1)
+    """Least share right in every slice; missed where a slice's whole 95 % interval is below it."""
+    slice_drop_max: float | None = Field(None, ge=0, le=1)
+    """Most that a slice may lose against the incumbent; missed where it lost more for sure (paired 95 % bound)."""
 
 
 class PopulationSection(Section):

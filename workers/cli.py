@@ -10,12 +10,13 @@ import typer
 
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.files import refused
-from workers.commands import clean, doctor, feed, gate, init, labels, logs, run, status, stop, teachers, token
+from workers.commands import clean, doctor, feed, gate, init, labels, logs, report, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
 CLUSTER_PACKAGES = frozenset(
-    {"datasketch", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn", "sqlalchemy", "torch"}
+    {"datasketch", "jinja2", "markupsafe", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn"}
+    | {"sqlalchemy", "torch"}
 )
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command("status")(status.status)
 app.command("stop")(stop.stop)
 app.command("logs")(logs.logs)
 app.command("gate")(gate.gate)
+app.command("report")(report.report)
 app.command("clean")(clean.clean)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)

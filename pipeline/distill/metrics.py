@@ -55,15 +55,22 @@ def recall_at_fpr(score_N: Floats, positive_N: NDArray[np.bool_], *, fpr_max: fl
     return float(np.mean(score_N[positive_N] > negative_scores[allowed]))
 
 
+def reliability(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> tuple[Ints, NDArray[np.float64], Ints]:
+    """Samples by the first class's probability, in equal bins: how many, the sum of that probability, how many are right. [bins] each."""
+    confidence_N = np.exp(log_probs_NK.max(axis=1))
+    right_N = log_probs_NK.argmax(axis=1) == hard_N
+    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    counts_B, right_B = np.bincount(bin_N, minlength=bins), np.bincount(bin_N[right_N], minlength=bins)
+    confidence_B = np.bincount(bin_N, weights=confidence_N, minlength=bins).astype(np.float64)
+    return counts_B.astype(np.int64), confidence_B, right_B.astype(np.int64)
+
+
 def expected_calibration_error(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> float:
     """Mean gap between the first class's probability and how often it is right, over equal bins (Guo et al. 2017)."""
     if not len(hard_N):
         return float("nan")
-    confidence_N = np.exp(log_probs_NK.max(axis=1))
-    right_N = log_probs_NK.argmax(axis=1) == hard_N
-    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_N, weights=confidence_N - right_N, minlength=bins)
-    return float(np.abs(gaps).sum() / len(hard_N))
+    _, confidence_B, right_B = reliability(log_probs_NK, hard_N, bins=bins)
+    return float(np.abs(confidence_B - right_B).sum() / len(hard_N))
 
 
 def nll(log_probs_NK: Floats, target_NK: Floats) -> float:

@@ -3,7 +3,7 @@
 It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every budget met,
 not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate. With hard
 labels "right" means the label; without, it means the teacher's first class, and the report says so. McNemar's exact p is shown and never
-decides. A candidate without an incumbent ships when its budgets are met.
+decides. A candidate without an incumbent ships when its budgets are met. The worst slice is always named; it decides where it has a budget.
 
 Pure but for the clock it is given, to measure latency. Left to others: counting uses of `gate` (`pipeline.releases.lineage`), memory of
 a real process (`workers.footprint`).
@@ -19,26 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import GateSection
-from pipeline.distill import metrics
-from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
+from pipeline.students.breakdown import Breakdown, break_down
 from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
+from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, number, shown_lines, slice_lines, truth_of
 from pipeline.students.samples import Samples
 
 __all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure"]
 
 VERSION = 1
-TIE = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateLine:
-    """One line of the report. `passed` is None for a figure that decides nothing."""
-
-    name: str
-    value: float | None
-    bound: float | None
-    passed: bool | None
-    says: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +41,15 @@ class GateReport:
     lines: tuple[GateLine, ...]
     candidate: Evaluation
     incumbent: Evaluation | None
+    breakdown: Breakdown
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **{key: value for key, value in asdict(self).items() if key not in ("candidate", "incumbent")},
+            **{key: value for key, value in asdict(self).items() if key not in ("candidate", "incumbent", "breakdown")},
             "candidate": self.candidate.to_json(),
             "incumbent": self.incumbent.to_json() if self.incumbent else None,
+            "breakdown": self.breakdown.to_json(),
         }
 
     def table(self) -> str:
@@ -67,7 +57,7 @@ class GateReport:
         rows = [("", "line", "value", "bound", "")]
         for line in self.lines:
             mark = {True: "pass", False: "FAIL", None: ""}[line.passed]
-            rows.append((mark, line.name, _number(line.value), _number(line.bound), line.says))
+            rows.append((mark, line.name, number(line.value), number(line.bound), line.says))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         body = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
         return "\n".join([f"gate of {self.student}: {self.summary}", *body])
@@ -94,94 +84,27 @@ def judge(
 
     found, log_probs_NK = look(candidate)
     before, before_NK = look(incumbent) if incumbent else (None, None)
-    lines = [*_budget_lines(found, section, gate.labelled), *_shown_lines(found, memory_bytes)]
+    truth_N = truth_of(gate)
+    breakdown = break_down(log_probs_NK, truth_N, gate, before_NK, classes=classes, rows_min=section.slice_rows_min)
+    lines = [
+        *budget_lines(found, section, gate.labelled),
+        *slice_lines(breakdown.slices, section, compared=before is not None),
+        *shown_lines(found, memory_bytes),
+    ]
     if before is not None and before_NK is not None:
-        lines += _comparison_lines(log_probs_NK, before_NK, gate, section)
+        lines += comparison_lines(log_probs_NK, before_NK, gate, section)
     failed = [line for line in lines if line.passed is False]
     basis = "labels" if gate.labelled else "agreement with the teacher"
     keeps = "keeps the incumbent" if incumbent else "ships nothing"
     verdict = f"{keeps}: " + "; ".join(line.says for line in failed) if failed else "ships"
     note = "" if gate.labelled else " (no labels: judged by agreement with the teacher alone)"
     return GateReport(
-        student=student, ships=not failed, basis=basis, summary=verdict + note, lines=tuple(lines), candidate=found, incumbent=before
+        student=student,
+        ships=not failed,
+        basis=basis,
+        summary=verdict + note,
+        lines=tuple(lines),
+        candidate=found,
+        incumbent=before,
+        breakdown=breakdown,
     )
-
-
-def _budget_lines(found: Evaluation, section: GateSection, labelled: bool) -> list[GateLine]:
-    """A budget that the samples cannot be held against fails: nobody asked for it to be forgotten. Budgets on labels are for labels."""
-    lines = []
-    for name, value, bound, at_least in (
-        ("accuracy", found.accuracy, section.accuracy_min, True),
-        ("agreement", found.agreement, section.agreement_min, True),
-        ("auc", found.auc, section.auc_min, True),
-        ("latency_p99_ms", found.latency_p99_ms, section.latency_p99_ms, False),
-        ("size_bytes", float(found.size_bytes), None if section.size_max_bytes is None else float(section.size_max_bytes), False),
-    ):
-        if bound is None:
-            lines.append(_shown(name, value))
-            continue
-        passed = bool(value >= bound if at_least else value <= bound)
-        short = abs(value - bound)
-        says = (
-            "" if passed else f"{name} {_number(value)} is {_number(short)} {'below' if at_least else 'above'} its budget {_number(bound)}"
-        )
-        if np.isnan(value):
-            says = (
-                f"{name} has a budget of {_number(bound)}, and the samples have no {'answers' if labelled else 'labels'} to measure it by"
-            )
-        lines.append(GateLine(name=name, value=None if np.isnan(value) else value, bound=bound, passed=passed, says=says))
-    return lines
-
-
-def _shown_lines(found: Evaluation, memory_bytes: int | None) -> list[GateLine]:
-    lines = [
-        _shown(f"recall at {found.fixed_fpr:.0%} false positives", found.recall_at_fpr),
-        _shown("calibration error", found.ece),
-        _shown("log loss, nats", found.log_loss_nats),
-        _shown(f"recall of the worst class {found.worst_class}".rstrip(), found.worst_class_recall),
-        _shown("latency_p50_ms", found.latency_p50_ms),
-    ]
-    return lines if memory_bytes is None else [*lines, _shown("memory_bytes", float(memory_bytes))]
-
-
-def _comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gate: Samples, section: GateSection) -> list[GateLine]:
-    if gate.labelled:
-        truth_N, target_NK = gate.hard_N, metrics.one_hot(gate.hard_N, candidate_NK.shape[1])
-    else:
-        assert gate.teacher_NK is not None
-        truth_N, target_NK = gate.teacher_NK.argmax(axis=1), np.exp(gate.teacher_NK)
-    counts = pairs(candidate_NK.argmax(axis=1) == truth_N, incumbent_NK.argmax(axis=1) == truth_N)
-    low, _ = newcombe_interval(counts, z=Z_ONE_SIDED_95)
-    gain_nats = metrics.nll(incumbent_NK, target_NK) - metrics.nll(candidate_NK, target_NK)
-    better = counts.difference > 0 or (counts.difference == 0 and gain_nats > TIE)
-    estimate = f"{counts.difference:+.4f} against the incumbent ({counts.candidate} samples won, {counts.incumbent} lost, of {counts.n})"
-    tie = f", log loss {-gain_nats:+.4f} nats" if counts.difference == 0 else ""
-    return [
-        GateLine(
-            name="not inferior to the incumbent",
-            value=low,
-            bound=-section.margin,
-            passed=low > -section.margin,
-            says=f"may be {-low:.4f} worse than the incumbent (95 % bound), margin {section.margin:.4f}"
-            if low <= -section.margin
-            else "95 % bound",
-        ),
-        GateLine(
-            name="better by estimate",
-            value=counts.difference,
-            bound=0.0,
-            passed=better,
-            says=("" if better else "not better: ") + estimate + tie,
-        ),
-        GateLine(name="McNemar's exact p", value=mcnemar_exact_p(counts), bound=None, passed=None, says="shown, decides nothing"),
-    ]
-
-
-def _shown(name: str, value: float) -> GateLine:
-    return GateLine(name=name, value=None if np.isnan(value) else value, bound=None, passed=None, says="")
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -9,7 +9,7 @@ Shapes: N samples, K classes.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline.sources.source import Source
 from pipeline.teachers.teacher import Teacher, TeacherOutputError, TeacherUnavailableError
 
 PARTS = ("fit", "choose", "gate")
+OF_EVERY_SOURCE = frozenset({"sample_id", "input", "label", "problem", "part"})
 SHARES = (0.3, 0.3, 0.4)
 READ_ROWS = 1024
 TEACHER_ROWS = 256
@@ -61,6 +62,8 @@ class Samples:
     """Class, or NO_LABEL."""
     teacher_NK: NDArray[np.float32] | None = None
     """The teacher's log-probabilities, where it was asked."""
+    columns: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    """What else the source carries of each sample, by column."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,6 +80,7 @@ class Samples:
             inputs=tuple(self.inputs[row] for row in chosen),
             hard_N=self.hard_N[chosen],
             teacher_NK=None if self.teacher_NK is None else self.teacher_NK[chosen],
+            columns={name: tuple(values[row] for row in chosen) for name, values in self.columns.items()},
         )
 
     def with_teacher(self, teacher: Teacher) -> "Samples":
@@ -88,7 +92,7 @@ class Samples:
         starts = range(0, len(self), TEACHER_ROWS)
         answers = [_answers(teacher, pa.array(self.inputs[start : start + TEACHER_ROWS], kind)) for start in starts]
         teacher_NK = np.concatenate([np.zeros((0, len(teacher.classes)), np.float32), *answers])
-        return Samples(ids=self.ids, inputs=self.inputs, hard_N=self.hard_N, teacher_NK=np.maximum(teacher_NK, -30).astype(np.float32))
+        return replace(self, teacher_NK=np.maximum(teacher_NK, -30).astype(np.float32))
 
     def answered(self) -> "Samples":
         """Those that the teacher answered: the others say nothing of a student that is held against it."""
@@ -165,6 +169,7 @@ def _rows(source: Source) -> Iterable[Mapping[str, Any]]:
 def _samples(rows: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> Samples:
     index = {name: number for number, name in enumerate(classes)}
     ids, inputs, hard = [], [], []
+    columns: dict[str, list[str | None]] = {}
     for row in rows:
         label = row["label"]
         if label is not None and label not in index:
@@ -172,4 +177,11 @@ def _samples(rows: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> Sampl
         ids.append(row["sample_id"])
         inputs.append(row["input"] if isinstance(row["input"], str) else tuple(row["input"]))
         hard.append(NO_LABEL if label is None else index[label])
-    return Samples(ids=tuple(ids), inputs=tuple(inputs), hard_N=np.array(hard, dtype=np.int64))
+        for name in row.keys() - OF_EVERY_SOURCE:
+            columns.setdefault(name, []).append(row[name])
+    return Samples(
+        ids=tuple(ids),
+        inputs=tuple(inputs),
+        hard_N=np.array(hard, dtype=np.int64),
+        columns={name: tuple(columns[name]) for name in sorted(columns)},
+    )

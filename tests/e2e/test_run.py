@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.kit.browser import OVERLAPS, SMALL, TOO_WIDE, open_browser
 from tests.kit.prometheus import Prometheus
 from tests.kit.readme import EXAMPLE
 from tests.kit.runs import BackgroundRun, committed, kdpipe, listening, read, teacher_rows
@@ -178,6 +179,18 @@ def test_a_student_made_worse_ships_nothing_and_says_so(home: Path, folder: Path
     assert summary["devices"]["panels"]["digest"] == shipped
     assert summary["learning"]["teacher_rows"] == 0
     assert summary["outcome"]["students"]["small"]["fate"] == "refused by the gate"
+
+
+def test_the_report_of_it_shows_every_part_in_a_browser(home: Path, folder: Path, tmp_path: Path) -> None:
+    done = kdpipe("report", folder, "-o", "report.html", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "did not ship, the gate refused it: " in done.stdout
+    with open_browser(tmp_path) as browser:
+        browser.look_at(home / "report.html", width=390)
+        parts = browser.run("return [...document.querySelectorAll('main section')].map(s => [s.id, s.querySelectorAll('svg').length])")
+        assert [name for name, plots in parts if not plots] == ["gate"]
+        assert browser.run(TOO_WIDE) == browser.run(OVERLAPS) == browser.run(SMALL) == []
+        assert browser.said() == []
 
 
 def test_clean_removes_all_of_it(home: Path, folder: Path) -> None:

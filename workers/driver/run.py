@@ -7,6 +7,7 @@ the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
 import contextlib
 import functools
 import logging
+import shlex
 import shutil
 from collections.abc import Iterator
 
@@ -165,7 +166,8 @@ def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
     with context.stop.at_once():
         summary = summarise(context, confirmed, fleet)
     write_json(context.folder.summary_file, summary)
-    context.reporter.say("\n".join([*context.controls.errors, render(summary)]))
+    plots = f"plots      kdpipe report {shlex.quote(str(context.folder.root))} -o report.html"
+    context.reporter.say("\n".join([*context.controls.errors, render(summary), plots]))
     behind = [DevicesBehindError(population, count.behind) for population, count in confirmed.items() if count.behind]
     return [*behind, *answers_that_differ(summary)]
 

@@ -1,0 +1,153 @@
+"""The lines of the gate's report: budgets, comparisons, and figures that are only shown. One that was not met says by how much.
+
+Pure. Left to others: measuring (`evaluation`, `breakdown`), and what the lines together decide (`gate`).
+
+Shapes: N samples, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import GateSection
+from pipeline.distill import metrics
+from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
+from pipeline.students.evaluation import Evaluation
+from pipeline.students.samples import Samples
+from pipeline.students.slices import Slice, most_dropped
+
+TIE = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateLine:
+    """One line of the report. `passed` is None for a figure that decides nothing."""
+
+    name: str
+    value: float | None
+    bound: float | None
+    passed: bool | None
+    says: str
+
+
+def truth_of(gate: Samples) -> NDArray[np.int64]:
+    """What counts as right: the label where every sample has one, else the teacher's first class."""
+    if gate.labelled:
+        return gate.hard_N
+    assert gate.teacher_NK is not None
+    return np.asarray(gate.teacher_NK.argmax(axis=1), dtype=np.int64)
+
+
+def budget_lines(found: Evaluation, section: GateSection, labelled: bool) -> list[GateLine]:
+    """A budget that the samples cannot be held against fails: nobody asked for it to be forgotten. Budgets on labels are for labels."""
+    lines = []
+    for name, value, bound, at_least in (
+        ("accuracy", found.accuracy, section.accuracy_min, True),
+        ("agreement", found.agreement, section.agreement_min, True),
+        ("auc", found.auc, section.auc_min, True),
+        ("latency_p99_ms", found.latency_p99_ms, section.latency_p99_ms, False),
+        ("size_bytes", float(found.size_bytes), None if section.size_max_bytes is None else float(section.size_max_bytes), False),
+    ):
+        if bound is None:
+            lines.append(_shown(name, value))
+            continue
+        passed = bool(value >= bound if at_least else value <= bound)
+        short = abs(value - bound)
+        says = "" if passed else f"{name} {number(value)} is {number(short)} {'below' if at_least else 'above'} its budget {number(bound)}"
+        if np.isnan(value):
+            says = f"{name} has a budget of {number(bound)}, and the samples have no {'answers' if labelled else 'labels'} to measure it by"
+        lines.append(GateLine(name=name, value=None if np.isnan(value) else value, bound=bound, passed=passed, says=says))
+    return lines
+
+
+def slice_lines(slices: Sequence[Slice], section: GateSection, *, compared: bool) -> list[GateLine]:
+    """The worst slice, and the one that lost most where that has a budget and there is an incumbent."""
+    lines = [_worst_slice_line(slices, section)]
+    allowed, dropped = section.slice_drop_max, most_dropped(slices)
+    if allowed is None or not compared:
+        return lines
+    name = "drop of a slice, at least"
+    if dropped is None or dropped.drop_at_least is None or dropped.incumbent_right is None:
+        says = f"{name} has a budget of {number(allowed)}, and no slice has {section.slice_rows_min} samples to measure it by"
+        return [*lines, GateLine(name=name, value=None, bound=allowed, passed=False, says=says)]
+    drop = dropped.drop_at_least
+    told = f"{dropped.name}: {dropped.right} of {dropped.samples} right, the incumbent {dropped.incumbent_right}"
+    short = (
+        f"{dropped.name} lost {number(drop)} against the incumbent for sure, {number(drop - allowed)} above its budget {number(allowed)}"
+    )
+    return [*lines, GateLine(name=name, value=drop, bound=allowed, passed=drop <= allowed, says=told if drop <= allowed else short)]
+
+
+def _worst_slice_line(slices: Sequence[Slice], section: GateSection) -> GateLine:
+    bound, name = section.slice_right_min, "worst slice"
+    if not slices:
+        says = f"no slice has {section.slice_rows_min} samples"
+        if bound is not None:
+            says = f"{name} has a budget of {number(bound)}, and {says} to measure it by"
+        return GateLine(name=name, value=None, bound=bound, passed=None if bound is None else False, says=says)
+    missed = [] if bound is None else [each for each in slices if each.high < bound]
+    if bound is not None and missed:
+        worst = min(missed, key=lambda each: each.high)
+        short = f"{number(bound - worst.high)} or more below its budget {number(bound)}"
+        says = f"{name} {worst.name} has {number(worst.share)} right ({worst.low:.3f} to {worst.high:.3f}), {short}"
+        return GateLine(name=name, value=worst.share, bound=bound, passed=False, says=says)
+    worst = slices[0]
+    says = f"{worst.name}: {worst.right} of {worst.samples} right, 95 % {worst.low:.3f} to {worst.high:.3f}"
+    return GateLine(name=name, value=worst.share, bound=bound, passed=None if bound is None else True, says=says)
+
+
+def shown_lines(found: Evaluation, memory_bytes: int | None) -> list[GateLine]:
+    lines = [
+        _shown(f"recall at {found.fixed_fpr:.0%} false positives", found.recall_at_fpr),
+        _shown("calibration error", found.ece),
+        _shown("log loss, nats", found.log_loss_nats),
+        _shown(f"recall of the worst class {found.worst_class}".rstrip(), found.worst_class_recall),
+        _shown("latency_p50_ms", found.latency_p50_ms),
+    ]
+    return lines if memory_bytes is None else [*lines, _shown("memory_bytes", float(memory_bytes))]
+
+
+def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gate: Samples, section: GateSection) -> list[GateLine]:
+    truth_N = truth_of(gate)
+    target_NK = metrics.one_hot(truth_N, candidate_NK.shape[1])
+    if not gate.labelled:
+        assert gate.teacher_NK is not None
+        target_NK = np.exp(gate.teacher_NK)
+    counts = pairs(candidate_NK.argmax(axis=1) == truth_N, incumbent_NK.argmax(axis=1) == truth_N)
+    low, _ = newcombe_interval(counts, z=Z_ONE_SIDED_95)
+    gain_nats = metrics.nll(incumbent_NK, target_NK) - metrics.nll(candidate_NK, target_NK)
+    better = counts.difference > 0 or (counts.difference == 0 and gain_nats > TIE)
+    estimate = f"{counts.difference:+.4f} against the incumbent ({counts.candidate} samples won, {counts.incumbent} lost, of {counts.n})"
+    tie = f", log loss {-gain_nats:+.4f} nats" if counts.difference == 0 else ""
+    return [
+        GateLine(
+            name="not inferior to the incumbent",
+            value=low,
+            bound=-section.margin,
+            passed=low > -section.margin,
+            says=f"may be {-low:.4f} worse than the incumbent (95 % bound), margin {section.margin:.4f}"
+            if low <= -section.margin
+            else "95 % bound",
+        ),
+        GateLine(
+            name="better by estimate",
+            value=counts.difference,
+            bound=0.0,
+            passed=better,
+            says=("" if better else "not better: ") + estimate + tie,
+        ),
+        GateLine(name="McNemar's exact p", value=mcnemar_exact_p(counts), bound=None, passed=None, says="shown, decides nothing"),
+    ]
+
+
+def _shown(name: str, value: float) -> GateLine:
+    return GateLine(name=name, value=None if np.isnan(value) else value, bound=None, passed=None, says="")
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -68,6 +68,8 @@ class TrainingSpec:
     """Whether labels of different teachers may be learnt from."""
     out: Path
     """Where the final weights go; the sidecar beside them says how they came about."""
+    rivals: tuple[int, ...] = ()
+    """Least numbers of workers of the run's other elastic students."""
 
     @property
     def folder(self) -> Path:
@@ -152,8 +154,8 @@ class _Session:
         reduce: Callable[[Tensor], None] | None,
         reader: Reader | None,
     ) -> None:
-        self._spec, self._board, self._clock, self._wall_clock, self._rank = spec, board, clock, wall_clock, rank
-        self._sleep = sleep
+        self._spec, self._board, self._clock, self._wall_clock, self._sleep = spec, board, clock, wall_clock, sleep
+        self._rank, self._world = rank, world
         self._digest = spec.digest()
         self._folder = spec.folder / f"checkpoints-{self._digest}"
         student_spec = StudentSpec(
@@ -255,6 +257,7 @@ class _Session:
                 rows=trainer.rows,
                 epoch=trainer.epoch,
                 skipped=trainer.skipped,
+                workers=self._world,
                 loss=None if trainer.loss != trainer.loss else trainer.loss,
                 first_step_unix_s=self._times["first"],
                 last_step_unix_s=self._times["last"],

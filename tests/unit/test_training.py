@@ -7,9 +7,10 @@ import pytest
 import workers.training
 from pipeline.config import StudentSection
 from pipeline.labels.reader import LogEmptyError
+from pipeline.students.scaling import Scale
 from tests.kit.training import training_spec
 from workers.board import BoardState, TrainingState
-from workers.training import TrainingFailedError, TrainingSpec, train_student
+from workers.training import TrainingFailedError, TrainingSpec, train_student, unscheduled
 
 
 def spec_in(folder: Path) -> TrainingSpec:
@@ -40,3 +41,13 @@ def test_an_error_on_the_board_is_raised_even_where_a_stop_was_asked_for(tmp_pat
     board.fail("small", LogEmptyError())
     with pytest.raises(LogEmptyError):
         train_student(spec_in(tmp_path), board=board)  # type: ignore[arg-type]
+
+
+def test_a_trainer_without_room_says_what_it_asked_for_and_one_with_room_that_it_is_slow() -> None:
+    scale = Scale(least=1, most=4, elastic=True, resources={"CPU": 0.5, "GPU": 1.0, "kd_trainer": 1.0})
+    there = {"CPU": 4.0, "GPU": 1.0, "kd_trainer": 2.0}
+    assert unscheduled(scale, there=there, free={"CPU": 4.0, "kd_trainer": 2.0}) == (
+        "not started in 30 s: asked for 1 to 4 x CPU 0.5, GPU 1, kd_trainer 1; "
+        "the cluster has CPU 4 (4 free), GPU 1 (0 free), kd_trainer 2 (2 free)"
+    )
+    assert unscheduled(scale, there=there, free=there) == "starting for 30 s and more"

@@ -10,11 +10,12 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.config import RaySection
 from pipeline.files import create_exclusive, make_private_folder
+from pipeline.students.scaling import TRAINER
 from workers.driver.stopping import Stop
 from workers.privacy import OPT_OUT, opt_out
 from workers.ray_address import RayUnavailableError, require_answer
@@ -39,10 +40,13 @@ def _require_loopback(host: str) -> None:
 
 
 class Cluster:
-    """The Ray connection of one run. `ensure` before use, `close` at the end."""
+    """The Ray connection of one run. `ensure` before use, `close` at the end.
 
-    def __init__(self, section: RaySection, *, keys: Path, stop: Stop) -> None:
-        self._section, self._keys, self._stop = section, keys, stop
+    A local one offers room for as many elastic trainer workers as `trainers` says of its CPUs.
+    """
+
+    def __init__(self, section: RaySection, *, keys: Path, stop: Stop, trainers: Callable[[int], int] = lambda _: 0) -> None:
+        self._section, self._keys, self._stop, self._trainers = section, keys, stop, trainers
         self._joined = False
 
     def ensure(self) -> None:
@@ -69,9 +73,12 @@ class Cluster:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(OPT_OUT)})
             else:
+                cpus = self._section.cpus or os.cpu_count() or 1
+                trainers = self._trainers(cpus)
                 ray.init(
                     address="local",  # without it Ray joins whatever else runs on this machine
-                    num_cpus=self._section.cpus or os.cpu_count() or 1,
+                    num_cpus=cpus,
+                    resources={TRAINER: trainers} if trainers else None,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.WARNING,

@@ -204,7 +204,7 @@ class StudentSection(Section):
     average: float = Field(0.0, ge=0, lt=1)
     """Decay of the running average of the weights (EMA), which then ships in place of the last step's; 0 keeps none."""
     checkpoint_every_steps: int = Field(200, ge=1)
-    """A killed trainer repeats at most so many steps."""
+    """A killed trainer repeats at most so many steps, and those it took while a checkpoint was being written."""
     cpus: float = Field(0.5, gt=0)
     """CPUs of one trainer worker, as Ray counts them; fractions let several students share a core."""
     gpus: float = Field(0.0, ge=0)

@@ -156,6 +156,7 @@ class _Session:
     ) -> None:
         self._spec, self._board, self._clock, self._wall_clock, self._sleep = spec, board, clock, wall_clock, sleep
         self._rank, self._world = rank, world
+        self._device = torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu")
         self._digest = spec.digest()
         self._folder = spec.folder / f"checkpoints-{self._digest}"
         student_spec = StudentSpec(
@@ -181,13 +182,28 @@ class _Session:
             rank=rank,
             world=world,
             reduce=reduce,
-            device=torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu"),
+            device=self._device,
         )
+        if reduce is not None:
+            self._agree(reduce, world)
         self._begun_step = -1
         """Of the newest checkpoint that was begun."""
         self._reported_s = float("-inf")
         self._reported: tuple[TrainingState, tuple[str, ...]] | None = None
         self._go_on = True
+
+    def _agree(self, reduce: Callable[[Tensor], None], world: int) -> None:
+        """All workers go on from the same step. Raises RuntimeError where not, so that they are started again.
+
+        A worker of an earlier start that nobody can reach may write its last checkpoint between the looks of two of them.
+        """
+        step = self._trainer.step
+        steps = torch.tensor([step], dtype=torch.float64, device=self._device)
+        reduce(steps)
+        if steps.item() != step * world:
+            raise RuntimeError(
+                f"this worker found a checkpoint of step {step}, all {world} together {steps.item():.0f}; expected the same one"
+            )
 
     def advance(self) -> Moved:
         if not self._checkpoints.writing:

@@ -11,7 +11,7 @@ from ray.train.torch import TorchConfig
 _Torch: Any = TorchConfig().backend_cls
 
 
-class _UnlessAlone(_Torch):  # type: ignore[misc]
+class _UnlessAlone(_Torch):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         if len(worker_group) > 1:
             super().on_start(worker_group, backend_config)

@@ -52,7 +52,7 @@ def trainers_offered(run: RunFile, cpus: int) -> int:
         return 0
     fixed = sum(student.cpus * student.workers_least for student in run.students.values() if student not in elastic)
     room = (cpus - run.teacher.cpus * run.teacher.workers_min - fixed) / max(student.cpus for student in elastic)
-    least, most = (sum(amounts) for amounts in zip(*((s.workers_least, s.workers_most) for s in elastic), strict=True))
+    least, most = sum(student.workers_least for student in elastic), sum(student.workers_most for student in elastic)
     return max(least, min(most, int(room)))
 
 

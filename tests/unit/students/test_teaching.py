@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from pipeline.config import TRAINING_RESOURCES, StudentSection
 from pipeline.labels.log import LogReader
@@ -298,6 +299,18 @@ def test_killed_anywhere_it_goes_on_from_its_newest_checkpoint_to_the_same_weigh
     run(spec, board)
     assert board.seen[0].step == step // 5 * 5
     assert same(spec.out, whole.out)
+
+
+def test_workers_that_found_different_checkpoints_do_not_begin(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    assert run(spec_of(tmp_path), Watched(lambda progress: progress.step < 10)) is None
+    others = [5.0]  # one that looked before the last was written
+
+    def reduce(flat: Tensor) -> None:
+        flat += others[0]
+
+    with pytest.raises(RuntimeError, match=r"a checkpoint of step 1\d, all 2 together 1\d; expected the same one"):
+        run(spec_of(tmp_path), rank=0, world=2, reduce=reduce)
 
 
 def test_weights_without_a_sidecar_are_not_a_finished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

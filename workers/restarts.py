@@ -25,4 +25,4 @@ class TellsOfRestarts(UserCallback):
             return
         error = next(iter(worker_exceptions.values()))
         says = f"a worker ended ({type(error).__name__}); it starts again from the newest checkpoint"
-        self._board.report(self._name, replace(progress, state=TrainingState.STARTING, corrupt=(), says=says))
+        self._board.report(self._name, replace(progress, state=TrainingState.STARTING, workers=0, corrupt=(), says=says))

@@ -1,6 +1,7 @@
 """What a training that ended without weights comes to. Ray's part is left out: `tests/e2e/test_training_on_ray.py`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,9 @@ from pipeline.config import StudentSection
 from pipeline.labels.reader import LogEmptyError
 from pipeline.students.scaling import Scale
 from tests.kit.training import training_spec
-from workers.board import BoardState, TrainingState
+from workers.board import BoardState, TrainingProgress, TrainingState
+from workers.driver.learning import demand_of
+from workers.restarts import TellsOfRestarts
 from workers.training import TrainingFailedError, TrainingSpec, train_student, unscheduled
 
 
@@ -51,3 +54,22 @@ def test_a_trainer_without_room_says_what_it_asked_for_and_one_with_room_that_it
         "the cluster has CPU 4 (4 free), GPU 1 (0 free), kd_trainer 2 (2 free)"
     )
     assert unscheduled(scale, there=there, free=there) == "starting for 30 s and more"
+
+
+def test_while_a_worker_is_away_its_cursor_counts_for_nobody_and_an_error_of_ours_stays_what_ended_it() -> None:
+    board: Any = BoardState()
+    tells = TellsOfRestarts("small", board)
+    tells.after_exception(None, {0: OSError("gone")})
+    assert board.snapshot() == {}
+    board.report("small", TrainingProgress(state=TrainingState.TRAINING, step=7, live_rows=56, workers=2, corrupt=("shards/a",)))
+    tells.after_exception(None, {0: OSError("gone")})
+    progress = board.snapshot()["small"]
+    assert (progress.state, progress.step, progress.workers) == (TrainingState.STARTING, 7, 0)
+    assert progress.says == "a worker ended (OSError); it starts again from the newest checkpoint"
+    demand = demand_of(board.snapshot())
+    assert not demand.cursors
+    assert not demand.corrupt
+    board.fail("small", LogEmptyError())
+    board.report("small", TrainingProgress(state=TrainingState.FAILED))
+    tells.after_exception(None, {0: LogEmptyError()})
+    assert board.snapshot()["small"].state is TrainingState.FAILED

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from pipeline.toml_model import parsed
 
@@ -204,13 +204,29 @@ class StudentSection(Section):
     average: float = Field(0.0, ge=0, lt=1)
     """Decay of the running average of the weights (EMA), which then ships in place of the last step's; 0 keeps none."""
     checkpoint_every_steps: int = Field(200, ge=1)
-    """A killed trainer repeats at most so many steps."""
+    """A killed trainer repeats at most so many steps, and those it took while a checkpoint was being written."""
     cpus: float = Field(0.5, gt=0)
     """CPUs of one trainer worker, as Ray counts them; fractions let several students share a core."""
     gpus: float = Field(0.0, ge=0)
     """GPUs of one trainer worker."""
-    workers: int = Field(1, ge=1)
-    """Trainer workers of this student."""
+    workers: int | Annotated[tuple[int, ...], Field(strict=False)] = 1
+    """Trainer workers of this student; `[1, 4]` lets their number follow what the cluster has room for. See docs/students.md."""
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers_are_a_number_or_a_range(cls, found: Any) -> Any:
+        ends = list(found) if isinstance(found, list | tuple) else [found, found]
+        if len(ends) != 2 or any(type(end) is not int for end in ends) or not 1 <= ends[0] <= ends[1]:
+            raise ValueError(f"{found!r} is neither a number of workers nor a range of them, such as 2 or [1, 4]")
+        return tuple(ends) if ends[0] < ends[1] else ends[0]
+
+    @property
+    def workers_least(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def workers_most(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 TRAINING_RESOURCES = frozenset({"cpus", "gpus", "workers", "checkpoint_every_steps"})

@@ -42,6 +42,8 @@ class TrainingProgress:
     epoch: int = 0
     """0 is the live pass."""
     skipped: int = 0
+    workers: int = 0
+    """At work on it; 0 before they are."""
     loss: float | None = None
     first_step_unix_s: float | None = None
     last_step_unix_s: float | None = None

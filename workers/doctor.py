@@ -53,7 +53,7 @@ def needs_of(run: RunFile) -> Needs:
     """What this run file asks of the machine that drives it."""
     fleet = run.fleet
     ports = (fleet.fleet_port, fleet.enrolment_port, fleet.operator_port, fleet.metrics_port, run.metrics.port)
-    students = sum(student.cpus * student.workers for student in run.students.values())
+    students = sum(student.cpus * student.workers_least for student in run.students.values())
     return Needs(
         cpus=run.teacher.cpus * run.teacher.workers_min + students,
         ports=tuple(port for port in ports if port),

@@ -1,6 +1,7 @@
 """A trainer's body, without Ray: from the newest checkpoint, the incumbent's weights or afresh, to the final weights.
 
-Labels are awaited by polling the log; the board is told; a checkpoint is written every so many steps. Checkpoints are our own files
+Labels are awaited by polling the log; the board is told; a checkpoint is written every so many steps. Beside the thread that trains,
+one reads and decodes the next batch and one writes the last checkpoint; both end with it. Checkpoints are our own files
 (`pipeline.students.checkpoint`), atomic and exact, under `storage/NAME-GENERATION/`: whatever was killed, the same call goes on from
 the newest. The final weights are written to `spec.out`, their sidecar last. A full disk is waited out, never a reason to fail. Left
 to others: where it runs (`workers.training`).
@@ -20,6 +21,7 @@ from torch import Tensor
 from pipeline.config import TRAINING_RESOURCES, StudentSection
 from pipeline.files import DISK_FULL
 from pipeline.inputs import InputKind
+from pipeline.labels.prefetch import ReadingAhead
 from pipeline.labels.reader import LabelReader, LogEmptyError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
@@ -35,6 +37,7 @@ from pipeline.students.checkpoint import (
 from pipeline.students.loop import Moved, Reader, Trainer, load_model
 from pipeline.students.models import StudentSpec, build_student
 from workers.board import TrainingProgress, TrainingState
+from workers.checkpointing import Checkpointing
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class TrainingSpec:
     """Whether labels of different teachers may be learnt from."""
     out: Path
     """Where the final weights go; the sidecar beside them says how they came about."""
+    rivals: tuple[int, ...] = ()
+    """Least numbers of workers of the run's other elastic students."""
 
     @property
     def folder(self) -> Path:
@@ -103,23 +108,32 @@ def teach(
     session = _Session(
         spec, board=board, clock=clock, wall_clock=wall_clock, sleep=sleep, rank=rank, world=world, reduce=reduce, reader=reader
     )
+    try:
+        return _to_the_end(session, alone=world == 1)
+    finally:
+        session.close()
+
+
+def _to_the_end(session: "_Session", *, alone: bool) -> Trained | None:
+    """Steps until there are none left, or it is told to stop. One of several workers is not: others wait for it in a collective."""
     go_on = session.report(TrainingState.WAITING)
-    while go_on or world > 1:
+    while go_on or not alone:
         try:
             moved = session.advance()
         except (ShardCorruptError, LogEmptyError) as error:
             corrupt = (error.shard,) if isinstance(error, ShardCorruptError) else ()
             go_on = session.report(TrainingState.WAITING, corrupt=corrupt, says=str(error))
-            sleep(POLL_S)
+            session.pause()
             continue
         if moved is Moved.DONE:
             return session.finish()
         if moved is Moved.WAITING:
             go_on = session.report(TrainingState.WAITING)
-            sleep(POLL_S)
+            session.pause()
         else:
             go_on = session.report(TrainingState.TRAINING)
     session.checkpoint()
+    session.settle()
     session.report(TrainingState.STOPPED)
     return None
 
@@ -140,8 +154,9 @@ class _Session:
         reduce: Callable[[Tensor], None] | None,
         reader: Reader | None,
     ) -> None:
-        self._spec, self._board, self._clock, self._wall_clock, self._rank = spec, board, clock, wall_clock, rank
-        self._sleep = sleep
+        self._spec, self._board, self._clock, self._wall_clock, self._sleep = spec, board, clock, wall_clock, sleep
+        self._rank, self._world = rank, world
+        self._device = torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu")
         self._digest = spec.digest()
         self._folder = spec.folder / f"checkpoints-{self._digest}"
         student_spec = StudentSpec(
@@ -154,24 +169,45 @@ class _Session:
         self._times: dict[str, Any] = state.pop("times") if state else {"seconds": 0.0, "first": None, "last": None}
         if state is None and spec.warm_start is not None:
             load_model(spec.name, self._student, load_weights(spec.warm_start))
+        self._reader = ReadingAhead(reader or _log_reader(spec, rank=rank, world=world))
+        self._checkpoints = Checkpointing(lambda state: save_checkpoint(self._folder, state))
         self._trainer = Trainer(
             name=spec.name,
             student=self._student,
             section=spec.student,
             classes=spec.classes,
-            reader=reader or _log_reader(spec, rank=rank, world=world),
+            reader=self._reader,
             seed=spec.seed,
             state=state,
             rank=rank,
             world=world,
             reduce=reduce,
-            device=torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu"),
+            device=self._device,
         )
+        if reduce is not None:
+            self._agree(reduce, world)
+        self._begun_step = -1
+        """Of the newest checkpoint that was begun."""
         self._reported_s = float("-inf")
         self._reported: tuple[TrainingState, tuple[str, ...]] | None = None
         self._go_on = True
 
+    def _agree(self, reduce: Callable[[Tensor], None], world: int) -> None:
+        """All workers go on from the same step. Raises RuntimeError where not, so that they are started again.
+
+        A worker of an earlier start that nobody can reach may write its last checkpoint between the looks of two of them.
+        """
+        step = self._trainer.step
+        steps = torch.tensor([step], dtype=torch.float64, device=self._device)
+        reduce(steps)
+        if steps.item() != step * world:
+            raise RuntimeError(
+                f"this worker found a checkpoint of step {step}, all {world} together {steps.item():.0f}; expected the same one"
+            )
+
     def advance(self) -> Moved:
+        if not self._checkpoints.writing:
+            self.settle()
         began_s = self._clock()
         moved = self._trainer.advance()
         if moved in (Moved.STEPPED, Moved.SKIPPED):
@@ -183,10 +219,28 @@ class _Session:
                 self.checkpoint()
         return moved
 
+    def pause(self) -> None:
+        """Before the log is looked at again."""
+        self._sleep(POLL_S)
+
     def checkpoint(self) -> None:
-        """Make the state durable; by rank 0, the same on all ranks. Not, where the disk is full and the run is told to stop."""
-        if self._rank == 0:
-            self._write(lambda: save_checkpoint(self._folder, {**self._trainer.state(), "times": dict(self._times)}))
+        """Begin to make the state durable, once the one before is; by rank 0, the same on all ranks.
+
+        Not, where the disk is full and the run is told to stop.
+        """
+        if self._rank == 0 and self._trainer.step != self._begun_step and self.settle():
+            self._begun_step = self._trainer.step
+            self._checkpoints.begin({**self._trainer.state(), "times": dict(self._times)})
+
+    def settle(self) -> bool:
+        """Wait for the checkpoint that is being written. False where the disk is full and the run is told to stop."""
+        self._write(self._checkpoints.settle)
+        return self._checkpoints.settled
+
+    def close(self) -> None:
+        """End the threads. A checkpoint that is being written is still written."""
+        self._reader.close()
+        self._checkpoints.close()
 
     def _write(self, write: Callable[[], T]) -> T | None:
         """What `write` returns. Where the disk is full, once there is room again; None if the run is told to stop before."""
@@ -219,6 +273,7 @@ class _Session:
                 rows=trainer.rows,
                 epoch=trainer.epoch,
                 skipped=trainer.skipped,
+                workers=self._world,
                 loss=None if trainer.loss != trainer.loss else trainer.loss,
                 first_step_unix_s=self._times["first"],
                 last_step_unix_s=self._times["last"],
@@ -251,7 +306,7 @@ class _Session:
         )
         if self._rank == 0:
             self.checkpoint()
-            written = self._write(lambda: self._save(trained))
+            written = self._write(lambda: self._save(trained)) if self.settle() else None
             if written is None:
                 self.report(TrainingState.STOPPED)
                 return None

@@ -2,8 +2,9 @@
 
 `train_student` blocks until its student is trained; the driver runs one per thread. Killed at any moment, the same call goes on from
 the newest checkpoint; where the final weights are there and fit, it returns at once. Workers ask for a fraction of a CPU: with
-whole ones, two trainers on a small machine run one after the other in silence. Left to others: labels and their repair
-(`workers.labelling`), export and gate (`workers.driver`).
+whole ones, two trainers on a small machine run one after the other in silence. An elastic student's workers are as many as there is room
+for, and the order of samples does not know how many. Left to others: labels and their repair (`workers.labelling`), export and gate
+(`workers.driver`).
 """
 
 import logging
@@ -18,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import StudentSection
 from pipeline.errors import KdpipeError, StudentError
 from pipeline.students.checkpoint import Trained, load_trained
+from pipeline.students.scaling import TRAINER, Scale, scale_of
 from workers.board import Board, TrainingProgress, TrainingState
 from workers.teaching import TrainingSpec, teach
 
@@ -29,6 +30,8 @@ __all__ = ["TrainingFailedError", "TrainingOutcome", "TrainingSpec", "train_stud
 logger = logging.getLogger(__name__)
 
 UNSCHEDULED_S = 30.0
+RESIZE_EVERY_S = 60.0
+"""Between looks at whether an elastic student should have more workers, or fewer."""
 WORKER_RESTARTS = 3
 
 
@@ -87,46 +90,80 @@ def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
 
 
 def _fit(spec: TrainingSpec, board: Board) -> None:
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
 
-    from workers.lone_worker import LoneWorker
+    from workers.restarts import TellsOfRestarts
+    from workers.torch_group import TorchGroup
 
     # One process a trainer that watches for spot nodes being taken away; our checkpoints need no warning.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    section = spec.student
+    steps, scale = (
+        spec.student.steps,
+        scale_of(spec.student, offered=ray.cluster_resources().get(TRAINER, 0), rivals=spec.rivals),
+    )
+    if scale.says:
+        logger.warning("a student's workers cannot follow the cluster", extra={"student": spec.name, "says": scale.says})
+        board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=steps, says=scale.says))
     spec.folder.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"spec": spec, "board": board},
-        torch_config=LoneWorker() if section.workers == 1 else None,
+        torch_config=TorchGroup(),
         scaling_config=ScalingConfig(
-            num_workers=section.workers,
-            use_gpu=section.gpus > 0,
-            resources_per_worker={"CPU": section.cpus} | ({"GPU": section.gpus} if section.gpus else {}),
+            num_workers=(scale.least, scale.most) if scale.elastic else scale.least,
+            use_gpu=spec.student.gpus > 0,
+            resources_per_worker=dict(scale.resources),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         ),
         run_config=RunConfig(
-            name=spec.folder.name, storage_path=str(spec.storage), failure_config=FailureConfig(max_failures=WORKER_RESTARTS)
+            name=spec.folder.name,
+            storage_path=str(spec.storage),
+            failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+            callbacks=[TellsOfRestarts(spec.name, board)],
         ),
     )
     try:
         trainer.fit()
     except RayTrainingFailedError as error:
+        if board.error(spec.name) is not None:
+            return  # what ended it has a better name
         reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
-        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=section.steps, says=str(reasons[0])[:200]))
+        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=steps, says=str(reasons[0])[:200]))
         last = f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]
         raise TrainingFailedError(spec.name, f"its trainer failed {WORKER_RESTARTS + 1} times, last: {last}") from error
 
 
+def _scale(spec: TrainingSpec, cluster: Mapping[str, float]) -> Scale:
+    return scale_of(spec.student, offered=cluster.get(TRAINER, 0.0), rivals=spec.rivals)
+
+
 def _worker(config: dict[str, Any]) -> None:
-    """A Ray Train worker. Errors of ours are the same the next time, so they go to the board instead of being tried again."""
+    """A Ray Train worker."""
     from ray.train import get_context
 
-    spec, board = config["spec"], config["board"]
     context = get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    work(config["spec"], config["board"], rank=context.get_world_rank(), world=context.get_world_size())
+
+
+def work(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> None:
+    """One worker's part. Errors of ours are the same the next time, so they go to the board instead of being tried again."""
     torch.set_num_threads(max(1, int(spec.student.cpus)))
+    error = board.error(spec.name)  # of an earlier start
+    if error is None:
+        error = _taught(spec, board, rank=rank, world=world)
+        if error is not None:
+            board.fail(spec.name, error)
+            if world > 1:
+                raise error  # the other ranks wait in a collective; Ray ends them, and starts all again to find the error there
+    if error is not None:
+        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=spec.student.steps, says=str(error)[:200]))
+
+
+def _taught(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> KdpipeError | None:
+    """What ended the training before its time, if it is an error of ours."""
     try:
         teach(
             spec,
@@ -139,10 +176,8 @@ def _worker(config: dict[str, Any]) -> None:
             sleep=time.sleep,
         )
     except KdpipeError as error:
-        board.fail(spec.name, error)
-        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=spec.student.steps, says=str(error)[:200]))
-        if world > 1:
-            raise  # the other ranks wait in a collective; Ray ends them
+        return error
+    return None
 
 
 class _Silent:
@@ -162,23 +197,26 @@ def _finished(spec: TrainingSpec) -> Trained | None:
 
 
 def _say_if_unscheduled(spec: TrainingSpec, board: Board, over: threading.Event) -> None:
-    """After a while without a worker, put on the board what was asked for and what the cluster has."""
+    """After a while without a worker, at the start or after one was lost, put on the board what was asked for and what the cluster has."""
     import ray
 
+    waited = True
     while not over.wait(UNSCHEDULED_S):
         progress = board.snapshot().get(spec.name)
-        if progress is None or progress.state is not TrainingState.STARTING:
-            return
-        there, free = ray.cluster_resources(), ray.available_resources()
-        asked = f"{spec.student.workers} x CPU {spec.student.cpus:g}" + (f", GPU {spec.student.gpus:g}" if spec.student.gpus else "")
-        has = f"the cluster has CPU {there.get('CPU', 0):g}, free {free.get('CPU', 0):g}"
-        fits = _fits(spec.student, free)
-        says = f"starting for {UNSCHEDULED_S:.0f} s and more" if fits else f"not started in {UNSCHEDULED_S:.0f} s: asked for {asked}; {has}"
-        logger.warning("a trainer waits to be scheduled", extra={"student": spec.name, "says": says})
-        board.report(spec.name, replace(progress, says=says))
+        waits = progress is not None and progress.state is TrainingState.STARTING
+        if progress is not None and waits and waited:
+            there = ray.cluster_resources()
+            says = unscheduled(_scale(spec, there), there=there, free=ray.available_resources())
+            logger.warning("a trainer waits to be scheduled", extra={"student": spec.name, "says": says})
+            board.report(spec.name, replace(progress, says=says))
+        waited = waits
 
 
-def _fits(section: StudentSection, free: Mapping[str, float]) -> bool:
-    """Whether all workers of the student find room in what is free: then they are slow to start, and nobody needs to act."""
-    wanted = {"CPU": section.cpus, "GPU": section.gpus}
-    return all(free.get(name, 0.0) >= section.workers * amount for name, amount in wanted.items())
+def unscheduled(scale: Scale, *, there: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """Why a trainer has not started: the cluster has no room for the least that it asked for; else it is slow, and nobody needs to act."""
+    if all(free.get(name, 0.0) >= scale.least * amount for name, amount in scale.resources.items()):
+        return f"starting for {UNSCHEDULED_S:.0f} s and more"
+    workers = f"{scale.least} to {scale.most}" if scale.elastic else f"{scale.least}"
+    asked = ", ".join(f"{name} {amount:g}" for name, amount in scale.resources.items())
+    has = ", ".join(f"{name} {there.get(name, 0):g} ({free.get(name, 0):g} free)" for name in scale.resources)
+    return f"not started in {UNSCHEDULED_S:.0f} s: asked for {workers} x {asked}; the cluster has {has}"

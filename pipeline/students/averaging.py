@@ -16,7 +16,8 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float, values: Mapping[str, Tensor] | None = None) -> None:
         self._module, self._decay = module, decay
-        self.values = {name: value.detach().clone() for name, value in (values or module.state_dict()).items()}
+        own = module.state_dict()
+        self.values = {name: value.detach().to(own[name].device, copy=True) for name, value in (values or own).items()}
 
     def update(self, updates: int) -> None:
         """Take the module's weights in, after so many updates before."""

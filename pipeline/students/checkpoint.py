@@ -39,6 +39,17 @@ class CheckpointInvalidError(StudentError):
         return f"{self.path}: {self.found}; expected {self.expected}; delete it to train from the checkpoint before, or afresh"
 
 
+def copied(tree: Any) -> Any:
+    """A tree of dicts, lists, tuples, tensors and plain values that shares nothing with this one; its tensors are on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(copied(value) for value in tree)
+    return tree
+
+
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
     """Make `state` durable as the newest checkpoint; older ones beyond KEPT go afterwards."""
     make_private_folder(folder)

@@ -12,7 +12,7 @@ skip a step that is not finite together. Left to others: reading order (`pipelin
 Shapes: B batch (this rank's slice), K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -25,17 +25,17 @@ from torch import Tensor
 from pipeline.config import StudentSection
 from pipeline.distill.losses import HINTS, mean_loss
 from pipeline.distill.weighting import weights
-from pipeline.errors import StudentError
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.averaging import Average
+from pipeline.students.checkpoint import copied
+from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError, StudentRaisedError
 from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
 from pipeline.students.schedule import learning_rate
 
 CPU = torch.device("cpu")
-SKIPS_IN_A_ROW_MAX = 5
 HISTORY_POINTS = 100
 
 
@@ -56,49 +56,6 @@ class Moved(Enum):
     WAITING = "waiting"
     """The next batch is not labelled yet."""
     DONE = "done"
-
-
-class NotFiniteError(StudentError):
-    """Step after step has no finite gradient."""
-
-    def __init__(self, name: str, step: int, sample_ids: Sequence[str]) -> None:
-        super().__init__(name, step, tuple(sample_ids))
-        self.name, self.step, self.sample_ids = name, step, tuple(sample_ids)
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.sample_ids[:8])
-        return (
-            f"student {self.name}: no finite gradient in {SKIPS_IN_A_ROW_MAX} steps in a row, up to step {self.step}; "
-            f"expected finite losses; lower students.{self.name}.learning_rate, or look at samples {shown}"
-        )
-
-
-class NoLabelsError(StudentError):
-    """The generation ended without a single label."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return (
-            f"student {self.name}: the log holds no labels; expected at least one; "
-            "`kdpipe labels ls DIR` shows what was quarantined and why"
-        )
-
-
-class StateForeignError(StudentError):
-    """A checkpoint of a training that was set up differently."""
-
-    def __init__(self, name: str, what: str, found: str, expected: str) -> None:
-        super().__init__(name, what, found, expected)
-        self.name, self.what, self.found, self.expected = name, what, found, expected
-
-    def __str__(self) -> str:
-        return (
-            f"student {self.name}: what it should go on from has {self.what} {self.found}; expected {self.expected}; "
-            "move that checkpoint or incumbent away to train afresh"
-        )
 
 
 class Trainer:
@@ -180,23 +137,28 @@ class Trainer:
         return tuple((int(step), float(loss)) for step, loss in self._progress["history"])
 
     def state(self) -> dict[str, Any]:
-        """All that must survive, as tensors and plain values. The learning rate and all randomness are functions of it."""
-        return {
+        """All that must survive, as tensors and plain values. The learning rate and all randomness are functions of it.
+
+        A copy on the CPU: steps that are taken while somebody writes it down do not change it.
+        """
+        live = {
             "cursor": asdict(self._cursor) if self._cursor else None,
-            "model": {key: value.detach().clone() for key, value in self._student.module.state_dict().items()},
+            "model": self._student.module.state_dict(),
             "optimiser": self._optimiser.state_dict(),
-            "average": {key: value.clone() for key, value in self._average.values.items()} if self._average else None,
+            "average": self._average.values if self._average else None,
             "schedule": {"steps": self._section.steps, "warmup_steps": self._section.warmup_steps, "peak": self._section.learning_rate},
             "seed": self._seed,
             "rng": "philox(seed, epoch, position)",
-            "since": list(self._since),
-            "seen": self._seen_K.clone(),
-            "hint": self._hint and {key: value.detach().clone() for key, value in self._hint.state_dict().items()},
+            "since": self._since,
+            "seen": self._seen_K,
+            "hint": self._hint.state_dict() if self._hint else None,
             **self._progress,
         }
+        state: dict[str, Any] = copied(live)
+        return state
 
     def advance(self) -> Moved:
-        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError and what the reader raises."""
+        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, StudentRaisedError and what the reader raises."""
         if self.step >= self._section.steps:
             return Moved.DONE
         batch = self._next_batch()
@@ -258,7 +220,7 @@ class Trainer:
             for part in torch.arange(len(inputs)).tensor_split(min(section.accumulate, len(inputs))):
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
-                    logits_BK = self._student.module(inputs[rows]).float()
+                    logits_BK = self._logits(inputs[rows]).float()
                 student_BK = logits_BK.detach().softmax(1).cpu().numpy()
                 told = lesson.rows(rows)
                 if self._hint:
@@ -276,6 +238,14 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        """What the student's module answers. Raises StudentRaisedError where that is an exception: it may be anybody's code."""
+        try:
+            logits_BK: Tensor = self._student.module(inputs)
+        except Exception as error:
+            raise StudentRaisedError(self._name, self.step, f"{type(error).__name__}: {error}"[:300]) from error
+        return logits_BK
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         """All that is trained."""

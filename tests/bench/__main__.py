@@ -8,7 +8,7 @@ import sys
 
 import tests.bench
 
-NOT_BENCHMARKS = {"__main__", "compare", "labelling_peers", "minilm", "reader_peers"}
+NOT_BENCHMARKS = {"__main__", "compare", "halves", "labelling_peers", "minilm", "reader_peers"}
 
 
 def known() -> list[str]:

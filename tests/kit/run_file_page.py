@@ -105,7 +105,7 @@ def _type_name(annotation: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{_toml(value)}`" for value in arguments)
     if origin in (Union, UnionType):
-        return _type_name(next(part for part in arguments if part is not type(None)))
+        return " or ".join(_type_name(part) for part in arguments if part is not type(None))
     if origin is tuple:
         return f"list of {_type_name(arguments[0])}s"
     if _is_mapping(annotation):

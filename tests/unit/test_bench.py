@@ -2,12 +2,15 @@
 
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.bench import codecs
 from tests.bench.__main__ import known, main
 from tests.bench.compare import alone, compare
+from tests.bench.halves import FolderBoard, wall_s
+from workers.board import TrainingProgress, TrainingState
 
 KEYS = ["name", "case", "figure", "unit", "against", "against_figure", "ratio", "n", "spread"]
 
@@ -42,3 +45,18 @@ def test_benchmarks_of_the_whole_recipe_can_take_fewer_turns(name: str) -> None:
     module = __import__(f"tests.bench.{name}", fromlist=["run"])
     assert name in known()
     assert "runs" in inspect.signature(module.run).parameters
+
+
+@pytest.mark.parametrize("name", ["overlap", "first_step", "many_students"])
+def test_benchmarks_of_both_halves_can_be_small(name: str) -> None:
+    assert name in known()
+    assert {"rows", "runs"} <= set(inspect.signature(__import__(f"tests.bench.{name}", fromlist=["run"]).run).parameters)
+
+
+def test_what_a_half_reports_the_other_reads(tmp_path: Path) -> None:
+    board = FolderBoard(tmp_path / "board")
+    assert board.snapshot() == {}
+    told = TrainingProgress(state=TrainingState.WAITING, live_rows=8, loss=0.5, corrupt=("shards/a",))
+    assert board.report("small", told)
+    assert FolderBoard(tmp_path / "board").snapshot() == {"small": told}
+    assert wall_s({"began_s": 1.0, "ended_s": 4.0}, {"began_s": 2.0, "ended_s": 9.0}) == 8.0

@@ -1,15 +1,19 @@
 """What a training that ended without weights comes to. Ray's part is left out: `tests/e2e/test_training_on_ray.py`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import workers.training
 from pipeline.config import StudentSection
 from pipeline.labels.reader import LogEmptyError
+from pipeline.students.scaling import Scale
 from tests.kit.training import training_spec
-from workers.board import BoardState, TrainingState
-from workers.training import TrainingFailedError, TrainingSpec, train_student
+from workers.board import BoardState, TrainingProgress, TrainingState
+from workers.driver.learning import demand_of
+from workers.restarts import TellsOfRestarts
+from workers.training import TrainingFailedError, TrainingSpec, train_student, unscheduled
 
 
 def spec_in(folder: Path) -> TrainingSpec:
@@ -40,3 +44,32 @@ def test_an_error_on_the_board_is_raised_even_where_a_stop_was_asked_for(tmp_pat
     board.fail("small", LogEmptyError())
     with pytest.raises(LogEmptyError):
         train_student(spec_in(tmp_path), board=board)  # type: ignore[arg-type]
+
+
+def test_a_trainer_without_room_says_what_it_asked_for_and_one_with_room_that_it_is_slow() -> None:
+    scale = Scale(least=1, most=4, elastic=True, resources={"CPU": 0.5, "GPU": 1.0, "kd_trainer": 1.0})
+    there = {"CPU": 4.0, "GPU": 1.0, "kd_trainer": 2.0}
+    assert unscheduled(scale, there=there, free={"CPU": 4.0, "kd_trainer": 2.0}) == (
+        "not started in 30 s: asked for 1 to 4 x CPU 0.5, GPU 1, kd_trainer 1; "
+        "the cluster has CPU 4 (4 free), GPU 1 (0 free), kd_trainer 2 (2 free)"
+    )
+    assert unscheduled(scale, there=there, free=there) == "starting for 30 s and more"
+
+
+def test_while_a_worker_is_away_its_cursor_counts_for_nobody_and_an_error_of_ours_stays_what_ended_it() -> None:
+    board: Any = BoardState()
+    tells = TellsOfRestarts("small", board)
+    tells.after_exception(None, {0: OSError("gone")})
+    assert board.snapshot() == {}
+    board.report("small", TrainingProgress(state=TrainingState.TRAINING, step=7, live_rows=56, workers=2, corrupt=("shards/a",)))
+    tells.after_exception(None, {0: OSError("gone")})
+    progress = board.snapshot()["small"]
+    assert (progress.state, progress.step, progress.workers) == (TrainingState.STARTING, 7, 0)
+    assert progress.says == "a worker ended (OSError); it starts again from the newest checkpoint"
+    demand = demand_of(board.snapshot())
+    assert not demand.cursors
+    assert not demand.corrupt
+    board.fail("small", LogEmptyError())
+    board.report("small", TrainingProgress(state=TrainingState.FAILED))
+    tells.after_exception(None, {0: LogEmptyError()})
+    assert board.snapshot()["small"].state is TrainingState.FAILED

@@ -10,11 +10,12 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.config import RaySection
 from pipeline.files import create_exclusive, make_private_folder
+from pipeline.students.scaling import TRAINER
 from workers.driver.stopping import Stop
 from workers.local_ray import start_local_ray
 from workers.privacy import OPT_OUT, opt_out
@@ -40,10 +41,13 @@ def _require_loopback(host: str) -> None:
 
 
 class Cluster:
-    """The Ray connection of one run. `ensure` before use, `close` at the end."""
+    """The Ray connection of one run. `ensure` before use, `close` at the end.
 
-    def __init__(self, section: RaySection, *, keys: Path, stop: Stop) -> None:
-        self._section, self._keys, self._stop = section, keys, stop
+    A local one offers room for as many elastic trainer workers as `trainers` says of its CPUs.
+    """
+
+    def __init__(self, section: RaySection, *, keys: Path, stop: Stop, trainers: Callable[[int], int] = lambda _: 0) -> None:
+        self._section, self._keys, self._stop, self._trainers = section, keys, stop, trainers
         self._joined = False
 
     def ensure(self) -> None:
@@ -70,7 +74,9 @@ class Cluster:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(OPT_OUT)})
             else:
-                start_local_ray(num_cpus=self._section.cpus or os.cpu_count() or 1, logging_level=logging.WARNING)
+                cpus = self._section.cpus or os.cpu_count() or 1
+                trainers = self._trainers(cpus)
+                start_local_ray(num_cpus=cpus, resources={TRAINER: trainers} if trainers else None, logging_level=logging.WARNING)
                 _require_loopback(ray.util.get_node_ip_address())
 
     def close(self) -> None:

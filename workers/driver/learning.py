@@ -78,13 +78,17 @@ class Learning:
 
 
 def label_and_train(context: RunContext, labelling: Labelling, specs: Mapping[str, TrainingSpec]) -> Learning:
-    """Run both to their end. Raises what labelling raises, and StoppedError.
+    """Run both to their end, on the run's cluster. Raises what labelling raises, and StoppedError.
 
     On any exception the caller closes the cluster, which ends every actor; the threads end with it.
     """
     context.cluster.ensure()
     link_ray_logs(context.folder.logs)
-    board = start_board()
+    return learn(context, labelling, specs, board=start_board())
+
+
+def learn(context: RunContext, labelling: Labelling, specs: Mapping[str, TrainingSpec], *, board: Board) -> Learning:
+    """What `label_and_train` does, once there is a cluster and a board."""
     trainers = {name: _Task(functools.partial(train_student, spec, board=board), f"train {name}") for name, spec in specs.items()}
     latest: dict[str, LabellingProgress] = {}
 
@@ -154,6 +158,7 @@ def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingP
     for name, progress in sorted(students.items()):
         lag = max(0, committed - progress.live_rows)
         loss = f"loss {progress.loss:.3f} · " if progress.loss is not None else ""
+        loss += f"{progress.workers} workers · " if progress.workers > 1 else ""
         rows.append(
             Gauge(
                 name=name,

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.config import StudentSection
 from pipeline.errors import DataError
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
@@ -13,6 +14,7 @@ from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
 from pipeline.students.lessons import check_section
 from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of, store_url
@@ -51,8 +53,8 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
         lines += _teacher_plan(labelling, fingerprint(), learns=found is not None and _learns(request, found, ended=summary.ended))
     cost = f", {_teacher_seconds(request, summary.rows_left)}" if summary.rows_left else ""
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
-    for name in run.students:
-        lines.append(f"  student {name}: {_student_plan(request, name, found, left)}")
+    for name, section in run.students.items():
+        lines.append(f"  student {name}: {_student_plan(request, name, found, left)}{_workers_plan(section)}")
     lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
     return "\n".join(lines)
 
@@ -117,6 +119,15 @@ def _student_plan(request: RunRequest, name: str, found: Opening | None, left: O
     if name in found.afresh or incumbent is None:
         return f"trains afresh in generation {found.generation}"
     return f"trains in generation {found.generation}, warm from generation {incumbent.generation}"
+
+
+def _workers_plan(section: StudentSection) -> str:
+    """Of a student whose number of workers is not fixed."""
+    if section.workers_least == section.workers_most:
+        return ""
+    return (
+        f", on {section.workers_least} to {section.workers_most} workers where the cluster offers {TRAINER}, else {section.workers_least}"
+    )
 
 
 def _open_student_plan(request: RunRequest, name: str, found: Opening, left: Opening) -> str:

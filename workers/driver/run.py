@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
+from pipeline.students.scaling import trainers_offered
 from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
@@ -52,7 +53,8 @@ def drive(request: RunRequest) -> None:
     if request.take_over:
         refuse_useless_take_over(request.folder, url)
     with Holder(request.folder), stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
-        cluster = Cluster(request.run.ray, keys=request.folder.keys, stop=stop)
+        trainers = functools.partial(trainers_offered, request.run)
+        cluster = Cluster(request.run.ray, keys=request.folder.keys, stop=stop, trainers=trainers)
         context = RunContext(
             run=request.run,
             base=request.base,

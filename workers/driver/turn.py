@@ -12,6 +12,7 @@ from pipeline.labels.log import LogReader
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import teacher_cost
 from pipeline.loop.generation import Fate, Opening, Step, StudentFacts, next_step
+from pipeline.students.scaling import rivals_of
 from workers.driver.context import RunContext
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import Fleet, RolloutEndedBadlyError
@@ -112,6 +113,7 @@ class Turn:
             warm_start=incumbent.files.weights if incumbent else None,
             mixed_teachers=run.labelling.mixed_teachers,
             out=student_files(context.folder, self._opening.generation, name).weights,
+            rivals=rivals_of(run, name),
         )
 
     def _start(self, name: str) -> Incumbent | None:

@@ -1,7 +1,9 @@
 """The training loop: order, exact resumption, ranks, steps that are not finite."""
 
 import io
+import pickle
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.distill.losses import LossUnknownError
-from pipeline.students.loop import SKIPS_IN_A_ROW_MAX, Moved, NoLabelsError, NotFiniteError, StateForeignError, load_model
+from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError, StudentRaisedError
+from pipeline.students.loop import Moved, load_model
 from pipeline.students.models import build_student
 from pipeline.students.schedule import learning_rate
 from tests.kit.students import GrowingReader, finish, mails, reader_of, spec, trainer_of, weights
@@ -186,6 +189,55 @@ def test_step_after_step_that_is_not_finite_ends_training_and_names_the_samples(
         assert trainer.advance() is Moved.SKIPPED
     with pytest.raises(NotFiniteError, match=r"student small: no finite gradient in 5 steps in a row, up to step 5; .*mail-1:"):
         trainer.advance()
+
+
+def test_a_state_is_of_its_step_whatever_steps_are_taken_since() -> None:
+    trainer, _ = trainer_of(spec(average=0.9), reader_of(mails(60)))
+    for _ in range(3):
+        trainer.advance()
+    state, twin = trainer.state(), trainer.state()
+    finish(trainer)
+    assert_same_tree(state, twin)
+    assert state["optimiser"]["state"][0]["step"].item() == 3
+
+
+def assert_same_tree(found: Any, expected: Any) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert found.equal(expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same_tree(found[key], value)
+    else:
+        assert found == expected
+
+
+class Breaks(torch.nn.Module):
+    """A student of somebody's that cannot take some batch."""
+
+    def __init__(self, student: torch.nn.Module, *, at_call: int) -> None:
+        super().__init__()
+        self.student, self._calls_left = student, at_call
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise ValueError("no such token: 17")
+        logits_BK: torch.Tensor = self.student(inputs)
+        return logits_BK
+
+
+def test_a_module_that_raises_is_named_with_its_step_and_pickles() -> None:
+    student = build_student(spec())
+    broken = replace(student, module=Breaks(student.module, at_call=5))
+    trainer, _ = trainer_of(spec(), reader_of(mails(60)), student=broken)
+    for _ in range(5):
+        trainer.advance()
+    with pytest.raises(
+        StudentRaisedError, match=r"student small: its module raised ValueError: no such token: 17 at step 5; .*run again"
+    ) as raised:
+        trainer.advance()
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 def test_a_generation_without_a_label_is_an_error_not_a_hang() -> None:

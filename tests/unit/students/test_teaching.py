@@ -2,24 +2,30 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from pipeline.config import TRAINING_RESOURCES, StudentSection
+from pipeline.labels.log import LogReader
+from pipeline.labels.order import Cursor
+from pipeline.labels.prefetch import Found
 from pipeline.labels.reader import LogEmptyError, MixedTeachersError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
-from pipeline.students.checkpoint import load_trained, load_weights
-from pipeline.students.loop import StateForeignError
+from pipeline.students.checkpoint import load_checkpoint, load_trained, load_weights
+from pipeline.students.faults import StateForeignError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import GrowingReader, mails, reader_of, section
 from tests.kit.training import training_spec
 from workers import teaching
 from workers.board import TrainingProgress, TrainingState
+from workers.checkpointing import Checkpointing
 from workers.teaching import TrainingSpec, teach
 
 
@@ -137,6 +143,126 @@ def test_a_bad_shard_is_named_on_the_board_and_training_goes_on_once_it_is_repai
     assert not any(progress.starved for progress in waiting), "more labels would not help"
 
 
+def test_a_shard_that_rots_is_labelled_again_and_changes_nothing_that_is_learnt(tmp_path: Path) -> None:
+    bench = labelled(tmp_path)
+    whole = replace(spec_of(tmp_path), storage=tmp_path / "whole", out=tmp_path / "whole.pt")
+    run(whole)
+    board, clock, shard = Watched(), Clock(), LogReader(bench.store).refresh().commits[3].shard.key
+    path = tmp_path / "labels" / shard
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+
+    def repair(slept: int) -> None:
+        corrupt = frozenset(key for progress in board.seen for key in progress.corrupt)
+        if slept == 4:
+            assert corrupt == {shard}
+            bench.labelling().repair(corrupt, progress=lambda _: None, stop=threading.Event())
+
+    clock.on_sleep = repair
+    assert run(spec_of(tmp_path), board, clock=clock).steps == 40
+    assert 4 <= clock.slept < 10
+    assert same(spec_of(tmp_path).out, whole.out)
+
+
+class Threads:
+    """A reader that writes down which thread it is read by."""
+
+    def __init__(self, reader: GrowingReader) -> None:
+        self._reader = reader
+        self.names: list[str] = []
+
+    def start(self) -> Cursor:
+        return self._reader.start()
+
+    def read(self, cursor: Cursor) -> Found:
+        self.names.append(threading.current_thread().name)
+        return self._reader.read(cursor)
+
+
+def test_batches_are_read_beside_the_thread_that_trains_and_no_thread_is_left_behind(tmp_path: Path) -> None:
+    reader = GrowingReader(reader_of(mails(60)))
+    reader.closed = True
+    threads, before = Threads(reader), set(threading.enumerate())
+    run(spec_of(tmp_path), reader=threads)
+    own = sum(name == threading.current_thread().name for name in threads.names)
+    assert own <= 6, "the first batch of each epoch"
+    assert len(threads.names) > 40
+    assert set(threading.enumerate()) == before
+    reader.error = MixedTeachersError(("a", "b"))
+    with pytest.raises(MixedTeachersError):
+        run(replace(spec_of(tmp_path), storage=tmp_path / "again"), reader=threads)
+    assert set(threading.enumerate()) == before
+
+
+class Slow:
+    """Writes checkpoints once it is let."""
+
+    def __init__(self, write: Callable[..., Any]) -> None:
+        self._write, self.may, self.steps = write, threading.Event(), list[int]()
+
+    def __call__(self, folder: Path, state: Any) -> None:
+        assert self.may.wait(30)
+        self.steps.append(state["step"])
+        self._write(folder, state)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled(tmp_path)
+    spec = spec_of(tmp_path)
+    slow = Slow(teaching.save_checkpoint)
+    monkeypatch.setattr(teaching, "save_checkpoint", slow)
+    checkpoints = spec.folder / f"checkpoints-{spec.digest()}"
+
+    def kill(progress: TrainingProgress) -> None:
+        if progress.step == 9:
+            assert slow.steps == [], "four steps were taken since"
+            slow.may.set()
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(spec, Watched(kill))
+    state = load_checkpoint(checkpoints)
+    assert state is not None
+    assert (state["step"], state["cursor"]["pos"], state["optimiser"]["state"][0]["step"].item()) == (5, 40, 5)
+    whole = replace(spec, storage=tmp_path / "whole", out=tmp_path / "whole.pt")
+    run(whole)
+    board = Watched()
+    run(spec, board)
+    assert board.seen[0].step == 5
+    assert same(spec.out, whole.out)
+
+
+def test_every_checkpoint_is_written_one_at_a_time_and_the_last_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path)
+    saved, steps, alone = teaching.save_checkpoint, list[int](), threading.Lock()
+
+    def save(folder: Path, state: Any) -> Path:
+        assert alone.acquire(blocking=False)
+        path = saved(folder, state)
+        steps.append(state["step"])
+        alone.release()
+        return path
+
+    monkeypatch.setattr(teaching, "save_checkpoint", save)
+    board = Watched(lambda progress: steps[-1] == 40 if progress.state is TrainingState.DONE else None)
+    assert run(spec_of(tmp_path), board).steps == 40
+    assert steps == [5, 10, 15, 20, 25, 30, 35, 40]
+
+
+def test_a_state_that_has_not_settled_is_not_pushed_out_by_the_next() -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    checkpoints = Checkpointing(fail)
+    checkpoints.begin({"step": 1})
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        checkpoints.settle()
+    with pytest.raises(RuntimeError):
+        checkpoints.begin({"step": 2})
+    checkpoints.close()
+
+
 @pytest.mark.parametrize("stop", [0, 3, 5, 17, 38])
 def test_stopped_anywhere_the_same_call_goes_on_to_the_same_weights(tmp_path: Path, stop: int) -> None:
     labelled(tmp_path)
@@ -173,6 +299,18 @@ def test_killed_anywhere_it_goes_on_from_its_newest_checkpoint_to_the_same_weigh
     run(spec, board)
     assert board.seen[0].step == step // 5 * 5
     assert same(spec.out, whole.out)
+
+
+def test_workers_that_found_different_checkpoints_do_not_begin(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    assert run(spec_of(tmp_path), Watched(lambda progress: progress.step < 10)) is None
+    others = [5.0]  # one that looked before the last was written
+
+    def reduce(flat: Tensor) -> None:
+        flat += others[0]
+
+    with pytest.raises(RuntimeError, match=r"a checkpoint of step 1\d, all 2 together 1\d; expected the same one"):
+        run(spec_of(tmp_path), rank=0, world=2, reduce=reduce)
 
 
 def test_weights_without_a_sidecar_are_not_a_finished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +414,25 @@ def test_a_trainer_that_waits_for_room_stops_when_told_and_goes_on_later(tmp_pat
     assert board.states[-1] is TrainingState.STOPPED
     assert load_trained(spec_of(tmp_path).out) is None
     assert run(spec_of(tmp_path)).steps == 40
+
+
+def test_a_stop_while_the_disk_is_full_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(tmp_path)
+    saved = teaching.save_checkpoint
+
+    def refuse(folder: Path, state: Any) -> Path:
+        if state["step"] > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return saved(folder, state)
+
+    with monkeypatch.context() as full:
+        full.setattr(teaching, "save_checkpoint", refuse)
+        board = Watched(lambda progress: "full" not in progress.says)
+        assert run(spec_of(tmp_path), board) is None
+    assert board.states[-1] is TrainingState.STOPPED
+    again = Watched()
+    assert run(spec_of(tmp_path), again).steps == 40
+    assert again.seen[0].step == 5
 
 
 def test_a_disk_that_fails_otherwise_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

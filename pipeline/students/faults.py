@@ -1,0 +1,67 @@
+"""What may end a student's training: errors that are the same the next time, so that nobody tries again by himself.
+
+A worker that is killed and a disk that is full are none of these; whoever runs the training goes on from its newest checkpoint.
+"""
+
+from collections.abc import Sequence
+
+from pipeline.errors import StudentError
+
+SKIPS_IN_A_ROW_MAX = 5
+
+
+class NotFiniteError(StudentError):
+    """Step after step has no finite gradient."""
+
+    def __init__(self, name: str, step: int, sample_ids: Sequence[str]) -> None:
+        super().__init__(name, step, tuple(sample_ids))
+        self.name, self.step, self.sample_ids = name, step, tuple(sample_ids)
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.sample_ids[:8])
+        return (
+            f"student {self.name}: no finite gradient in {SKIPS_IN_A_ROW_MAX} steps in a row, up to step {self.step}; "
+            f"expected finite losses; lower students.{self.name}.learning_rate, or look at samples {shown}"
+        )
+
+
+class NoLabelsError(StudentError):
+    """The generation ended without a single label."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: the log holds no labels; expected at least one; "
+            "`kdpipe labels ls DIR` shows what was quarantined and why"
+        )
+
+
+class StateForeignError(StudentError):
+    """A checkpoint of a training that was set up differently."""
+
+    def __init__(self, name: str, what: str, found: str, expected: str) -> None:
+        super().__init__(name, what, found, expected)
+        self.name, self.what, self.found, self.expected = name, what, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: what it should go on from has {self.what} {self.found}; expected {self.expected}; "
+            "move that checkpoint or incumbent away to train afresh"
+        )
+
+
+class StudentRaisedError(StudentError):
+    """A student's own module raised where it was given a batch."""
+
+    def __init__(self, name: str, step: int, found: str) -> None:
+        super().__init__(name, step, found)
+        self.name, self.step, self.found = name, step, found
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: its module raised {self.found} at step {self.step}; expected one row of logits for each input; "
+            "correct the module and run again: the labels are kept"
+        )

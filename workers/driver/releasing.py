@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from pipeline.loop.generation import Opening
 from pipeline.releases.bundle import build_bundle
+from pipeline.releases.journal import finish
 from pipeline.releases.lineage import Lineage, LineageEntry
 from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
 from pipeline.releases.repository import create_repository
@@ -19,8 +20,9 @@ from workers.driver.records import incumbent_of, student_files
 
 
 def ensure_repository(context: RunContext) -> None:
-    """The TUF repository and its keys; says on the first run what the operator must move away."""
-    created = create_repository(context.folder.keys, context.folder.releases, now=datetime.now(UTC))
+    """The TUF repository and its keys, a change of them finished; says on the first run what the operator must move away."""
+    finish(context.folder.keys, context.folder.releases)
+    created = create_repository(context.folder.keys, context.folder.releases, now=datetime.now(UTC), unlock=context.unlock)
     if created.fresh:
         context.reporter.say(created.notice())
 
@@ -41,7 +43,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     ensure_repository(context)
     files = student_files(context.folder, opening.generation, name)
     verdict = read_json(files.verdict)
-    signer = ReleaseSigner.open(context.folder.keys)
+    signer = ReleaseSigner.open(context.folder.keys, context.unlock)
     number = _number(signer, name, opening.generation)
     manifest = BundleManifest(
         student=name,

@@ -1,7 +1,6 @@
 """Private keys at rest, in an environment variable, and behind a URI."""
 
 import json
-import os
 import pickle
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from securesystemslib.signer import CryptoSigner, Signer
 
+from pipeline.releases import sealing
 from pipeline.releases.keys import (
     KeyLockedError,
     KeyMissingError,
@@ -28,6 +28,11 @@ from workers.driver.unlocking import handed_to, take
 
 RIGHT = Unlock(environment={"KDPIPE_RELEASE_PASSPHRASE": "correct horse"})
 WRONG = Unlock(environment={"KDPIPE_RELEASE_PASSPHRASE": "battery staple"})
+
+
+@pytest.fixture(autouse=True)
+def _cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "_COST", 16)
 
 
 @pytest.fixture
@@ -55,9 +60,9 @@ def test_a_key_made_with_a_passphrase_is_sealed_and_says_which_it_is(pem: Path) 
 
 def test_a_wrong_passphrase_and_none_are_told_with_the_variable_to_set(pem: Path) -> None:
     ensure_key(pem, RIGHT)
-    with pytest.raises(KeyLockedError, match="does not open it.*KDPIPE_RELEASE_PASSPHRASE"):
+    with pytest.raises(KeyLockedError, match=r"does not open it.*KDPIPE_RELEASE_PASSPHRASE"):
         load_key(pem, WRONG)
-    with pytest.raises(KeyLockedError, match="none was given.*KDPIPE_RELEASE_PASSPHRASE"):
+    with pytest.raises(KeyLockedError, match=r"none was given.*KDPIPE_RELEASE_PASSPHRASE"):
         load_key(pem)
 
 
@@ -177,7 +182,7 @@ def test_what_a_run_starts_inherits_no_passphrase_but_the_orchestrator_its_own(t
 
 def test_a_sealed_key_is_still_private_to_its_owner(pem: Path) -> None:
     ensure_key(pem, RIGHT)
-    assert os.stat(pem).st_mode & 0o077 == 0
+    assert pem.stat().st_mode & 0o077 == 0
     pem.chmod(0o644)
     with pytest.raises(KeyUnsafeError, match="chmod 600"):
         load_key(pem, RIGHT)

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.files import refused
-from workers.commands import clean, doctor, feed, gate, init, keys, labels, logs, run, status, stop, teachers, token
+from workers.commands import clean, doctor, feed, gate, init, keys, labels, logs, releases, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
@@ -39,6 +39,7 @@ app.add_typer(labels.app, name="labels")
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(token.app, name="token")
 app.add_typer(keys.app, name="keys")
+app.add_typer(releases.app, name="releases")
 app.add_typer(edge_app, name="edge")
 
 

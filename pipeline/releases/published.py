@@ -30,8 +30,13 @@ class Published:
     @property
     def expiries(self) -> Mapping[str, datetime]:
         """Role -> when it expires."""
-        roles = {"root": self.root, "targets": self.targets, ROLE_RELEASES: self.releases}
-        return {name: role.signed.expires for name, role in {**roles, "snapshot": self.snapshot, "timestamp": self.timestamp}.items()}
+        return {
+            "root": self.root.signed.expires,
+            "targets": self.targets.signed.expires,
+            ROLE_RELEASES: self.releases.signed.expires,
+            "snapshot": self.snapshot.signed.expires,
+            "timestamp": self.timestamp.signed.expires,
+        }
 
     @property
     def release_targets(self) -> dict[str, ReleaseTarget]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from securesystemslib.signer import Signer
 from tuf.api.metadata import MetaFile, Root, Targets
@@ -38,6 +38,8 @@ ROOT_ROLES = ("root", "targets", "snapshot", "timestamp")
 TARGETS_ROLES = {"release": ROLE_RELEASES, "assignment": ROLE_ASSIGNMENT}
 """Roles whose keys targets metadata lists -> their names there."""
 ROLES = (*ROOT_ROLES, *TARGETS_ROLES)
+
+T = TypeVar("T", Root, Targets)
 
 
 class SignaturesMissingError(ReleaseError):
@@ -159,7 +161,7 @@ def _public(signer: Signer) -> Any:
     return signer.public_key
 
 
-def _signed(role: str, signed: Root | Targets, judges: Sequence[Root], signers: Sequence[Signer]) -> bytes:
+def _signed(role: str, signed: T, judges: Sequence[Root], signers: Sequence[Signer]) -> bytes:
     """Signed by those of the signers that any of the judges lists; each judge must find enough."""
     listed = {keyid for judge in judges for keyid in judge.roles[role].keyids}
     able = {signer.public_key.keyid: signer for signer in signers if signer.public_key.keyid in listed}

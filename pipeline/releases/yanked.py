@@ -37,14 +37,19 @@ class Yank:
 def yanks_of(releases: Targets) -> dict[str, Yank]:
     """By path. Raises YankInvalidError."""
     tree: Any = releases.unrecognized_fields.get(FIELD, {})
+    if not isinstance(tree, dict):
+        raise YankInvalidError(type(tree).__name__)
+    return {path: _yank(path, entry) for path, entry in tree.items()}
+
+
+def _yank(path: str, entry: Any) -> Yank:
     try:
-        found = {path: Yank(digest=y["digest"], reason=y["reason"], at_unix_s=y["at_unix_s"]) for path, y in tree.items()}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise YankInvalidError(f"{type(error).__name__} {error}"[:120]) from error
-    for path, yank in found.items():
-        if not (isinstance(yank.digest, str) and isinstance(yank.reason, str) and type(yank.at_unix_s) is int):
-            raise YankInvalidError(f"{path!r:.80} with values of wrong types")
-    return found
+        digest, reason, at_unix_s = entry["digest"], entry["reason"], entry["at_unix_s"]
+    except (KeyError, TypeError) as error:
+        raise YankInvalidError(f"{path!r:.80}, {type(error).__name__} {error}"[:120]) from error
+    if not (isinstance(digest, str) and isinstance(reason, str) and type(at_unix_s) is int):
+        raise YankInvalidError(f"{path!r:.80} with values of wrong types")
+    return Yank(digest=digest, reason=reason, at_unix_s=at_unix_s)
 
 
 def write_yank(releases: Targets, path: str, yank: Yank) -> None:

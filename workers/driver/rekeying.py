@@ -4,7 +4,6 @@ Nobody else may hold the folder meanwhile: a live orchestrator has its keys and 
 """
 
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,6 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import Targets
 
-from pipeline.errors import FolderBusyError
 from pipeline.files import read_bounded
 from pipeline.releases.journal import KEYS, METADATA, commit, finish
 from pipeline.releases.keys import (
@@ -32,6 +30,7 @@ from pipeline.releases.published import Published, read_published
 from pipeline.releases.repository import MAX_METADATA_BYTES, parse_metadata
 from pipeline.releases.rotation import Hands, root_key_to_replace, rotate
 from workers.driver.folder import Holder, RunFolder
+from workers.driver.publishing import orchestrator_kept_out
 
 OWNER = {"root": OFFLINE, "targets": OFFLINE, "release": RELEASE, "snapshot": ONLINE, "timestamp": ONLINE, "assignment": ONLINE}
 """Role -> whose its key is."""
@@ -52,13 +51,7 @@ class Rekeyed:
 @contextlib.contextmanager
 def held_still(folder: RunFolder) -> Iterator[None]:
     """Hold a run's folder, and its orchestrator's. Raises FolderBusyError where either lives."""
-    with Holder(folder), contextlib.ExitStack() as held:
-        if (lock := folder.fleet / "lock").exists():
-            file = held.enter_context(lock.open("r+"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FolderBusyError(str(folder.root), f"its orchestrator, {file.read(100).strip()}") from error
+    with Holder(folder), orchestrator_kept_out(folder):
         yield
 
 

@@ -5,18 +5,23 @@ Nothing here is random, so a driver killed between any two lines makes the same 
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
+from pipeline.labels.log import LogReader
+from pipeline.labels.store import open_store
 from pipeline.loop.generation import Opening
 from pipeline.releases.bundle import build_bundle
 from pipeline.releases.journal import finish
 from pipeline.releases.lineage import Lineage, LineageEntry
-from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
+from pipeline.releases.manifest import BundleManifest, Golden, InputSpec, RuntimeNeeds, Threshold
+from pipeline.releases.origin import Origin
 from pipeline.releases.repository import create_repository
 from pipeline.releases.signer import ReleaseSigner
 from pipeline.releases.target import ReleaseTarget, target_path
 from workers.driver.context import RunContext
 from workers.driver.folder import RunFolder, read_json, write_json
-from workers.driver.records import incumbent_of, student_files
+from workers.driver.labels import store_url
+from workers.driver.records import incumbent_of, section_of, student_files
 
 
 def ensure_repository(context: RunContext) -> None:
@@ -54,6 +59,9 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         positive=context.run.positive,
         teacher=verdict["teacher"],
         memory_bytes=verdict["memory_bytes"],
+        threshold=Threshold(**verdict["threshold"]) if verdict.get("threshold") else None,
+        runtime=RuntimeNeeds(**verdict["runtime"]) if verdict.get("runtime") else None,
+        origin=_origin(context, opening, name, verdict),
     )
     golden = [
         Golden(input=g["input"] if isinstance(g["input"], str) else tuple(g["input"]), probabilities=tuple(g["probabilities"]))
@@ -89,6 +97,22 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     )
     write_json(files.release, {"target": target.path, "digest": bundle.sha256, "length": bundle.length, "release": number})
     return f"{name}: signed {target.path}, {bundle.length:,} bytes, sha256 {bundle.sha256[:12]}"
+
+
+def _origin(context: RunContext, opening: Opening, name: str, verdict: dict[str, Any]) -> Origin:
+    """What the bundle says of where it came from."""
+    labels = LogReader(open_store(store_url(context))).refresh()
+    trained = read_json(student_files(context.folder, opening.generation, name).trained)
+    return Origin(
+        generation=opening.generation,
+        parent=parent_digest(context.folder, name) if trained["warm"] else None,
+        log=labels.log,
+        first_window=labels.replay_floor(opening.generation),
+        stop_window=labels.ends.get(opening.generation, len(labels.windows)),
+        rows=trained["rows"],
+        config=section_of(context.folder, opening.generation, name).model_dump(mode="json"),
+        gate=verdict["report"],
+    )
 
 
 def _number(signer: ReleaseSigner, student: str, generation: int) -> int:

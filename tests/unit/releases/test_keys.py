@@ -141,7 +141,8 @@ def test_a_uri_that_does_not_work_from_here_is_one_line(pem: Path, uri: str) -> 
 def test_a_reference_of_another_version_is_refused(pem: Path) -> None:
     pem.parent.mkdir(parents=True)
     good = json.loads(reference_to("file2:/x", CryptoSigner.generate_ed25519().public_key, Unlock(), owner="release"))
-    for bad in ({**good, "version": 2}, {**good, "key": {}}, {**good, "uri": 5}, []):
+    bad_ones: list[object] = [{**good, "version": 2}, {**good, "key": {}}, {**good, "uri": 5}, []]
+    for bad in bad_ones:
         pem.with_suffix(".uri").write_text(json.dumps(bad))
         with pytest.raises(KeyUnusableError):
             load_key(pem)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from pipeline.distill.losses import NO_LABEL
 from pipeline.distill.metrics import log_softmax, threshold_at_fpr
 from pipeline.loop.generation import Opening
 from pipeline.releases.lineage import LineageEntry
@@ -23,7 +24,7 @@ from pipeline.students.export import Exported, export_student
 from pipeline.students.gate import judge
 from pipeline.students.graph import Graph
 from pipeline.students.models import StudentSpec, build_student
-from pipeline.students.samples import NO_LABEL, Samples, Validation, read_validation
+from pipeline.students.samples import Samples, Validation, read_validation
 from workers.driver.answers import validation_answered
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json

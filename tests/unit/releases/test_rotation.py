@@ -136,13 +136,13 @@ def test_who_has_an_old_release_key_signs_nothing_more(repository: Repository, d
 def test_who_has_an_old_assignment_key_assigns_nothing_more_once_the_device_looked(repository: Repository, device: Device) -> None:
     stolen = load_key(repository.folder.keys / "online" / "assignment.pem")
     repository.rotate("assignment")
-    wanted = {"device": "d", "target": PATH, "digest": "a" * 64, "generation": 9, "issued": NOW, "expires": NOW + timedelta(hours=1)}
-    forged = sign_assignment(Assignment(**wanted), stolen)
+    wanted = Assignment(device="d", target=PATH, digest="a" * 64, generation=9, issued=NOW, expires=NOW + timedelta(hours=1))
+    forged = sign_assignment(wanted, stolen)
     verify_assignment(forged, device.trust.keys(), device="d", now=NOW)
     device.trust.refresh(NOW)
     with pytest.raises(AssignmentRefusedError, match="lists"):
         verify_assignment(forged, device.trust.keys(), device="d", now=NOW)
-    new = sign_assignment(Assignment(**wanted), load_key(repository.folder.keys / "online" / "assignment.pem"))
+    new = sign_assignment(wanted, load_key(repository.folder.keys / "online" / "assignment.pem"))
     verify_assignment(new, device.trust.keys(), device="d", now=NOW)
 
 

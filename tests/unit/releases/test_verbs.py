@@ -84,7 +84,7 @@ def run(tmp_path: Path) -> RunFolder:
         for what in ("judged", "released"):
             lineage_of(folder).append(
                 LineageEntry(
-                    what=what, student="small", generation=release, parent=None, teacher="teacher-1",  # type: ignore[arg-type]
+                    what=what, student="small", generation=release, parent=None, teacher="teacher-1",
                     digest=bundle.sha256, passed=True, at_unix_s=1, release=release, target=f"releases/small-{release:06d}.kdpb",
                 )
             )  # fmt: skip

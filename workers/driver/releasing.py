@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.config import ReleaseSection
 from pipeline.labels.log import LogReader
 from pipeline.labels.store import open_store
 from pipeline.loop.generation import Opening
@@ -70,6 +71,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     bundle = build_bundle(
         files.bundle, manifest=manifest, graph=files.export / "graph.onnx", weights=files.export / "weights.bin", golden=golden
     )
+    section = context.run.releases.get(name, ReleaseSection())
     target = ReleaseTarget(
         path=target_path(name, number),
         digest=bundle.sha256,
@@ -77,10 +79,13 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         student=name,
         release=number,
         generation=opening.generation,
-        security_floor=0,
+        security_floor=min(section.security_floor, number),
+        hardware=section.hardware,
         memory_bytes=verdict["memory_bytes"],
     )
-    signer.add(target, now=datetime.now(UTC))
+    known = signer.targets.get(target.path)
+    if known is None or known.digest != target.digest:  # else a killed driver signed it, as the run file was then
+        signer.add(target, now=datetime.now(UTC))
     lineage_of(context.folder).append(
         LineageEntry(
             what="released",

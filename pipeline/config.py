@@ -240,7 +240,7 @@ class ReleaseSection(Section):
     """What the release key says of a student's releases. Changes nothing of its training."""
 
     security_floor: int = Field(0, ge=0)
-    """Once a device ran a release, it never runs one of this student with a number below; a release below it has its own number as floor."""
+    """Once a device ran a release, it never runs one of this student with a number below; at most its own number."""
     hardware: tuple[str, ...] = ()
     """Hardware classes that may install it, as devices name themselves (`kdpipe edge run --hardware-class`); empty is any."""
 

@@ -258,6 +258,15 @@ class GateSection(Section):
     """Most that a slice may lose against the incumbent; missed where it lost more for sure (paired 95 % bound)."""
 
 
+class ReleaseSection(Section):
+    """What the release key says of a student's releases. Changes nothing of its training."""
+
+    security_floor: int = Field(0, ge=0)
+    """Once a device ran a release, it never runs one of this student with a number below; at most its own number."""
+    hardware: tuple[str, ...] = ()
+    """Hardware classes that may install it, as devices name themselves (`kdpipe edge run --hardware-class`); empty is any."""
+
+
 class PopulationSection(Section):
     student: Name
     """The student whose releases these devices run."""
@@ -339,6 +348,8 @@ class RunFile(Section):
     """Who learns; all of them read the same labels."""
     gate: GateSection = GateSection()
     """What a student must reach to ship."""
+    releases: Mapping[Name, ReleaseSection] = Field(default_factory=dict)
+    """By student: what is signed with its releases."""
     fleet: FleetSection
     """Where releases go."""
     ray: RaySection = RaySection()
@@ -357,6 +368,9 @@ class RunFile(Section):
                 raise ValueError(
                     f"fleet.populations.{name}.student = {population.student!r} is no student; known: {', '.join(sorted(self.students))}"
                 )
+        for name in self.releases:
+            if name not in self.students:
+                raise ValueError(f"releases.{name} is no student; known: {', '.join(sorted(self.students))}")
         in_flight = self.teacher.workers_max * UNITS_PER_TEACHER * self.labelling.unit_rows
         largest = 2 * self.labelling.window_rows + in_flight
         if self.labelling.lead_max < largest:

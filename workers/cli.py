@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.files import refused
-from workers.commands import clean, doctor, feed, gate, init, labels, logs, report, run, status, stop, teachers, token
+from workers.commands import clean, doctor, feed, gate, init, keys, labels, logs, releases, report, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
@@ -40,6 +40,8 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(labels.app, name="labels")
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(token.app, name="token")
+app.add_typer(keys.app, name="keys")
+app.add_typer(releases.app, name="releases")
 app.add_typer(edge_app, name="edge")
 
 

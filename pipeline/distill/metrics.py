@@ -65,6 +65,15 @@ def reliability(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> tuple[
     return counts_B.astype(np.int64), confidence_B, right_B.astype(np.int64)
 
 
+def threshold_at_fpr(score_N: Floats, positive_N: NDArray[np.bool_], *, fpr_max: float) -> float | None:
+    """The lowest score that says positive of at most `fpr_max` of the negatives (score >= threshold); None without negatives."""
+    negative_scores = np.sort(score_N[~positive_N])[::-1]
+    allowed = int(np.floor(fpr_max * len(negative_scores) + 1e-9))
+    if not len(negative_scores):
+        return None
+    return float(np.nextafter(negative_scores[allowed], np.inf)) if allowed < len(negative_scores) else float(negative_scores[-1])
+
+
 def expected_calibration_error(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> float:
     """Mean gap between the first class's probability and how often it is right, over equal bins (Guo et al. 2017)."""
     if not len(hard_N):

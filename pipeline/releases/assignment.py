@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,8 @@ from pipeline.releases.repository import ROLE_ASSIGNMENT, MetadataInvalidError, 
 
 ENVELOPE_VERSION = 1
 MAX_ENVELOPE_BYTES = 16_384
+MAX_GENERATION = 2**62
+"""Far beyond what is ever counted to, and still a number that every part can add one to."""
 _PREFIX = b"kdpipe.assignment.v1\n"
 
 
@@ -47,6 +49,8 @@ class Assignment:
     generation: int
     issued: datetime
     expires: datetime
+    keyid: str = field(default="", compare=False)
+    """Of the key whose signature was verified."""
 
 
 def sign_assignment(assignment: Assignment, signer: Signer) -> bytes:
@@ -96,7 +100,7 @@ def verify_assignment(envelope: bytes, keys: Mapping[str, Key], *, device: str, 
         raise AssignmentRefusedError(f"one for device {assignment.device!r:.80}", f"one for {device!r}")
     if now >= assignment.expires:
         raise AssignmentRefusedError(f"one that expired at {assignment.expires.isoformat()}", f"one in force at {now.isoformat()}")
-    return assignment
+    return replace(assignment, keyid=keyid)
 
 
 def assignment_keys(targets_metadata: bytes) -> dict[str, Key]:
@@ -135,6 +139,6 @@ def _read(payload: bytes) -> Assignment:
         raise AssignmentRefusedError("a payload that does not parse", "device, target, digest, generation, issued, expires") from error
     fits = all(isinstance(v, str) for v in (assignment.device, assignment.target, assignment.digest))
     generation = assignment.generation
-    if not fits or type(generation) is not int or not 0 < generation < 2**63:
+    if not fits or type(generation) is not int or not 0 < generation <= MAX_GENERATION:
         raise AssignmentRefusedError("a payload of wrong types", "three names and a generation from 1")
     return assignment

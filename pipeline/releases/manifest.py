@@ -7,16 +7,20 @@ values out of range, because a device acts on them. Nothing here touches a file.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from pipeline.errors import ReleaseError
+from pipeline.releases.origin import Origin
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
+READABLE = frozenset({1, BUNDLE_VERSION})
+"""1 says nothing of threshold, runtime and origin; devices hold slots of it."""
 MAX_CLASSES = 4096
 MAX_INPUT_WIDTH = 1 << 24
 
 InputKind = Literal["text", "floats"]
+P = TypeVar("P")
 
 
 class BundleVersionError(ReleaseError):
@@ -61,6 +65,23 @@ class GoldenTolerance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """From which probability on the positive class is said, so that at most this share of the others is called so."""
+
+    probability: float
+    max_false_positive_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeNeeds:
+    """What must run the graph: ONNX versions it is written in, and the onnxruntime that the gate judged it with."""
+
+    opset: int
+    ir_version: int
+    onnxruntime: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Golden:
     """One sample with the answer that the gate saw from this very file."""
 
@@ -85,6 +106,10 @@ class BundleManifest:
     memory_bytes: int
     """What the model process needs, measured by the gate."""
     tolerance: GoldenTolerance = GoldenTolerance()
+    threshold: Threshold | None = None
+    """None where there is no positive class, or no labelled sample to choose it on."""
+    runtime: RuntimeNeeds | None = None
+    origin: Origin | None = None
     version: int = BUNDLE_VERSION
 
     def __post_init__(self) -> None:
@@ -92,6 +117,10 @@ class BundleManifest:
 
     def to_json(self) -> dict[str, Any]:
         width_key = "max_bytes" if self.input.kind == "text" else "features"
+        later: dict[str, Any] = {}
+        if self.version > 1:
+            parts = {"threshold": self.threshold, "runtime": self.runtime, "origin": self.origin}
+            later = {name: None if part is None else asdict(part) for name, part in parts.items()}
         return {
             "version": self.version,
             "student": self.student,
@@ -106,6 +135,7 @@ class BundleManifest:
                 "max_probability_difference": self.tolerance.max_probability_difference,
                 "min_agreement": self.tolerance.min_agreement,
             },
+            **later,
         }
 
 
@@ -115,9 +145,11 @@ def parse_manifest(data: bytes) -> BundleManifest:
     version = tree.get("version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise BundleInvalidError("manifest.version", repr(version), "a number")
-    if version != BUNDLE_VERSION:
+    if version not in READABLE:
         raise BundleVersionError(version)
     known = {"version", "student", "release", "classes", "input", "temperature", "positive", "teacher", "memory_bytes", "tolerance"}
+    if version > 1:
+        known |= {"threshold", "runtime", "origin"}
     if set(tree) != known:
         raise BundleInvalidError("manifest", f"keys {sorted(tree)}"[:300], f"keys {sorted(known)}")
     spec = _object(tree["input"], "manifest.input")
@@ -139,6 +171,9 @@ def parse_manifest(data: bytes) -> BundleManifest:
             tolerance=GoldenTolerance(
                 max_probability_difference=tolerance["max_probability_difference"], min_agreement=tolerance["min_agreement"]
             ),
+            threshold=_part(Threshold, tree.get("threshold"), "manifest.threshold"),
+            runtime=_part(RuntimeNeeds, tree.get("runtime"), "manifest.runtime"),
+            origin=None if tree.get("origin") is None else Origin.from_json(tree["origin"]),
         )
     except (KeyError, TypeError) as error:
         raise BundleInvalidError("manifest", f"{type(error).__name__} {error}", "every key with its type") from error
@@ -191,6 +226,17 @@ def _check(manifest: BundleManifest) -> None:
     difference_fits = _is_number(t.max_probability_difference) and 0 <= t.max_probability_difference <= 1
     require(difference_fits, "tolerance.max_probability_difference", t.max_probability_difference, "a share")
     require(_is_number(t.min_agreement) and 0 <= t.min_agreement <= 1, "tolerance.min_agreement", t.min_agreement, "a share")
+
+    if (chosen := m.threshold) is not None:
+        is_share = all(_is_number(x) and 0 <= x <= 1 for x in (chosen.probability, chosen.max_false_positive_rate))
+        require(is_share and m.positive is not None, "threshold", chosen, "two shares, with a positive class")
+    if (needs := m.runtime) is not None:
+        fits = all(_is_count(x) and x > 0 for x in (needs.opset, needs.ir_version)) and _is_label(needs.onnxruntime)
+        require(fits, "runtime", needs, "opset and ir_version from 1, and a version of onnxruntime")
+
+
+def _part(kind: type[P], tree: object, where: str) -> P | None:
+    return None if tree is None else kind(**_object(tree, where))
 
 
 def _load(data: bytes, where: str) -> object:

@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 
 from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Targets
 
 from pipeline.errors import ReleaseError
 from pipeline.files import make_private_folder, sync_folder, write_atomic
 from pipeline.releases.bundle import digest_file, open_bundle
-from pipeline.releases.keys import load_key
+from pipeline.releases.keys import LOCKED, Unlock, load_key
 from pipeline.releases.manifest import BundleInvalidError
+from pipeline.releases.published import read_published
 from pipeline.releases.repository import (
     MAX_METADATA_BYTES,
     ROLE_RELEASES,
@@ -28,6 +29,7 @@ from pipeline.releases.repository import (
     sign_timestamp,
 )
 from pipeline.releases.target import DIGEST, ReleaseTarget
+from pipeline.releases.yanked import yanks_of
 
 
 class BundleMissingError(ReleaseError):
@@ -41,13 +43,25 @@ class BundleMissingError(ReleaseError):
         return f"{self.what!r:.120}: no such published bundle; expected a release that was signed and uploaded; publish it first"
 
 
+class ReleaseYankedError(BundleMissingError):
+    """A release is asked for that was taken back."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path)
+        self.args = (path, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"release {self.what} was yanked ({self.reason}); expected one that is in force; `kdpipe releases ls DIR` lists them"
+
+
 class OnlineRepository:
     """Verifies, stores and serves releases. `keys_online` is the folder with snapshot.pem and timestamp.pem."""
 
-    def __init__(self, repo_dir: Path, keys_online: Path) -> None:
+    def __init__(self, repo_dir: Path, keys_online: Path, unlock: Unlock = LOCKED) -> None:
         self._dir, self._lock = repo_dir, threading.RLock()
-        self._snapshot_key = load_key(keys_online / "snapshot.pem")
-        self._timestamp_key = load_key(keys_online / "timestamp.pem")
+        self._snapshot_key = load_key(keys_online / "snapshot.pem", unlock)
+        self._timestamp_key = load_key(keys_online / "timestamp.pem", unlock)
         self._incoming = make_private_folder(repo_dir / "incoming")
         self._load()
 
@@ -69,10 +83,12 @@ class OnlineRepository:
             return {path: ReleaseTarget.from_tuf(target) for path, target in self._releases.signed.targets.items()}
 
     def target(self, path: str) -> ReleaseTarget:
-        """A release that can be rolled out: published, and its bundle is here. Raises BundleMissingError."""
+        """A release that can be rolled out: published, and its bundle is here. Raises BundleMissingError, ReleaseYankedError."""
         target = self.targets().get(path)
         if target is None:
-            raise BundleMissingError(path)
+            with self._lock:
+                yank = yanks_of(self._releases.signed).get(path)
+            raise ReleaseYankedError(path, yank.reason) if yank is not None else BundleMissingError(path)
         self.bundle_path(target.digest)
         return target
 
@@ -149,6 +165,10 @@ class OnlineRepository:
         for path, target in old.targets.items():
             if path in new.targets and new.targets[path].hashes != target.hashes:
                 raise MetadataInvalidError(name, f"{path} with another digest", "published paths unchanged")
+        yanked, still = yanks_of(old), yanks_of(new)
+        back = sorted(path for path in yanked if path in new.targets or still.get(path) != yanked[path])
+        if back:
+            raise MetadataInvalidError(name, f"{back[0]}, which was yanked, as if it were not", "yanked releases yanked")
         return metadata
 
     def _store(self, bundle: Path, targets: list[ReleaseTarget]) -> None:
@@ -164,20 +184,6 @@ class OnlineRepository:
         sync_folder(self._dir / "bundles")
 
     def _load(self) -> None:
-        """Read the state that timestamp.json names, and check it against the newest root."""
-        version = 1
-        while (self._dir / "metadata" / f"{version + 1}.root.json").exists():
-            version += 1
-        root = parse_metadata(self.metadata(f"{version}.root.json"), Root, name="root")
-        timestamp = parse_metadata(self.metadata("timestamp.json"), Timestamp, name="timestamp")
-        snapshot = parse_metadata(self.metadata(f"{timestamp.signed.snapshot_meta.version}.snapshot.json"), Snapshot, name="snapshot")
-        meta = snapshot.signed.meta
-        targets = parse_metadata(self.metadata(f"{meta['targets.json'].version}.targets.json"), Targets, name="targets")
-        releases = parse_metadata(self.metadata(f"{meta[f'{ROLE_RELEASES}.json'].version}.{ROLE_RELEASES}.json"), Targets, name="releases")
-        try:
-            for role, metadata in (("timestamp", timestamp), ("snapshot", snapshot), ("targets", targets)):
-                root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-            targets.signed.verify_delegate(ROLE_RELEASES, releases.signed_bytes, releases.signatures)
-        except UnsignedMetadataError as error:
-            raise MetadataInvalidError(str(self._dir), f"{error}"[:120], "metadata signed by the keys of this repository") from error
-        self._timestamp, self._snapshot, self._targets, self._releases = timestamp, snapshot, targets, releases
+        """Read the state that timestamp.json names, verified from the first root on."""
+        found = read_published(self._dir)
+        self._timestamp, self._snapshot, self._targets, self._releases = found.timestamp, found.snapshot, found.targets, found.releases

@@ -15,14 +15,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 from pipeline.errors import ReleaseError
 from pipeline.files import create_exclusive, make_private_folder, read_bounded, write_atomic
-from pipeline.releases.keys import OFFLINE, ONLINE, RELEASE, ROOT_KEYS, ensure_key
+from pipeline.releases.keys import LOCKED, OFFLINE, ONLINE, RELEASE, ROOT_KEYS, KeyUnusableError, Unlock, ensure_key, keyid_at
 
 ROLE_RELEASES = "releases"
 ROLE_ASSIGNMENT = "assignment"
@@ -64,14 +64,19 @@ class Created:
         offline = self.keys / OFFLINE
         return (
             f"The root and targets keys are in {offline}. Move them to offline storage now, the three root keys to three places"
-            f" (any two of them re-key the fleet), and delete the folder here. Nothing that runs needs them."
+            f" (any two of them re-key the fleet), and delete the folder here. Nothing that runs needs them.{self._unsealed()}"
         )
 
+    def _unsealed(self) -> str:
+        names = [path.name for path in sorted(self.keys.rglob("*.pem")) if keyid_at(path)[1] == "not sealed"]
+        return f" Not under a passphrase: {', '.join(names)}; `kdpipe keys init --help` says how they would be." if names else ""
 
-def create_repository(keys_dir: Path, repo_dir: Path, *, now: datetime) -> Created:
+
+def create_repository(keys_dir: Path, repo_dir: Path, *, now: datetime, unlock: Unlock = LOCKED) -> Created:
     """Make keys and first metadata, or finish what a crash interrupted. An existing repository is left alone.
 
-    `now` is aware. The first root, `metadata/1.root.json`, is what enrolment files carry.
+    A key that is there already, or that a `NAME.uri` file names, is taken; the others are made, and sealed where `unlock` has
+    their owner's passphrase. `now` is aware. The first root, `metadata/1.root.json`, is what enrolment files carry.
     """
     metadata = repo_dir / "metadata"
     if (metadata / "timestamp.json").exists():
@@ -79,11 +84,12 @@ def create_repository(keys_dir: Path, repo_dir: Path, *, now: datetime) -> Creat
     make_private_folder(keys_dir)
     make_private_folder(metadata)
     make_private_folder(repo_dir / "bundles")
-    roots = [ensure_key(keys_dir / OFFLINE / f"{name}.pem") for name in ROOT_KEYS]
-    targets_key = ensure_key(keys_dir / OFFLINE / "targets.pem")
-    release_key = ensure_key(keys_dir / RELEASE / "release.pem")
-    online = keys_dir / ONLINE
-    snapshot_key, timestamp_key, assignment_key = (ensure_key(online / f"{role}.pem") for role in ("snapshot", "timestamp", "assignment"))
+    roots = [ensure_key(keys_dir / OFFLINE / f"{name}.pem", unlock) for name in ROOT_KEYS]
+    targets_key = ensure_key(keys_dir / OFFLINE / "targets.pem", unlock)
+    release_key = ensure_key(keys_dir / RELEASE / "release.pem", unlock)
+    snapshot_key, timestamp_key, assignment_key = (
+        ensure_key(keys_dir / ONLINE / f"{role}.pem", unlock) for role in ("snapshot", "timestamp", "assignment")
+    )
 
     root = Root(expires=whole_second(now + ROOT_VALID), consistent_snapshot=True)
     for key in roots:
@@ -140,18 +146,22 @@ def parse_metadata(data: bytes, kind: type[S], *, name: str) -> Metadata[S]:
     return metadata
 
 
-def sign_metadata(signed: S, *signers: CryptoSigner) -> bytes:
+def sign_metadata(signed: S, *signers: Signer) -> bytes:
+    """Raises KeyUnusableError where a key that lies elsewhere refuses to sign."""
     metadata = Metadata(signed)
     for signer in signers:
-        metadata.sign(signer, append=True)
+        try:
+            metadata.sign(signer, append=True)
+        except UnsignedMetadataError as error:
+            raise KeyUnusableError(signer.public_key.keyid[:8], f"{error.__cause__ or error}"[:200]) from error
     return metadata.to_bytes(JSONSerializer(compact=True))
 
 
-def sign_snapshot(meta: dict[str, MetaFile], key: CryptoSigner, *, version: int, now: datetime) -> bytes:
+def sign_snapshot(meta: dict[str, MetaFile], key: Signer, *, version: int, now: datetime) -> bytes:
     return sign_metadata(Snapshot(version=version, expires=whole_second(now + SNAPSHOT_VALID), meta=meta), key)
 
 
-def sign_timestamp(snapshot_version: int, key: CryptoSigner, *, version: int, now: datetime) -> bytes:
+def sign_timestamp(snapshot_version: int, key: Signer, *, version: int, now: datetime) -> bytes:
     issued = {ISSUED: whole_second(now).isoformat()}
     timestamp = Timestamp(version, None, whole_second(now + TIMESTAMP_VALID), MetaFile(snapshot_version), issued)
     return sign_metadata(timestamp, key)

@@ -1,19 +1,24 @@
-"""The release key at work: adds releases to the delegated role `releases`.
+"""The release key at work: adds releases to the delegated role `releases`, and takes them back.
 
-Owned by the driver (or a KMS behind the same interface), never by the orchestrator. The newest signed metadata is kept beside the key, so
-that two different contents never get the same version. Adding the same release again gives the same bytes: a driver
-killed between signing and publishing just does both again.
+Owned by the driver (or a KMS behind the same interface), never by the orchestrator. The newest signed metadata is kept beside the key,
+so that two different contents never get the same version; each change is made under a lock, on the newest state, so that a person
+may yank while a driver signs. Adding the same release again gives the same bytes: a driver killed between signing and publishing
+just does both again.
 """
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Targets
 
 from pipeline.errors import ReleaseError
 from pipeline.files import read_bounded, write_atomic
-from pipeline.releases.keys import RELEASE, load_key
+from pipeline.releases.keys import LOCKED, RELEASE, Unlock, load_key
 from pipeline.releases.repository import (
     MAX_METADATA_BYTES,
     RELEASES_VALID,
@@ -23,6 +28,7 @@ from pipeline.releases.repository import (
     whole_second,
 )
 from pipeline.releases.target import ReleaseTarget
+from pipeline.releases.yanked import Yank, write_yank, yanks_of
 
 
 class ReleaseExistsError(ReleaseError):
@@ -33,26 +39,43 @@ class ReleaseExistsError(ReleaseError):
         self.path, self.signed, self.found = path, signed, found
 
     def __str__(self) -> str:
-        return f"release {self.path} is signed with {self.signed[:12]}, found {self.found[:12]}; expected a new number for new bytes"
+        return f"release {self.path} is signed with {self.signed}, found {self.found[:12]}; expected a new number for new bytes"
+
+
+class ReleaseUnknownError(ReleaseError):
+    """No release of this name was ever signed here."""
+
+    def __init__(self, path: str, known: tuple[str, ...]) -> None:
+        super().__init__(path, known)
+        self.path, self.known = path, known
+
+    def __str__(self) -> str:
+        known = ", ".join(self.known[-5:]) or "none yet"
+        return f"{self.path!r:.120}: no such release; expected one that was signed ({known}); `kdpipe releases ls DIR` lists them all"
 
 
 class ReleaseSigner:
-    """Signs releases. One process at a time."""
+    """Signs releases."""
 
-    def __init__(self, *, key: CryptoSigner, state: Path) -> None:
+    def __init__(self, *, key: Signer, state: Path) -> None:
         self._key, self._state = key, state
         self._metadata = _load(state)
 
     @classmethod
-    def open(cls, keys_dir: Path) -> "ReleaseSigner":
-        """The signer of the repository whose keys are in `keys_dir`. Raises KeyMissingError, MetadataInvalidError."""
+    def open(cls, keys_dir: Path, unlock: Unlock = LOCKED) -> "ReleaseSigner":
+        """The signer of the repository whose keys are in `keys_dir`. Raises MetadataInvalidError and what `load_key` raises."""
         folder = keys_dir / RELEASE
-        return cls(key=load_key(folder / "release.pem"), state=folder / "releases.json")
+        return cls(key=load_key(folder / "release.pem", unlock), state=folder / "releases.json")
 
     @property
     def targets(self) -> dict[str, ReleaseTarget]:
         """Everything signed so far, by path."""
         return {path: ReleaseTarget.from_tuf(target) for path, target in self._metadata.signed.targets.items()}
+
+    @property
+    def yanks(self) -> dict[str, Yank]:
+        """Everything that was taken back, by path."""
+        return yanks_of(self._metadata.signed)
 
     @property
     def expires(self) -> datetime:
@@ -61,25 +84,53 @@ class ReleaseSigner:
 
     def next_release(self, student: str) -> int:
         """The next free release number of a student."""
-        return max((t.release for t in self.targets.values() if t.student == student), default=0) + 1
+        signed = [*self.targets, *self.yanks]
+        numbers = [int(path.rpartition("-")[2].partition(".")[0]) for path in signed if path.startswith(f"releases/{student}-")]
+        return max(numbers, default=0) + 1
 
     def add(self, target: ReleaseTarget, *, now: datetime) -> bytes:
         """Sign one more release; returns the role's whole metadata for `OnlineRepository.publish`.
 
-        The metadata is durable before it is returned. Raises ReleaseExistsError.
+        The metadata is durable before it is returned. Raises ReleaseExistsError, also for one that was yanked.
         """
-        known = self.targets.get(target.path)
-        if known is not None and known != target:
-            raise ReleaseExistsError(target.path, known.digest, target.digest)
-        fresh = self._metadata.signed.expires - now > RELEASES_VALID / 2
-        if known is not None and fresh:
-            return read_bounded(self._state, MAX_METADATA_BYTES)
-        self._metadata.signed.targets[target.path] = target.to_tuf()
-        return self._sign(now)
+        with self._newest():
+            if target.path in self.yanks:
+                raise ReleaseExistsError(target.path, f"{self.yanks[target.path].digest[:12]}, yanked", target.digest)
+            known = self.targets.get(target.path)
+            if known is not None and known != target:
+                raise ReleaseExistsError(target.path, known.digest[:12], target.digest)
+            fresh = self._metadata.signed.expires - now > RELEASES_VALID / 2
+            if known is not None and fresh:
+                return read_bounded(self._state, MAX_METADATA_BYTES)
+            self._metadata.signed.targets[target.path] = target.to_tuf()
+            return self._sign(now)
 
     def renew(self, *, now: datetime) -> bytes:
         """Sign the same releases for another term."""
-        return self._sign(now)
+        with self._newest():
+            return self._sign(now)
+
+    def yank(self, path: str, *, reason: str, now: datetime) -> bytes:
+        """Take a release back, for ever; returns the metadata as `add` does. Again, it changes nothing. Raises ReleaseUnknownError."""
+        with self._newest():
+            if path in self.yanks:
+                return read_bounded(self._state, MAX_METADATA_BYTES)
+            target = self.targets.get(path)
+            if target is None:
+                raise ReleaseUnknownError(path, tuple(sorted(self.targets)))
+            write_yank(self._metadata.signed, path, Yank(digest=target.digest, reason=reason, at_unix_s=int(now.timestamp())))
+            return self._sign(now)
+
+    @contextlib.contextmanager
+    def _newest(self) -> Iterator[None]:
+        """Alone with the newest state, until the end."""
+        descriptor = os.open(self._state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._metadata = _load(self._state)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _sign(self, now: datetime) -> bytes:
         signed = self._metadata.signed

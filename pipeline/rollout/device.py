@@ -10,7 +10,7 @@ that kills the machine is given up after `TRIES`. Every change of state queues a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -142,7 +142,8 @@ class DeviceRecord:
     code: str = ""
     detail: str = ""
     generation: int = 0
-    """Of the newest assignment acted upon; never falls."""
+    """Of the newest assignment acted upon; never falls while the key that signed it is trusted."""
+    generation_key: str = ""
     wanted: Wanted | None = None
     release: ReleaseTarget | None = None
     """Signed description of what is wanted, once checked."""
@@ -154,6 +155,8 @@ class DeviceRecord:
     """Lowest release number by student that this device still accepts."""
     signed_unix_s: int = 0
     """Newest time in anything verified: a lower bound of the real time."""
+    signed_root: int = 0
+    """Version of the root under which it was learnt; a newer root (2 of 3 offline keys) takes back what online keys said before it."""
     reports: tuple[QueuedReport, ...] = ()
 
     @property
@@ -165,15 +168,19 @@ class DeviceRecord:
         return frozenset(held)
 
 
-def assign(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
+def assign(record: DeviceRecord, wanted: Wanted, *, key: str = "", trusted: Collection[str] = ()) -> DeviceRecord:
     """Take over a verified assignment. Repeating the current one changes nothing, unless its slot was lost.
 
-    Raises AssignmentRolledBackError.
+    `key` signed it, `trusted` are all that may. A generation by a key that is trusted no more holds back nothing: whoever stole
+    the key may have signed the highest. Raises AssignmentRolledBackError.
     """
-    if wanted.generation < record.generation or (wanted.generation == record.generation and wanted != record.wanted):
+    is_same = wanted.generation == record.generation and wanted == record.wanted
+    is_void = bool(record.generation_key) and record.generation_key not in trusted
+    if wanted.generation <= record.generation and not is_same and not is_void:
         raise AssignmentRolledBackError(wanted.generation, record.generation)
+    record = record if record.generation_key == key else replace(record, generation_key=key)
     runs_it = record.incumbent is not None and record.incumbent.digest == wanted.digest
-    if wanted.generation == record.generation:
+    if is_same:
         lost = record.state in (State.CONFIRMED, State.IDLE) and not runs_it
         return _enter(_fresh(record, wanted), State.CHECK, detail="slot lost: installing again") if lost else record
     record = _fresh(record, wanted)
@@ -280,9 +287,10 @@ def acknowledge(record: DeviceRecord, incarnation: int, sequence: int) -> Device
     return record if left == record.reports else replace(record, reports=left)
 
 
-def learn_time(record: DeviceRecord, signed_unix_s: int) -> DeviceRecord:
-    """Remember the newest verified signed time."""
-    return replace(record, signed_unix_s=max(record.signed_unix_s, signed_unix_s))
+def learn_time(record: DeviceRecord, signed_unix_s: int, root: int = 0) -> DeviceRecord:
+    """Remember the newest verified signed time, under the version of root metadata that is trusted now."""
+    known_unix_s = record.signed_unix_s if root <= record.signed_root else 0
+    return replace(record, signed_unix_s=max(known_unix_s, signed_unix_s), signed_root=max(root, record.signed_root))
 
 
 def to_json(record: DeviceRecord) -> bytes:

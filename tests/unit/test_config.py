@@ -179,6 +179,7 @@ def test_an_override_that_goes_through_a_value_is_refused():
         ('classes=["a", "b", "a"]', "classes repeat"),
         ('classes=["only"]', "at least 2"),
         ("fleet.populations.desk.student=big", "'big' is no student; known: small"),
+        ("releases.big.security_floor=3", "releases.big is no student; known: small"),
         ("fleet.waves=[0.5]", "waves must grow from above 0 to 1.0"),
         ("fleet.waves=[0.5, 0.2, 1.0]", "waves must grow"),
         ("fleet.waves=[]", "waves must grow"),

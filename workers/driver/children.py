@@ -67,12 +67,16 @@ class Children:
         self._children = {part: child for part, child in recorded(folder).items() if child.alive()}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, part: str, command: Sequence[str], *, timeout_s: float = 60.0) -> Child:
+    def start(self, part: str, command: Sequence[str], *, timeout_s: float = 60.0, secrets: Mapping[str, str] | None = None) -> Child:
         """Start one part, see `start_all`."""
-        return self.start_all({part: command}, timeout_s=timeout_s)[part]
+        return self.start_all({part: command}, timeout_s=timeout_s, secrets=secrets)[part]
 
-    def start_all(self, commands: Mapping[str, Sequence[str]], *, timeout_s: float = 60.0) -> dict[str, Child]:
+    def start_all(
+        self, commands: Mapping[str, Sequence[str]], *, timeout_s: float = 60.0, secrets: Mapping[str, str] | None = None
+    ) -> dict[str, Child]:
         """Start parts side by side, or adopt those that a run with `--keep` left alive with the same command. Returns when all are ready.
+
+        `secrets` are added to their environment, and written nowhere.
 
         Raises ChildFailedError for the first that is not.
         """
@@ -82,13 +86,13 @@ class Children:
                 if part in self._processes or (known.ready and known.kept and known.command == tuple(command)):
                     continue
                 end([known])
-            self._launch(part, command)
+            self._launch(part, command, secrets or {})
         for part, command in commands.items():
             if part in self._processes and not self._children[part].ready:
                 self._await_ready(part, command, timeout_s)
         return {part: self._children[part] for part in commands}
 
-    def _launch(self, part: str, command: Sequence[str]) -> None:
+    def _launch(self, part: str, command: Sequence[str], secrets: Mapping[str, str]) -> None:
         self._folder.logs.mkdir(parents=True, exist_ok=True)
         self._intend(part, command)
         with self._log(part).open("ab") as log:
@@ -98,6 +102,7 @@ class Children:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **secrets},
             )
         self._processes[part] = process
         self._record(part, process, command, ready={})

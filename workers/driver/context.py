@@ -1,10 +1,11 @@
 """What every stage of a run is handed: the checked run file, the folder, and the few things that live as long as the run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.config import RunFile
+from pipeline.releases.keys import Unlock
 from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
 from workers.driver.cluster import Cluster
@@ -30,6 +31,8 @@ class RunContext:
     stop: Stop
     command: str
     """What the user typed, for messages that say how to go on."""
+    unlock: Unlock = field(default_factory=Unlock, repr=False)
+    """What opens the repository's keys."""
 
     @cached_property
     def teacher(self) -> Teacher:

@@ -26,6 +26,7 @@ from workers.driver.records import Incumbent, StudentFiles, incumbent_of, popula
 from workers.driver.releasing import ensure_repository
 from workers.driver.renewing import Renewal, signed_releases
 from workers.driver.reporter import Gauge
+from workers.driver.unlocking import handed_to
 from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
 from workers.orchestrator.client import Operator, OrchestratorRefusedError, RolloutView, enrolment_files
@@ -133,10 +134,12 @@ class Fleet:
             context, section = self._context, self._context.run.fleet
             ensure_repository(context)
             ensure_pki(make_private_folder(context.folder.fleet) / "pki", host=section.host, now=datetime.now(UTC))
-            context.children.start("orchestrator", self._orchestrator_command())
+            context.children.start(
+                "orchestrator", self._orchestrator_command(), secrets=handed_to(context.unlock, ONLINE, context.folder.keys)
+            )
             self._operator = Operator.open(context.folder.fleet, host=section.host)
             self._operator.wait_ready()
-            self._renewal = Renewal(context.folder.keys, self._operator.publish, clock=lambda: datetime.now(UTC))
+            self._renewal = Renewal(context.folder.keys, self._operator.publish, clock=lambda: datetime.now(UTC), unlock=context.unlock)
             self._renewal.look()
             self._retire(self._operator)
             self._since_unix_s = time.time()

@@ -10,8 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 
-from pipeline.distill.metrics import log_softmax
+from pipeline.distill.losses import NO_LABEL
+from pipeline.distill.metrics import log_softmax, threshold_at_fpr
 from pipeline.loop.generation import Opening
 from pipeline.releases.lineage import LineageEntry
 from pipeline.sources import open_source
@@ -73,6 +76,8 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
         "golden": golden_samples(exported, validation.choose),
+        "threshold": _threshold(context, exported, validation.choose),
+        "runtime": _runtime(exported),
         "export": {
             "kind": exported.kind,
             "input_name": exported.input_name,
@@ -125,6 +130,26 @@ def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]
         {"input": value if isinstance(value, str) else list(value), "probabilities": [round(float(p), 6) for p in row]}
         for value, row in zip(inputs, probabilities, strict=True)
     ]
+
+
+def _threshold(context: RunContext, exported: Exported, samples: Samples) -> dict[str, float] | None:
+    """From which probability on this file says the positive class, chosen on labelled samples that the gate does not judge by."""
+    run = context.run
+    if run.positive is None:
+        return None
+    place = run.classes.index(run.positive)
+    known_N = samples.hard_N != NO_LABEL
+    log_probs_NK = log_softmax(Graph(exported.graph, kind=exported.kind).logits(samples.inputs) / exported.temperature)
+    score_N, positive_N = np.exp(log_probs_NK[known_N, place]), samples.hard_N[known_N] == place
+    found = threshold_at_fpr(score_N, positive_N, fpr_max=run.gate.fixed_fpr)
+    return None if found is None or found > 1 else {"probability": found, "max_false_positive_rate": run.gate.fixed_fpr}
+
+
+def _runtime(exported: Exported) -> dict[str, Any]:
+    """What the file needs to run, and what it was judged with."""
+    model = onnx.load(exported.graph, load_external_data=False)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return {"opset": opset, "ir_version": model.ir_version, "onnxruntime": onnxruntime.__version__}
 
 
 def _digest(exported: Exported) -> str:

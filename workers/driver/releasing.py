@@ -5,22 +5,30 @@ Nothing here is random, so a driver killed between any two lines makes the same 
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
+from pipeline.config import ReleaseSection
+from pipeline.labels.log import LogReader
+from pipeline.labels.store import open_store
 from pipeline.loop.generation import Opening
 from pipeline.releases.bundle import build_bundle
+from pipeline.releases.journal import finish
 from pipeline.releases.lineage import Lineage, LineageEntry
-from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
+from pipeline.releases.manifest import BundleManifest, Golden, InputSpec, RuntimeNeeds, Threshold
+from pipeline.releases.origin import Origin
 from pipeline.releases.repository import create_repository
 from pipeline.releases.signer import ReleaseSigner
 from pipeline.releases.target import ReleaseTarget, target_path
 from workers.driver.context import RunContext
 from workers.driver.folder import RunFolder, read_json, write_json
-from workers.driver.records import incumbent_of, student_files
+from workers.driver.labels import store_url
+from workers.driver.records import incumbent_of, section_of, student_files
 
 
 def ensure_repository(context: RunContext) -> None:
-    """The TUF repository and its keys; says on the first run what the operator must move away."""
-    created = create_repository(context.folder.keys, context.folder.releases, now=datetime.now(UTC))
+    """The TUF repository and its keys, a change of them finished; says on the first run what the operator must move away."""
+    finish(context.folder.keys, context.folder.releases)
+    created = create_repository(context.folder.keys, context.folder.releases, now=datetime.now(UTC), unlock=context.unlock)
     if created.fresh:
         context.reporter.say(created.notice())
 
@@ -41,7 +49,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     ensure_repository(context)
     files = student_files(context.folder, opening.generation, name)
     verdict = read_json(files.verdict)
-    signer = ReleaseSigner.open(context.folder.keys)
+    signer = ReleaseSigner.open(context.folder.keys, context.unlock)
     number = _number(signer, name, opening.generation)
     manifest = BundleManifest(
         student=name,
@@ -52,6 +60,9 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         positive=context.run.positive,
         teacher=verdict["teacher"],
         memory_bytes=verdict["memory_bytes"],
+        threshold=Threshold(**verdict["threshold"]) if verdict.get("threshold") else None,
+        runtime=RuntimeNeeds(**verdict["runtime"]) if verdict.get("runtime") else None,
+        origin=_origin(context, opening, name, verdict),
     )
     golden = [
         Golden(input=g["input"] if isinstance(g["input"], str) else tuple(g["input"]), probabilities=tuple(g["probabilities"]))
@@ -60,6 +71,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     bundle = build_bundle(
         files.bundle, manifest=manifest, graph=files.export / "graph.onnx", weights=files.export / "weights.bin", golden=golden
     )
+    section = context.run.releases.get(name, ReleaseSection())
     target = ReleaseTarget(
         path=target_path(name, number),
         digest=bundle.sha256,
@@ -67,10 +79,13 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         student=name,
         release=number,
         generation=opening.generation,
-        security_floor=0,
+        security_floor=min(section.security_floor, number),
+        hardware=section.hardware,
         memory_bytes=verdict["memory_bytes"],
     )
-    signer.add(target, now=datetime.now(UTC))
+    known = signer.targets.get(target.path)
+    if known is None or known.digest != target.digest:  # else a killed driver signed it, as the run file was then
+        signer.add(target, now=datetime.now(UTC))
     lineage_of(context.folder).append(
         LineageEntry(
             what="released",
@@ -87,6 +102,22 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     )
     write_json(files.release, {"target": target.path, "digest": bundle.sha256, "length": bundle.length, "release": number})
     return f"{name}: signed {target.path}, {bundle.length:,} bytes, sha256 {bundle.sha256[:12]}"
+
+
+def _origin(context: RunContext, opening: Opening, name: str, verdict: dict[str, Any]) -> Origin:
+    """What the bundle says of where it came from."""
+    labels = LogReader(open_store(store_url(context))).refresh()
+    trained = read_json(student_files(context.folder, opening.generation, name).trained)
+    return Origin(
+        generation=opening.generation,
+        parent=parent_digest(context.folder, name) if trained["warm"] else None,
+        log=labels.log,
+        first_window=labels.replay_floor(opening.generation),
+        stop_window=labels.ends.get(opening.generation, len(labels.windows)),
+        rows=trained["rows"],
+        config=section_of(context.folder, opening.generation, name).model_dump(mode="json"),
+        gate=verdict["report"],
+    )
 
 
 def _number(signer: ReleaseSigner, student: str, generation: int) -> int:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipeline.files import read_bounded
-from pipeline.releases.keys import RELEASE
+from pipeline.releases.keys import LOCKED, RELEASE, Unlock
 from pipeline.releases.repository import MAX_METADATA_BYTES, RELEASES_VALID
 from pipeline.releases.signer import ReleaseSigner
 
@@ -18,8 +18,8 @@ LOOK_EVERY = timedelta(hours=1)
 class Renewal:
     """Keeps one repository's releases within their term. `publish` takes signed metadata; the same again changes nothing."""
 
-    def __init__(self, keys: Path, publish: Callable[[bytes], object], *, clock: Callable[[], datetime]) -> None:
-        self._keys, self._publish, self._clock = keys, publish, clock
+    def __init__(self, keys: Path, publish: Callable[[bytes], object], *, clock: Callable[[], datetime], unlock: Unlock = LOCKED) -> None:
+        self._keys, self._publish, self._clock, self._unlock = keys, publish, clock, unlock
         self._looked: datetime | None = None
         self._published = False
 
@@ -29,7 +29,7 @@ class Renewal:
         if self._looked is not None and abs(now - self._looked) < LOOK_EVERY:
             return
         self._looked = now
-        signer = ReleaseSigner.open(self._keys)
+        signer = ReleaseSigner.open(self._keys, self._unlock)
         if not signer.targets:
             return
         if signer.expires - now < RELEASES_VALID / 2:

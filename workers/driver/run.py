@@ -7,6 +7,7 @@ the rest and ends it; Ctrl-C and SIGTERM set one flag that every stage looks at.
 import contextlib
 import functools
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from workers.driver.request import RunRequest
 from workers.driver.stopping import StoppedError, stop_on_signals
 from workers.driver.summary import answers_that_differ, summarise
 from workers.driver.turn import Turn
+from workers.driver.unlocking import take
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
 from workers.logs import log_as_json
@@ -50,6 +52,7 @@ def drive(request: RunRequest) -> None:
         _say_plan(request)
         return
     url = store_url(request)
+    unlock = take(os.environ, request.folder.keys)
     if request.take_over:
         refuse_useless_take_over(request.folder, url)
     with Holder(request.folder), stop_on_signals() as stop, _log_file(request), Reporter(request.folder) as reporter:
@@ -66,6 +69,7 @@ def drive(request: RunRequest) -> None:
             metrics=RunMetrics(request.run),
             stop=stop,
             command=request.command,
+            unlock=unlock,
         )
         with _ending(context, keep=request.keep), holding_labels(request.folder, url, say=reporter.say, take_over=request.take_over):
             context.metrics.start(request.folder, labels=url)

@@ -92,7 +92,9 @@ class Agent:
 
     @property
     def trusted_time(self) -> TrustedTime:
-        return TrustedTime(wall_unix_s=self._wall(), signed_unix_s=self._record.current.signed_unix_s)
+        record = self._record.current
+        is_void = record.signed_root < self._trust.root_version
+        return TrustedTime(wall_unix_s=self._wall(), signed_unix_s=0 if is_void else record.signed_unix_s)
 
     def boot(self) -> None:
         """Answer with a verified model as soon as there is one, without any network."""
@@ -182,10 +184,11 @@ class Agent:
                 assignment = verify_assignment(envelope, keys, device=self._name, now=self.trusted_time.now)
             except AssignmentRefusedError:
                 self._learn(self._trust.refresh(self.trusted_time.now))  # the keys may be new
-                assignment = verify_assignment(envelope, self._trust.keys(), device=self._name, now=self.trusted_time.now)
+                keys = self._trust.keys()
+                assignment = verify_assignment(envelope, keys, device=self._name, now=self.trusted_time.now)
             self._learn(int(assignment.issued.timestamp()))
             wanted = Wanted(generation=assignment.generation, target=assignment.target, digest=assignment.digest)
-            self._record.save(device.assign(self._record.current, wanted))
+            self._record.save(device.assign(self._record.current, wanted, key=assignment.keyid, trusted=keys))
         except (AssignmentRefusedError, AssignmentRolledBackError, ReleaseError, MetadataRefusedError, MetadataUnreachableError) as error:
             self._block(error)
         else:
@@ -206,7 +209,7 @@ class Agent:
             logger.info("install ended", extra={"from": state, "state": record.state, "code": record.code, "detail": record.detail})
 
     def _learn(self, signed_unix_s: int) -> None:
-        self._record.save(device.learn_time(self._record.current, signed_unix_s))
+        self._record.save(device.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
 
     def _block(self, error: Exception) -> None:
         if str(error) != self._install_blocked:

@@ -96,7 +96,7 @@ class Installer:
         if wanted is None:
             raise device.WrongStepError("check", State.CHECK)
         signed_unix_s = self._trust.refresh(self._trusted_now())
-        self._record.save(device.learn_time(self._record.current, signed_unix_s))
+        self._record.save(device.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
         try:
             release = self._trust.release(wanted.target)
         except ReleaseError as error:

@@ -1,7 +1,8 @@
 """What a device believes: TUF metadata, through python-tuf's client, at a time that cannot be turned back.
 
 Refresh and look-up only; bundles are downloaded elsewhere. Metadata is verified before it is stored, each file has a bound, and
-the first root comes from the enrolment file. Trusted time = max(wall clock, newest verified signed time, build time).
+the first root comes from the enrolment file. Trusted time = max(wall clock, newest verified signed time, build time); a signed time
+counts until a newer root comes, so that a stolen online key that signs a far future blocks installs no longer than that.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,18 +13,20 @@ from urllib.parse import urlsplit
 
 from securesystemslib.signer import Key
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import Timestamp
+from tuf.api.metadata import Root, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from pipeline.errors import DeviceError
-from pipeline.files import make_private_folder, read_bounded, sync_folder
+from pipeline.files import FileTooLargeError, make_private_folder, read_bounded, sync_folder
 from pipeline.releases.assignment import assignment_keys
-from pipeline.releases.repository import MAX_METADATA_BYTES, issued_at, parse_metadata
+from pipeline.releases.repository import MAX_METADATA_BYTES, MetadataInvalidError, issued_at, parse_metadata
 from pipeline.releases.target import ReleaseTarget
 from workers.edge import BUILD_UNIX_S
 from workers.edge.fleet_client import FleetRefusedError
 
 CLOCK_TOLERANCE_S = 300.0
+UNREADABLE = (FileNotFoundError, FileTooLargeError, MetadataInvalidError)
+"""What rot on the flash makes of stored metadata; the next refresh stores it anew."""
 _BASE = "kdpipe://fleet/"
 
 
@@ -71,6 +74,8 @@ class Trust:
     def __init__(self, folder: Path, *, root: bytes, fetch: Callable[[str], bytes]) -> None:
         self._folder, self._root, self._fetcher = make_private_folder(folder), root, _Fetcher(fetch)
         self._updater: Updater | None = None
+        self.root_version = self._read_root_version()
+        """Of the newest root that was verified, also by an earlier process; 0 before the first refresh."""
 
     def refresh(self, now: datetime) -> int:
         """Fetch and verify top-level metadata at trusted time `now`; returns the newest signed time in Unix seconds, 0 if unknown.
@@ -87,6 +92,7 @@ class Trust:
             raise _translate(error) from error
         finally:
             sync_folder(self._folder)
+            self.root_version = self._read_root_version()
         self._updater = updater
         timestamp = parse_metadata(read_bounded(self._folder / "timestamp.json", MAX_METADATA_BYTES), Timestamp, name="timestamp").signed
         issued = issued_at(timestamp)
@@ -96,7 +102,7 @@ class Trust:
         """Keys that may sign assignments, from metadata verified at the last refresh, also an earlier process's; empty before."""
         try:
             return assignment_keys(read_bounded(self._folder / "targets.json", MAX_METADATA_BYTES))
-        except FileNotFoundError:
+        except UNREADABLE:
             return {}
 
     def release(self, path: str) -> ReleaseTarget | None:
@@ -109,6 +115,12 @@ class Trust:
         except (RepositoryError, DownloadError) as error:
             raise _translate(error) from error
         return ReleaseTarget.from_tuf(target) if target is not None else None
+
+    def _read_root_version(self) -> int:
+        try:
+            return parse_metadata(read_bounded(self._folder / "root.json", MAX_METADATA_BYTES), Root, name="root").signed.version
+        except UNREADABLE:
+            return 0
 
 
 class _Fetcher(FetcherInterface):

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.errors import KdpipeError
+from pipeline.releases.keys import Unlock
 from workers.logs import log_as_json
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.ports import Ports
@@ -62,6 +63,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         folder=options.dir,
         repository=options.repository,
         keys=options.keys,
+        unlock=Unlock(environment=dict(os.environ)),
         host=options.host,
         ports=ports,
         pacing=Pacing(busy_s=options.busy_sync_s, idle_s=options.idle_sync_s),

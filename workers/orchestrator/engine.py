@@ -14,7 +14,7 @@ from typing import Protocol
 from securesystemslib.signer import Signer
 
 from pipeline.errors import FleetError
-from pipeline.releases.assignment import Assignment, sign_assignment
+from pipeline.releases.assignment import MAX_GENERATION, Assignment, sign_assignment
 from pipeline.releases.online import BundleMissingError
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.events import Event
@@ -145,7 +145,8 @@ class Engine:
 
     def assign(self, session: Session, row: DeviceRow, release: ReleaseTarget | None, *, now: float) -> DeviceRow:
         """Point a device at a release, under a new generation; None takes its assignment away."""
-        generation = max(row.generation, row.device_generation) + 1
+        claimed = row.device_generation if row.device_generation < MAX_GENERATION else 0  # nobody but a thief signs the highest
+        generation = max(row.generation, claimed) + 1
         row = replace(row, generation=generation, target="", digest="", envelope=b"", expires_s=0.0)
         if release is not None:
             row = self._sign(replace(row, target=release.path, digest=release.digest), now)
@@ -164,9 +165,11 @@ class Engine:
             return row
 
     def refresh(self, session: Session, *, now: float) -> int:
-        """Sign assignments anew that are half through their term. Returns how many."""
+        """Sign assignments anew that are half through their term, or by a key that was replaced. Returns how many."""
         fresh_until_s = now + ASSIGNMENT_VALID.total_seconds() / 2
-        stale = [row for row in self._roster.devices.values() if row.target and not row.is_revoked and row.expires_s < fresh_until_s]
+        keyid = self._signer.public_key.keyid.encode()
+        rows = [row for row in self._roster.devices.values() if row.target and not row.is_revoked]
+        stale = [row for row in rows if row.expires_s < fresh_until_s or keyid not in row.envelope]
         for row in stale:
             session.put_device(self._sign(session.device(row.device_id) or row, now))
         return len(stale)

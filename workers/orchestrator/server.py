@@ -24,7 +24,7 @@ from sqlalchemy import delete, insert, select
 
 from pipeline.errors import FolderBusyError
 from pipeline.files import make_private_folder
-from pipeline.releases.keys import load_key
+from pipeline.releases.keys import Unlock, load_key
 from pipeline.releases.online import OnlineRepository
 from pipeline.releases.repository import TIMESTAMP_VALID
 from pipeline.rollout.rollout import WavePhase
@@ -69,6 +69,8 @@ class Settings:
     repository: Path
     keys: Path
     """Folder of the online keys: snapshot, timestamp, assignment."""
+    unlock: Unlock = field(default_factory=Unlock, repr=False)
+    """What opens them."""
     host: str = "127.0.0.1"
     ports: Ports = field(default_factory=Ports)
     pacing: Pacing = field(default_factory=Pacing)
@@ -124,7 +126,7 @@ class Orchestrator:
         folder = make_private_folder(settings.folder)
         self._lock = _hold(folder)
         pki = ensure_pki(folder / "pki", host=settings.host, now=utc(now))
-        repository = OnlineRepository(settings.repository, settings.keys)
+        repository = OnlineRepository(settings.repository, settings.keys, settings.unlock)
         self._database = tables.open_database(settings.database_url or tables.database_url(folder))
         with self._database.begin() as connection:
             self.roster.load(connection)
@@ -133,7 +135,7 @@ class Orchestrator:
         self._metrics_server = MetricsServer(host=settings.host, port=wanted.metrics)
         self._metrics = OrchestratorMetrics(self._metrics_server)
         self._writer = Writer(self._database, self.roster, on_commit=self._metrics.committed)
-        signer = load_key(settings.keys / "assignment.pem")
+        signer = load_key(settings.keys / "assignment.pem", settings.unlock)
         pacing = settings.pacing
         self._engine = Engine(self.roster, repository, signer, started_s=now, present_within_s=pacing.present_within_s)
         engine = self._engine

@@ -20,6 +20,7 @@ from pipeline.distill.metrics import (
     nll,
     one_hot,
     recall_at_fpr,
+    threshold_at_fpr,
 )
 
 
@@ -44,6 +45,16 @@ def test_recall_at_a_false_positive_rate_is_the_best_point_of_sklearns_curve(see
     score, positive = draw(seed, ties=ties)
     fpr, tpr, _ = roc_curve(positive, score, drop_intermediate=False)
     assert recall_at_fpr(score, positive, fpr_max=limit) == pytest.approx(tpr[fpr <= limit + 1e-12].max(), abs=1e-12)
+
+
+@given(seed=st.integers(0, 10_000), ties=st.booleans(), limit=st.sampled_from([0.0, 0.01, 0.1, 1.0]))
+def test_the_threshold_finds_what_recall_at_that_rate_promises(seed: int, ties: bool, limit: float) -> None:
+    score, positive = draw(seed, ties=ties)
+    threshold = threshold_at_fpr(score, positive, fpr_max=limit)
+    assert np.mean(score[~positive] >= threshold) <= limit
+    if limit < 1:
+        assert np.mean(score[positive] >= threshold) == recall_at_fpr(score, positive, fpr_max=limit)
+    assert threshold_at_fpr(score, np.ones_like(positive), fpr_max=limit) is None
 
 
 @given(seed=st.integers(0, 10_000))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from pipeline.releases.assignment import Assignment, sign_assignment
-from pipeline.releases.keys import load_key
+from pipeline.releases.assignment import MAX_GENERATION, Assignment, sign_assignment
+from pipeline.releases.keys import Unlock, load_key
+from pipeline.releases.repository import create_repository
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.device import State
 from pipeline.rollout.slots import Slot
 from tests.kit.bundles import NOW, Trust, text_bundle
 from tests.kit.devices import Device
+from workers.driver.folder import RunFolder
+from workers.driver.rekeying import rekey
 from workers.edge.agent import BOOT_TRIES, FIRST_SYNC_S, JITTER, MAX_BACKOFF_S, Agent
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.metrics import EdgeMetrics
@@ -216,6 +220,51 @@ def test_a_clock_that_is_far_ahead_blocks_installs_keeps_answering_and_heals(ben
     bench.agent.turn()
     assert bench.device.serving.predict(["x"]).slot.digest == targets[1].digest
     assert not bench.agent.status.clock_wrong
+
+
+@pytest.fixture
+def rekeyed(tmp_path: Path) -> tuple[RunFolder, Trust, ReleaseTarget]:
+    """A repository of its own, whose keys a test may change."""
+    folder = RunFolder(tmp_path / "own")
+    create_repository(folder.keys, folder.releases, now=NOW)
+    trust = Trust(folder.keys, folder.releases)
+    return folder, trust, trust.publish(text_bundle(tmp_path / "own-bundles"))
+
+
+def test_a_far_future_signed_with_stolen_online_keys_blocks_installs_until_those_are_replaced(
+    rekeyed: tuple[RunFolder, Trust, ReleaseTarget], tmp_path: Path
+) -> None:
+    folder, trust, target = rekeyed
+    bench = Bench(tmp_path / "device-2", trust)
+    bench.assign(target, 1, issued=NOW + timedelta(days=3650))
+    bench.agent.turn()
+    bench.assign(target, 2)
+    bench.agent.turn()
+    assert bench.device.record.current.state is State.CHECK
+    assert "xpired" in bench.agent.status.blocked
+    rekey(folder, ("snapshot", "timestamp", "assignment"), brought=(), unlock=Unlock(), ask=None, now=NOW)
+    bench.assign(target, 2)
+    for _ in range(2):
+        bench.agent.turn()
+    assert bench.device.record.current.state is State.CONFIRMED
+    assert bench.device.record.current.signed_unix_s == int(NOW.timestamp())
+
+
+def test_the_highest_generation_signed_with_a_stolen_key_holds_a_device_until_that_is_replaced(
+    rekeyed: tuple[RunFolder, Trust, ReleaseTarget], tmp_path: Path
+) -> None:
+    folder, trust, target = rekeyed
+    bench = Bench(tmp_path / "device-2", trust)
+    bench.device.trust.refresh(NOW)
+    bench.assign(replace(target, path="releases/none-000001.kdpb"), MAX_GENERATION)
+    bench.agent.turn()
+    bench.assign(target, 2)
+    bench.agent.turn()
+    assert "above" in bench.agent.status.blocked
+    rekey(folder, ("assignment",), brought=(), unlock=Unlock(), ask=None, now=NOW)
+    bench.assign(target, 2)
+    bench.agent.turn()
+    assert (bench.device.record.current.state, bench.device.record.current.generation) == (State.CONFIRMED, 2)
 
 
 def test_a_release_that_keeps_dying_after_it_was_confirmed_gives_way_to_the_one_before(bench: Bench, targets: list[ReleaseTarget]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from pipeline.releases.manifest import (
     BundleVersionError,
     Golden,
     InputSpec,
+    RuntimeNeeds,
+    Threshold,
     golden_to_json,
     parse_golden,
     parse_manifest,
 )
+from pipeline.releases.origin import Origin, OriginInvalidError
 from tests.kit.bundles import CLASSES, TEXTS, text_bundle, text_manifest, text_probabilities, text_table
 
 
@@ -113,7 +117,7 @@ def test_a_torn_or_flipped_bundle_never_does_anything_but_open_or_refuse(
 def test_a_newer_bundle_is_told_from_a_broken_one() -> None:
     tree = text_manifest().to_json()
     with pytest.raises(BundleVersionError, match="update kdpipe"):
-        parse_manifest(json.dumps({**tree, "version": 2}).encode())
+        parse_manifest(json.dumps({**tree, "version": 3}).encode())
 
 
 @pytest.mark.parametrize(
@@ -133,11 +137,43 @@ def test_a_newer_bundle_is_told_from_a_broken_one() -> None:
         {"positive": "other"},
         {"student": "x" * 1000},
         {"version": None},
+        {"threshold": {"probability": 1.5, "max_false_positive_rate": 0.01}},
+        {"threshold": {"probability": 0.5}},
+        {"threshold": {"probability": 0.5, "max_false_positive_rate": 0.01}, "positive": None},
+        {"runtime": {"opset": 0, "ir_version": 8, "onnxruntime": "1.31.1"}},
+        {"runtime": []},
     ],
 )
 def test_a_manifest_with_a_wrong_value_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(BundleInvalidError):
         parse_manifest(json.dumps({**text_manifest().to_json(), **change}).encode())
+
+
+ORIGIN = Origin(generation=2, parent="a" * 64, log="l", first_window=0, stop_window=4, rows=90, config={"width": 8}, gate={"ships": True})
+
+
+def test_what_a_release_needs_and_where_it_came_from_read_back() -> None:
+    threshold = Threshold(probability=0.9, max_false_positive_rate=0.01)
+    runtime = RuntimeNeeds(opset=17, ir_version=8, onnxruntime="1.31.1")
+    manifest = replace(text_manifest(), threshold=threshold, runtime=runtime, origin=ORIGIN)
+    assert parse_manifest(json.dumps(manifest.to_json()).encode()) == manifest
+
+
+def test_a_bundle_of_the_first_version_is_still_read_and_stays_what_it_is() -> None:
+    """A device that is updated holds slots of it."""
+    old = {**text_manifest().to_json(), "version": 1}
+    for name in ("threshold", "runtime", "origin"):
+        del old[name]
+    manifest = parse_manifest(json.dumps(old).encode())
+    assert (manifest.version, manifest.origin) == (1, None)
+    assert manifest.to_json() == old
+
+
+@pytest.mark.parametrize("change", [{"generation": -1}, {"rows": True}, {"parent": 5}, {"gate": []}, {"more": 1}])
+def test_an_origin_that_means_nothing_is_refused(change: dict[str, object]) -> None:
+    tree = {**text_manifest().to_json(), "origin": {**ORIGIN.to_json(), **change}}
+    with pytest.raises(OriginInvalidError):
+        parse_manifest(json.dumps(tree).encode())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,20 @@
+"""What opens the private keys, taken out of this process's environment, so that what it starts does not inherit it.
+
+Teachers, trainers and devices run code and models that are not ours; the orchestrator needs its own passphrase and no other.
+"""
+
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from pipeline.releases.keys import OWNERS, Unlock, variables_of
+
+
+def take(environment: MutableMapping[str, str], keys: Path) -> Unlock:
+    """Every owner's passphrases and keys, which the environment has no more. `keys` is the folder of the repository's keys."""
+    names = set[str]().union(*(variables_of(keys, owner) for owner in OWNERS))
+    return Unlock(environment={name: environment.pop(name) for name in names if name in environment})
+
+
+def handed_to(unlock: Unlock, owner: str, keys: Path) -> dict[str, str]:
+    """The variables for a process that holds one owner's keys."""
+    return {name: unlock.environment[name] for name in variables_of(keys, owner) if name in unlock.environment}

@@ -5,6 +5,7 @@ that two different contents never get the same version. Adding the same release 
 killed between signing and publishing just does both again.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from pipeline.releases.repository import (
     whole_second,
 )
 from pipeline.releases.target import ReleaseTarget
+
+RELEASES_WITH_DELTAS = 3
+"""Of each student, the newest."""
 
 
 class ReleaseExistsError(ReleaseError):
@@ -64,22 +68,29 @@ class ReleaseSigner:
         return max((t.release for t in self.targets.values() if t.student == student), default=0) + 1
 
     def add(self, target: ReleaseTarget, *, now: datetime) -> bytes:
-        """Sign one more release; returns the role's whole metadata for `OnlineRepository.publish`.
+        """Sign one more release; returns the role's whole metadata for `OnlineRepository.publish`. One that is signed keeps its deltas.
 
         The metadata is durable before it is returned. Raises ReleaseExistsError.
         """
         known = self.targets.get(target.path)
-        if known is not None and known != target:
+        if known is not None and replace(known, deltas=()) != replace(target, deltas=()):
             raise ReleaseExistsError(target.path, known.digest, target.digest)
         fresh = self._metadata.signed.expires - now > RELEASES_VALID / 2
         if known is not None and fresh:
             return read_bounded(self._state, MAX_METADATA_BYTES)
-        self._metadata.signed.targets[target.path] = target.to_tuf()
+        self._metadata.signed.targets[target.path] = (known or target).to_tuf()
+        self._forget_deltas(target.student)
         return self._sign(now)
 
     def renew(self, *, now: datetime) -> bytes:
         """Sign the same releases for another term."""
         return self._sign(now)
+
+    def _forget_deltas(self, student: str) -> None:
+        """Of releases that few devices will still come to: every device reads all of this metadata."""
+        releases = sorted((t for t in self.targets.values() if t.student == student), key=lambda t: t.release)
+        for old in releases[:-RELEASES_WITH_DELTAS]:
+            self._metadata.signed.targets[old.path] = replace(old, deltas=()).to_tuf()
 
     def _sign(self, now: datetime) -> bytes:
         signed = self._metadata.signed

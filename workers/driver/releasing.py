@@ -1,9 +1,10 @@
-"""From a version that passed to a signed release: the bundle, its place in the release role's metadata, its line in the lineage.
+"""From a version that passed to a signed release: bundle, deltas, its place in the release role's metadata, its line in the lineage.
 
 Nothing here is random, so a driver killed between any two lines makes the same bytes and the same number again.
 """
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from pipeline.loop.generation import Opening
@@ -16,6 +17,7 @@ from pipeline.releases.target import ReleaseTarget, target_path
 from workers.driver.context import RunContext
 from workers.driver.folder import RunFolder, read_json, write_json
 from workers.driver.records import incumbent_of, student_files
+from workers.driver.shrinking import predecessors, write_deltas
 
 
 def ensure_repository(context: RunContext) -> None:
@@ -60,6 +62,9 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     bundle = build_bundle(
         files.bundle, manifest=manifest, graph=files.export / "graph.onnx", weights=files.export / "weights.bin", golden=golden
     )
+    before = predecessors(signer.targets.values(), student=name, release=number, most=context.run.fleet.deltas)
+    bases = {target.digest: student_files(context.folder, target.generation, name).bundle for target in before}
+    deltas = write_deltas(files.deltas, bundle, bases) if context.run.fleet.deltas else ()
     target = ReleaseTarget(
         path=target_path(name, number),
         digest=bundle.sha256,
@@ -69,6 +74,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         generation=opening.generation,
         security_floor=0,
         memory_bytes=verdict["memory_bytes"],
+        deltas=deltas,
     )
     signer.add(target, now=datetime.now(UTC))
     lineage_of(context.folder).append(
@@ -85,8 +91,19 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
             target=target.path,
         )
     )
-    write_json(files.release, {"target": target.path, "digest": bundle.sha256, "length": bundle.length, "release": number})
-    return f"{name}: signed {target.path}, {bundle.length:,} bytes, sha256 {bundle.sha256[:12]}"
+    signed = signer.targets[target.path].deltas
+    write_json(
+        files.release,
+        {
+            "target": target.path,
+            "digest": bundle.sha256,
+            "length": bundle.length,
+            "release": number,
+            "deltas": [asdict(delta) for delta in signed],
+        },
+    )
+    least = min((delta.length for delta in signed), default=bundle.length)
+    return f"{name}: signed {target.path}, {bundle.length:,} bytes ({least:,} by delta), sha256 {bundle.sha256[:12]}"
 
 
 def _number(signer: ReleaseSigner, student: str, generation: int) -> int:

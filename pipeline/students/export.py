@@ -34,7 +34,7 @@ from pipeline.inputs import InputKind, encode
 from pipeline.students.graph import Graph
 from pipeline.students.models import Student
 from pipeline.students.onnx_file import GRAPH, WEIGHTS, quiet, split, to_onnx
-from pipeline.students.rounding import SLACKS, round_toward, trained_tensors
+from pipeline.students.rounding import GRAINS, round_toward, trained_tensors
 from pipeline.students.samples import Samples
 
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
@@ -162,8 +162,8 @@ def _near(
     most_nats = new_nats + GAIN_SPENT * max(0.0, old_nats - new_nats)
     model, floats = onnx.load(str(quantised)), trained_tensors(onnx.load(str(quantised.with_name(PREPARED))))
     before = trained_tensors(onnx.load(str(incumbent)))
-    for number, slack in enumerate(SLACKS):
-        rounded = round_toward(model, floats=floats, incumbent=before, slack=slack)
+    for number, grain in enumerate(GRAINS):
+        rounded = round_toward(model, floats=floats, incumbent=before, grain=grain)
         near_graph, near_weights = split(rounded.model, quantised.with_name(f"near-{number}"))
         logits = Graph(near_graph, kind=student.kind).logits(choose.inputs)
         if _as_right(logits, module_logits, choose, budget=budget) and _nats_from_teacher(logits, choose) <= most_nats:
@@ -172,12 +172,12 @@ def _near(
 
 
 def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], choose: Samples, *, budget: float) -> bool:
-    """Whether the accuracy lost is within the budget and one standard error of the paired difference; without labels, the budget alone."""
+    """Whether the accuracy lost is within the budget and chance (95 %, paired); where there are no labels, within the budget alone."""
     if not choose.labelled:
         return _loss_of(logits_NK, module_NK, choose) <= budget
     file_N, module_N = (answers.argmax(axis=1) == choose.hard_N for answers in (logits_NK, module_NK))
-    error = float(np.sqrt((file_N != module_N).sum())) / len(choose)
-    return float(module_N.mean() - file_N.mean()) <= budget + error
+    chance = 1.96 * float(np.sqrt((file_N != module_N).sum())) / len(choose)
+    return float(module_N.mean() - file_N.mean()) <= budget + chance
 
 
 def _nats_from_teacher(logits_NK: NDArray[np.float32], choose: Samples) -> float:

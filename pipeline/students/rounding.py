@@ -1,13 +1,14 @@
 """Rounding a student's int8 codes toward its incumbent's, so that few of them change and a delta is small.
 
-    code = the incumbent's,                                       where the trained value is within `slack` steps of it
-           the nearest to the value of those `slack` steps apart, elsewhere
+    code = the incumbent's,                        where the trained value is within DEAD_ZONE grains of it
+           the incumbent's + the nearest multiple of the grain, elsewhere
 
-A quantiser with a dead zone, of the differences: the fewer values they take, the fewer bytes they need (Sullivan, Wiegand 1998).
+A uniform quantiser of the differences with a dead zone, as video codecs have: the fewer values they take, the fewer bytes they need. A
+grain of one step is rounding to the nearest code.
 
 Scales and zero points stay the incumbent's: frozen from generation to generation, so that a weight that did not move keeps its code.
-Values that are no codes (biases) keep the incumbent's in the same manner, a step being a 127th of the largest of their tensor. Half a
-step of slack is plain rounding to frozen scales. Left to others: how much slack what ships can afford (`export`).
+Values that are no codes of int8 (biases) keep the incumbent's where they are within a grain, a step being a 127th of the largest of their
+tensor. Left to others: how coarse a grain what ships can afford (`export`).
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-SLACKS = (16.0, 12.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.5)
-"""Steps of int8, most first; the last is rounding to the nearest code."""
+GRAINS = (32.0, 24.0, 16.0, 12.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.0)
+"""Steps of int8, coarsest first."""
+DEAD_ZONE = 0.6
+"""Of a grain: what is nearer than that to the incumbent's code does not move."""
 _CODES, _SCALE, _ZERO = "_quantized", "_scale", "_zero_point"
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -44,7 +47,7 @@ def trained_tensors(model: Any) -> dict[str, NDArray[Any]]:
     }
 
 
-def round_toward(model: Any, *, floats: Tensors, incumbent: Tensors, slack: float) -> Rounded:
+def round_toward(model: Any, *, floats: Tensors, incumbent: Tensors, grain: float) -> Rounded:
     """`model` is the new student, quantised; `floats` are its values before that; `incumbent` has the same tensors, from one graph."""
     axes = _axes(model)
     rounded = onnx.ModelProto()
@@ -55,7 +58,7 @@ def round_toward(model: Any, *, floats: Tensors, incumbent: Tensors, slack: floa
         if name not in incumbent:
             continue
         old = incumbent[name]
-        new = _rounded(name, onnx.numpy_helper.to_array(tensor), old, floats=floats, incumbent=incumbent, axis=axes.get(name), slack=slack)
+        new = _rounded(name, onnx.numpy_helper.to_array(tensor), old, floats=floats, incumbent=incumbent, axis=axes.get(name), grain=grain)
         if new.dtype == np.int8 and name.endswith(_CODES):
             kept, codes = kept + int((new == old).sum()), codes + new.size
         tensor.CopyFrom(onnx.numpy_helper.from_array(new, name))
@@ -63,28 +66,27 @@ def round_toward(model: Any, *, floats: Tensors, incumbent: Tensors, slack: floa
 
 
 def _rounded(
-    name: str, new: NDArray[Any], old: NDArray[Any], *, floats: Tensors, incumbent: Tensors, axis: int | None, slack: float
+    name: str, new: NDArray[Any], old: NDArray[Any], *, floats: Tensors, incumbent: Tensors, axis: int | None, grain: float
 ) -> NDArray[Any]:
     if name.endswith((_SCALE, _ZERO)):
         return old
     source = name.removesuffix(_CODES)
     if not name.endswith(_CODES) or source not in floats:
-        return _kept_or(new.astype(old.dtype), old, np.abs(new.astype(np.float64) - old), slack)
+        return _kept_or(new.astype(old.dtype), old, np.abs(new.astype(np.float64) - old), grain)
     scale = _either(incumbent, source + _SCALE, name + _SCALE)
     zero = _either(incumbent, source + _ZERO, name + _ZERO)
     shape = [-1 if place == axis else 1 for place in range(new.ndim)] if scale.size > 1 else []
     steps = floats[source].astype(np.float64) / scale.reshape(shape) + zero.reshape(shape)
     if new.dtype != np.int8:  # a bias: its codes are far finer than a step
-        return _kept_or(np.rint(steps).astype(new.dtype), old, np.abs(steps - old), slack)
-    grain = max(1.0, slack)
+        return _kept_or(np.rint(steps).astype(new.dtype), old, np.abs(steps - old), grain)
     least = -128 if zero.any() else -127
     moved = np.clip(old + grain * np.rint((steps - old) / grain), least, 127)
-    return np.where(np.abs(steps - old) <= slack, old, moved).astype(np.int8)
+    return np.where(np.abs(steps - old) <= (DEAD_ZONE * grain if grain > 1 else 0.5), old, moved).astype(np.int8)
 
 
-def _kept_or(new: NDArray[Any], old: NDArray[Any], moved: NDArray[Any], slack: float) -> NDArray[Any]:
+def _kept_or(new: NDArray[Any], old: NDArray[Any], moved: NDArray[Any], grain: float) -> NDArray[Any]:
     step = np.abs(new.astype(np.float64)).max(initial=0.0) / 127
-    return np.where(moved <= slack * step, old, new).astype(new.dtype)
+    return np.where(moved <= grain * step, old, new).astype(new.dtype)
 
 
 def _either(tensors: Tensors, *names: str) -> NDArray[Any]:

@@ -8,8 +8,8 @@ stack traces are removed. Matrix products keep their float outputs, so that logi
 
 int8 is kept if it loses at most `budget` of the module's accuracy on `choose` (agreement with the module where no labels are);
 otherwise dynamic int8, then fp32, take its place and the reason is in `Exported.reason`. A student with an incumbent of the same graph
-keeps its scales and as many of its codes as cost it nothing that counts (`rounding`), so that devices get by with a small delta: no
-accuracy beyond `budget` and chance, and at most a tenth of what training brought it nearer to the teacher.
+keeps its scales and as many of its codes as cost it little (`rounding`), so that devices get by with a small delta: no accuracy beyond
+`budget` and chance, and answers that are no further from the module's than those of int8 and a tenth of the incumbent's distance.
 
 The graph's output is logits. The temperature, fitted on `fit` with the file that ships, travels beside it, in the manifest:
 softmax(logits / temperature).
@@ -41,8 +41,8 @@ Quantisation = Literal["int8", "int8-dynamic", "fp32"]
 CALIBRATION_ROWS = 256
 QUANTISED_OPS = ["Conv", "Gather", "Gemm", "MatMul"]
 PREPARED = "prepared.onnx"
-GAIN_SPENT = 0.1
-"""Of what training brought the student nearer to the teacher, the share that keeping the incumbent's codes may cost."""
+MOVE_SPENT = 0.1
+"""Of the distance in nats that training moved the answers, the share that keeping the incumbent's codes may cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +158,15 @@ def _near(
     budget: float,
 ) -> tuple[Path, Path, float] | None:
     """Graph and weights as near to the incumbent's as can be afforded, and the share of codes that stay; None where that is nothing."""
-    new_nats, old_nats = (_nats_from_teacher(Graph(path, kind=student.kind).logits(choose.inputs), choose) for path in (graph, incumbent))
-    most_nats = new_nats + GAIN_SPENT * max(0.0, old_nats - new_nats)
+    alone, old = (_nats_between(module_logits, Graph(path, kind=student.kind).logits(choose.inputs)) for path in (graph, incumbent))
+    most_nats = alone + MOVE_SPENT * old
     model, floats = onnx.load(str(quantised)), trained_tensors(onnx.load(str(quantised.with_name(PREPARED))))
     before = trained_tensors(onnx.load(str(incumbent)))
     for number, grain in enumerate(GRAINS):
         rounded = round_toward(model, floats=floats, incumbent=before, grain=grain)
         near_graph, near_weights = split(rounded.model, quantised.with_name(f"near-{number}"))
         logits = Graph(near_graph, kind=student.kind).logits(choose.inputs)
-        if _as_right(logits, module_logits, choose, budget=budget) and _nats_from_teacher(logits, choose) <= most_nats:
+        if _as_right(logits, module_logits, choose, budget=budget) and _nats_between(module_logits, logits) <= most_nats:
             return near_graph, near_weights, rounded.codes_kept
     return None
 
@@ -180,12 +180,10 @@ def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], ch
     return float(module_N.mean() - file_N.mean()) <= budget + chance
 
 
-def _nats_from_teacher(logits_NK: NDArray[np.float32], choose: Samples) -> float:
-    """Mean KL(teacher || file) on `choose`; 0 where the teacher was not asked."""
-    teacher_NK = choose.teacher_NK
-    if teacher_NK is None:
-        return 0.0
-    return float((np.exp(teacher_NK) * (teacher_NK - log_softmax(logits_NK))).sum(axis=1).mean())
+def _nats_between(module_NK: NDArray[np.float32], logits_NK: NDArray[np.float32]) -> float:
+    """Mean KL(module || file)."""
+    module_NK = log_softmax(module_NK)
+    return float((np.exp(module_NK) * (module_NK - log_softmax(logits_NK))).sum(axis=1).mean())
 
 
 def _static(plain: Path, path: Path, floats: list[str], student: Student, fit: Samples) -> None:

@@ -103,7 +103,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         },
     )
     least = min((delta.length for delta in signed), default=bundle.length)
-    return f"{name}: signed {target.path}, {bundle.length:,} bytes ({least:,} by delta), sha256 {bundle.sha256[:12]}"
+    return f"{name}: signed {target.path}, {bundle.length:,} bytes ({least:,} the shortest way), sha256 {bundle.sha256[:12]}"
 
 
 def _number(signer: ReleaseSigner, student: str, generation: int) -> int:

@@ -291,6 +291,8 @@ class FleetSection(Section):
     """How long a wave is watched after its last device confirmed."""
     deadline_s: float = Field(120.0, gt=0)
     """A wave that is not through by then halts."""
+    deltas: int = Field(3, ge=0, le=16)
+    """Earlier releases of a student that a device can come from by a small delta; 0 makes devices fetch whole bundles."""
     populations: Mapping[Name, PopulationSection]
     """Groups of devices, each running one student."""
 

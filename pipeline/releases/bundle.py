@@ -7,6 +7,7 @@ itself does not have. Whether a bundle may run on a device is decided elsewhere.
 """
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pipeline.files import sync_folder
+from pipeline.files import read_bounded, sync_folder
 from pipeline.releases.manifest import BundleInvalidError, BundleManifest, Golden, golden_to_json, parse_golden, parse_manifest
 
 MEMBERS = ("manifest.json", "golden.json", "graph.onnx", "weights.bin")
@@ -71,14 +72,7 @@ def build_bundle(out: Path, *, manifest: BundleManifest, graph: Path, weights: P
     temporary = out.with_name(f".tmp-{out.name[:64]}-{secrets.token_hex(6)}")
     try:
         with temporary.open("xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(_entry("manifest.json"), manifest_json)
-                archive.writestr(_entry("golden.json"), golden_json)
-                for name, part in (("graph.onnx", graph), ("weights.bin", weights)):
-                    entry = _entry(name)
-                    entry.file_size = part.stat().st_size
-                    with part.open("rb") as source, archive.open(entry, "w") as member:
-                        _copy(source, member, entry.file_size)
+            _write(file, manifest_json, golden_json, graph, weights)
             file.flush()
             os.fsync(file.fileno())
         open_bundle(temporary)
@@ -89,6 +83,14 @@ def build_bundle(out: Path, *, manifest: BundleManifest, graph: Path, weights: P
         raise
     sync_folder(out.parent)
     return BundleFile(path=out, sha256=digest, length=length)
+
+
+def rebuild_bundle(folder: Path) -> bytes:
+    """The bundle whose members were extracted into `folder`: the bytes that were signed, if nothing changed since. Raises OSError."""
+    file = io.BytesIO()
+    manifest_json, golden_json = (read_bounded(folder / name, MAX_JSON_BYTES) for name in MEMBERS[:2])
+    _write(file, manifest_json, golden_json, folder / MEMBERS[2], folder / MEMBERS[3])
+    return file.getvalue()
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -117,6 +119,17 @@ def digest_file(path: Path) -> tuple[str, int]:
             digest.update(chunk)
             length += len(chunk)
     return digest.hexdigest(), length
+
+
+def _write(file: IO[bytes], manifest_json: bytes, golden_json: bytes, graph: Path, weights: Path) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_entry("manifest.json"), manifest_json)
+        archive.writestr(_entry("golden.json"), golden_json)
+        for name, part in (("graph.onnx", graph), ("weights.bin", weights)):
+            entry = _entry(name)
+            entry.file_size = part.stat().st_size
+            with part.open("rb") as source, archive.open(entry, "w") as member:
+                _copy(source, member, entry.file_size)
 
 
 def _check_members(archive: zipfile.ZipFile, length: int) -> dict[str, int]:

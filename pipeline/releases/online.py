@@ -93,7 +93,7 @@ class OnlineRepository:
         return target
 
     def bundle_path(self, digest: str) -> Path:
-        """The file of a published bundle. Raises BundleMissingError, also for anything that is not a hex SHA-256."""
+        """The file of a published bundle or delta. Raises BundleMissingError, also for anything that is not a hex SHA-256."""
         path = self._dir / "bundles" / digest if DIGEST.fullmatch(digest) else None
         if path is None or not path.is_file():
             raise BundleMissingError(digest)
@@ -106,7 +106,7 @@ class OnlineRepository:
         return self._incoming / f"{name}.part"
 
     def publish(self, release_metadata: bytes, bundle: Path | None, *, now: datetime) -> int:
-        """Make newly signed releases visible; returns the snapshot version that names them. `bundle` is moved away.
+        """Make newly signed releases visible; returns the snapshot version that names them. `bundle`, or a delta to one, is moved away.
 
         Publishing the same again changes nothing. Raises MetadataInvalidError (unsigned, rolled back, expired, changed path) or
         BundleInvalidError (not one of the signed releases, wrong length); then nothing is changed.
@@ -173,15 +173,20 @@ class OnlineRepository:
 
     def _store(self, bundle: Path, targets: list[ReleaseTarget]) -> None:
         digest, length = digest_file(bundle)
+        is_delta = any((delta.digest, delta.length) == (digest, length) for target in targets for delta in target.deltas)
+        if not is_delta:
+            self._check_bundle(bundle, digest, length, targets)
+        bundle.replace(self._dir / "bundles" / digest)
+        sync_folder(self._dir / "bundles")
+
+    def _check_bundle(self, bundle: Path, digest: str, length: int, targets: list[ReleaseTarget]) -> None:
         match = next((t for t in targets if t.digest == digest and t.length == length), None)
         if match is None:
-            raise BundleInvalidError(bundle.name, f"{length} bytes with digest {digest}", "length and digest of a signed release")
+            raise BundleInvalidError(bundle.name, f"{length} bytes with digest {digest}", "length and digest of a signed release or delta")
         manifest = open_bundle(bundle).manifest
         if (manifest.student, manifest.release) != (match.student, match.release):
             found = f"{manifest.student} {manifest.release}"
             raise BundleInvalidError(bundle.name, f"a manifest of {found}", f"{match.student} {match.release}, as signed")
-        bundle.replace(self._dir / "bundles" / digest)
-        sync_folder(self._dir / "bundles")
 
     def _load(self) -> None:
         """Read the state that timestamp.json names, verified from the first root on."""

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from pipeline.releases.repository import (
 )
 from pipeline.releases.target import ReleaseTarget
 from pipeline.releases.yanked import Yank, write_yank, yanks_of
+
+RELEASES_WITH_DELTAS = 3
+"""Of each student, the newest."""
 
 
 class ReleaseExistsError(ReleaseError):
@@ -89,7 +93,7 @@ class ReleaseSigner:
         return max(numbers, default=0) + 1
 
     def add(self, target: ReleaseTarget, *, now: datetime) -> bytes:
-        """Sign one more release; returns the role's whole metadata for `OnlineRepository.publish`.
+        """Sign one more release; returns the role's whole metadata for `OnlineRepository.publish`. One that is signed keeps its deltas.
 
         The metadata is durable before it is returned. Raises ReleaseExistsError, also for one that was yanked.
         """
@@ -97,12 +101,13 @@ class ReleaseSigner:
             if target.path in self.yanks:
                 raise ReleaseExistsError(target.path, f"{self.yanks[target.path].digest[:12]}, yanked", target.digest)
             known = self.targets.get(target.path)
-            if known is not None and known != target:
+            if known is not None and replace(known, deltas=()) != replace(target, deltas=()):
                 raise ReleaseExistsError(target.path, known.digest[:12], target.digest)
             fresh = self._metadata.signed.expires - now > RELEASES_VALID / 2
             if known is not None and fresh:
                 return read_bounded(self._state, MAX_METADATA_BYTES)
-            self._metadata.signed.targets[target.path] = target.to_tuf()
+            self._metadata.signed.targets[target.path] = (known or target).to_tuf()
+            self._forget_deltas(target.student)
             return self._sign(now)
 
     def renew(self, *, now: datetime) -> bytes:
@@ -131,6 +136,12 @@ class ReleaseSigner:
             yield
         finally:
             os.close(descriptor)
+
+    def _forget_deltas(self, student: str) -> None:
+        """Of releases that few devices will still come to: every device reads all of this metadata."""
+        releases = sorted((t for t in self.targets.values() if t.student == student), key=lambda t: t.release)
+        for old in releases[:-RELEASES_WITH_DELTAS]:
+            self._metadata.signed.targets[old.path] = replace(old, deltas=()).to_tuf()
 
     def _sign(self, now: datetime) -> bytes:
         signed = self._metadata.signed

@@ -1,7 +1,7 @@
 """A release as signed metadata describes it: path, digest, and what the release key says about it.
 
-Security floor, hardware and memory live in the target's `custom`, under the release key, so that whoever only chooses
-(the orchestrator) cannot change them. A reader refuses values that do not fit.
+Security floor, hardware, memory and deltas live in the target's `custom`, under the release key, so that whoever only chooses
+(the orchestrator) cannot change them. A reader refuses values that do not fit; one that knows no deltas fetches the whole bundle.
 """
 
 import re
@@ -14,6 +14,7 @@ from pipeline.errors import ReleaseError
 from pipeline.releases.bundle import MAX_BUNDLE_BYTES
 
 CUSTOM_VERSION = 1
+MAX_DELTAS = 32
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"releases/[a-z][a-z0-9_-]{0,40}-[0-9]{6,12}\.kdpb")
 _STUDENT = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -28,6 +29,17 @@ class TargetInvalidError(ReleaseError):
 
     def __str__(self) -> str:
         return f"release {self.path}: found {self.found}; expected {self.expected}; sign the release again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaFile:
+    """A smaller file that makes this release's bundle of what a device has (`pipeline.releases.delta`)."""
+
+    source: str
+    """Digest of the bundle that the device must have; empty if it needs none."""
+    digest: str
+    """Hex SHA-256 of the delta."""
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,8 @@ class ReleaseTarget:
     hardware: tuple[str, ...] = ()
     """Hardware classes it may run on; empty is any."""
     memory_bytes: int = 0
+    deltas: tuple[DeltaFile, ...] = ()
+    """Only ever a shorter way to the same digest."""
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path) or not DIGEST.fullmatch(self.digest) or not _STUDENT.fullmatch(self.student):
@@ -57,9 +71,23 @@ class ReleaseTarget:
             raise TargetInvalidError(self.path, f"numbers {numbers!r:.120}", f"whole numbers from 0, length up to {MAX_BUNDLE_BYTES}")
         if self.security_floor > self.release:
             raise TargetInvalidError(self.path, f"security floor {self.security_floor}", f"at most its own number, {self.release}")
+        if len(self.deltas) > MAX_DELTAS or not all(self._fits(delta) for delta in self.deltas):
+            raise TargetInvalidError(self.path, f"deltas {self.deltas!r:.160}", f"at most {MAX_DELTAS}, each with digests and a length")
+
+    def _fits(self, delta: DeltaFile) -> bool:
+        texts: tuple[object, ...] = (delta.source, delta.digest)
+        length: object = delta.length
+        return (
+            all(isinstance(text, str) for text in texts)
+            and (delta.source == "" or DIGEST.fullmatch(delta.source) is not None)
+            and DIGEST.fullmatch(delta.digest) is not None
+            and isinstance(length, int)
+            and not isinstance(length, bool)
+            and 0 < length <= MAX_BUNDLE_BYTES
+        )
 
     def to_tuf(self) -> TargetFile:
-        custom = {
+        custom: dict[str, Any] = {
             "version": CUSTOM_VERSION,
             "student": self.student,
             "release": self.release,
@@ -68,6 +96,8 @@ class ReleaseTarget:
             "hardware": list(self.hardware),
             "memory_bytes": self.memory_bytes,
         }
+        if self.deltas:
+            custom["deltas"] = [{"from": delta.source, "sha256": delta.digest, "length": delta.length} for delta in self.deltas]
         return TargetFile(self.length, {"sha256": self.digest}, self.path, {"custom": custom})
 
     @classmethod
@@ -90,6 +120,9 @@ class ReleaseTarget:
                 security_floor=custom["security_floor"],
                 hardware=tuple(hardware),
                 memory_bytes=custom["memory_bytes"],
+                deltas=tuple(
+                    DeltaFile(source=delta["from"], digest=delta["sha256"], length=delta["length"]) for delta in custom.get("deltas", ())
+                ),
             )
         except (KeyError, TypeError) as error:
             raise TargetInvalidError(target.path, f"{type(error).__name__} {error}", "every key of custom") from error

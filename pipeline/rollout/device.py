@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipeline.errors import DeviceError
-from pipeline.releases.target import ReleaseTarget
+from pipeline.releases.target import DeltaFile, ReleaseTarget
 
 RECORD_VERSION = 1
 TRIES = 3
@@ -207,10 +207,10 @@ def check(record: DeviceRecord, release: ReleaseTarget | None, machine: Machine)
     return _enter(replace(record, release=release), State.DOWNLOAD)
 
 
-def downloaded(record: DeviceRecord) -> DeviceRecord:
-    """DOWNLOAD -> VERIFY: all bytes are here and durable."""
+def downloaded(record: DeviceRecord, *, detail: str = "") -> DeviceRecord:
+    """DOWNLOAD -> VERIFY: all bytes are here and durable; `detail` says which way they came."""
     _in(record, "downloaded", State.DOWNLOAD)
-    return _enter(record, State.VERIFY)
+    return _enter(record, State.VERIFY, detail=detail)
 
 
 def staged(record: DeviceRecord) -> DeviceRecord:
@@ -310,7 +310,7 @@ def from_json(data: bytes) -> DeviceRecord:
                 **tree,
                 "state": State(tree["state"]),
                 "wanted": _read(Wanted, tree["wanted"]),
-                "release": ReleaseTarget(**{**release, "hardware": tuple(release["hardware"])}) if release is not None else None,
+                "release": _read_release(release) if release is not None else None,
                 "incumbent": _read(Installed, tree["incumbent"]),
                 "previous": _read(Installed, tree["previous"]),
                 "reports": tuple(_read_report(report) for report in tree["reports"]),
@@ -353,6 +353,11 @@ def _enter(record: DeviceRecord, state: State, *, code: str = "", detail: str = 
 
 def _read(kind: Any, tree: dict[str, Any] | None) -> Any:
     return None if tree is None else kind(**{f.name: tree[f.name] for f in fields(kind)})
+
+
+def _read_release(tree: dict[str, Any]) -> ReleaseTarget:
+    deltas = tuple(_read(DeltaFile, delta) for delta in tree.get("deltas", ()))
+    return ReleaseTarget(**{**tree, "hardware": tuple(tree["hardware"]), "deltas": deltas})
 
 
 def _read_report(tree: dict[str, Any]) -> QueuedReport:

@@ -57,6 +57,10 @@ class Slot:
     def graph(self) -> Path:
         return self.folder / "graph.onnx"
 
+    @property
+    def size_bytes(self) -> int:
+        return sum((self.folder / name).stat().st_size for name in MEMBERS)
+
 
 class Slots:
     """All slots of a device, in a folder of their own."""

@@ -7,8 +7,12 @@ scales included. (Shapes and axes, which are not trained, stay in the graph, whe
 stack traces are removed. Matrix products keep their float outputs, so that logits are not rounded to 8 bits.
 
 int8 is kept if it loses at most `budget` of the module's accuracy on `choose` (agreement with the module where no labels are);
-otherwise dynamic int8, then fp32, take its place and the reason is in `Exported.reason`. The graph's output is logits. The
-temperature, fitted on `fit` with the file that ships, travels beside it, in the manifest: softmax(logits / temperature).
+otherwise dynamic int8, then fp32, take its place and the reason is in `Exported.reason`. A student with an incumbent of the same graph
+keeps its scales and as many of its codes as cost it little (`rounding`), so that devices get by with a small delta: no accuracy beyond
+`budget` and chance, and answers that are no further from the module's than those of int8 and a tenth of the incumbent's distance.
+
+The graph's output is logits. The temperature, fitted on `fit` with the file that ships, travels beside it, in the manifest:
+softmax(logits / temperature).
 
 A crash leaves a temporary folder `.tmp-*` and no `graph.onnx`, or both files complete: the graph is renamed into place last.
 """
@@ -30,11 +34,15 @@ from pipeline.inputs import InputKind, encode
 from pipeline.students.graph import Graph
 from pipeline.students.models import Student
 from pipeline.students.onnx_file import GRAPH, WEIGHTS, quiet, split, to_onnx
+from pipeline.students.rounding import GRAINS, round_toward, trained_tensors
 from pipeline.students.samples import Samples
 
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
 CALIBRATION_ROWS = 256
 QUANTISED_OPS = ["Conv", "Gather", "Gemm", "MatMul"]
+PREPARED = "prepared.onnx"
+MOVE_SPENT = 0.1
+"""Of the distance in nats that training moved the answers, the share that keeping the incumbent's codes may cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +70,21 @@ class Exported:
     """Why it is not int8; empty where it is."""
     parity: Parity
     parameters: int
+    codes_kept: float
+    """Share of int8 codes that are the incumbent's; 0 where it was rounded without one."""
 
     @property
     def size_bytes(self) -> int:
         return self.graph.stat().st_size + self.weights.stat().st_size
 
 
-def export_student(*, name: str, student: Student, fit: Samples, choose: Samples, out: Path, budget: float = 0.005) -> Exported:
-    """Write `out/graph.onnx` and `out/weights.bin`. Same module and samples, same bytes. Raises ExportError."""
+def export_student(
+    *, name: str, student: Student, fit: Samples, choose: Samples, out: Path, budget: float = 0.005, incumbent: Path | None = None
+) -> Exported:
+    """Write `out/graph.onnx` and `out/weights.bin`. Same module, samples and incumbent, same bytes. Raises ExportError.
+
+    `incumbent` is the graph of the version that devices run, its weights beside it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob(".tmp-export-*"):
         shutil.rmtree(stale)
@@ -82,6 +97,11 @@ def export_student(*, name: str, student: Student, fit: Samples, choose: Samples
         kept, reason = _quantise(plain, floats, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
         model = onnx.load(str(kept))
         graph, weights = split(model, folder / "split")
+        codes_kept = 0.0
+        if incumbent is not None and kept.name == "int8.onnx" and incumbent.read_bytes() == graph.read_bytes():
+            near = _near(kept, graph, incumbent, student=student, choose=choose, module_logits=module_logits, budget=budget)
+            if near is not None:
+                graph, weights, codes_kept = near
         parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
         temperature = fitted_temperature(Graph(graph, kind=student.kind), fit)
         (out / GRAPH).unlink(missing_ok=True)
@@ -100,6 +120,7 @@ def export_student(*, name: str, student: Student, fit: Samples, choose: Samples
         reason=reason,
         parity=parity,
         parameters=student.parameters,
+        codes_kept=codes_kept,
     )
 
 
@@ -126,10 +147,49 @@ def _quantise(
     return plain, "; ".join(reasons)
 
 
+def _near(
+    quantised: Path,
+    graph: Path,
+    incumbent: Path,
+    *,
+    student: Student,
+    choose: Samples,
+    module_logits: NDArray[np.float32],
+    budget: float,
+) -> tuple[Path, Path, float] | None:
+    """Graph and weights as near to the incumbent's as can be afforded, and the share of codes that stay; None where that is nothing."""
+    alone, old = (_nats_between(module_logits, Graph(path, kind=student.kind).logits(choose.inputs)) for path in (graph, incumbent))
+    most_nats = alone + MOVE_SPENT * old
+    model, floats = onnx.load(str(quantised)), trained_tensors(onnx.load(str(quantised.with_name(PREPARED))))
+    before = trained_tensors(onnx.load(str(incumbent)))
+    for number, grain in enumerate(GRAINS):
+        rounded = round_toward(model, floats=floats, incumbent=before, grain=grain)
+        near_graph, near_weights = split(rounded.model, quantised.with_name(f"near-{number}"))
+        logits = Graph(near_graph, kind=student.kind).logits(choose.inputs)
+        if _as_right(logits, module_logits, choose, budget=budget) and _nats_between(module_logits, logits) <= most_nats:
+            return near_graph, near_weights, rounded.codes_kept
+    return None
+
+
+def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], choose: Samples, *, budget: float) -> bool:
+    """Whether the accuracy lost is within the budget and chance (95 %, paired); where there are no labels, within the budget alone."""
+    if not choose.labelled:
+        return _loss_of(logits_NK, module_NK, choose) <= budget
+    file_N, module_N = (answers.argmax(axis=1) == choose.hard_N for answers in (logits_NK, module_NK))
+    chance = 1.96 * float(np.sqrt((file_N != module_N).sum())) / len(choose)
+    return float(module_N.mean() - file_N.mean()) <= budget + chance
+
+
+def _nats_between(module_NK: NDArray[np.float32], logits_NK: NDArray[np.float32]) -> float:
+    """Mean KL(module || file)."""
+    module_NK = log_softmax(module_NK)
+    return float((np.exp(module_NK) * (module_NK - log_softmax(logits_NK))).sum(axis=1).mean())
+
+
 def _static(plain: Path, path: Path, floats: list[str], student: Student, fit: Samples) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
 
-    prepared = plain.with_name("prepared.onnx")
+    prepared = plain.with_name(PREPARED)
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     rows = fit.inputs[:CALIBRATION_ROWS]
     batches = [encode(rows[start : start + 32], kind=student.kind, width=student.width) for start in range(0, len(rows), 32)]

@@ -17,10 +17,11 @@ import pytest
 
 from pipeline.releases.bundle import BundleFile
 from pipeline.rollout.rollout import RolloutState
-from tests.kit.bundles import TEXTS, Trust, target_of, text_bundle, text_probabilities, text_table, wrong_golden
+from tests.kit.bundles import TEXTS, Trust, moved_table, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.orchestrator.client import Operator, RolloutView, enrolment_files
+from workers.rpc import fleet_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +93,39 @@ def test_device_enrols_installs_updates_and_answers_like_the_bundle(fleet: FakeF
         assert "d-1" not in series
         agent.process.terminate()
         assert agent.wait() == 0
+    finally:
+        agent.process.kill()
+
+
+def test_an_update_comes_by_delta_and_the_wire_carries_no_more_than_that(fleet: FakeFleet, tmp_path: Path) -> None:
+    bundles = [text_bundle(tmp_path, release=1), text_bundle(tmp_path, release=2, table=moved_table())]
+    bundles.append(text_bundle(tmp_path, release=3, table=moved_table(rows=6)))
+    agent = AgentProcess(tmp_path / "device", fleet.enrolment_file(tmp_path / "enrolment.json"))
+    try:
+        first = fleet.trust.publish(bundles[0], release=1, now=fleet.now)
+        fleet.assign("d-1", first, generation=1)
+        fleet.wait_for(lambda: fleet.states("d-1", 1)[-1:] == ["CONFIRMED"])
+        second = fleet.trust.publish(bundles[1], release=2, deltas_from=bundles[:1], now=fleet.now)
+        fleet.assign("d-1", second, generation=2)
+        fleet.wait_for(lambda: fleet.states("d-1", 2)[-1:] == ["CONFIRMED"])
+        weights = agent.folder / "slots" / second.digest / "weights.bin"
+        weights.write_bytes(b"rot!" + weights.read_bytes()[4:])
+        third = fleet.trust.publish(bundles[2], release=3, deltas_from=bundles[1:2], now=fleet.now)
+        (fleet.trust.repository / "bundles" / third.deltas[0].digest).unlink()  # the packed bundle: nothing but the whole is left
+        fleet.assign("d-1", third, generation=3)
+        fleet.wait_for(lambda: fleet.states("d-1", 3)[-1:] == ["CONFIRMED"])
+        with LocalDevice(agent.folder) as device:
+            assert device.predict(["x"])["digest"] == third.digest
+        delta = next(delta for delta in second.deltas if delta.source == first.digest)
+        assert [digest for digest, _ in fleet.fetched] == [first.digest, delta.digest, third.deltas[0].digest, third.digest]
+        said = [report.detail for report in fleet.reports["d-1"] if pb.DeviceState.Name(report.state) == "DEVICE_STATE_VERIFY"]
+        assert said[1].startswith(f"delta from {first.digest[:12]}, {delta.length} bytes")
+        assert "weights.bin changed" in said[2]
+        series = urllib.request.urlopen(f"http://127.0.0.1:{agent.ready['metrics_port']}/metrics", timeout=5).read().decode()
+        assert f"kdpipe_edge_downloaded_bytes_total {float(first.length + delta.length + third.length)}" in series
+        assert 'kdpipe_edge_fetched_bundles_total{way="delta"} 1.0' in series
+        assert 'kdpipe_edge_fetched_bundles_total{way="whole"} 2.0' in series
+        assert "kdpipe_edge_deltas_refused_total 2.0" in series
     finally:
         agent.process.kill()
 

@@ -20,6 +20,7 @@ from pipeline.releases.online import OnlineRepository
 from pipeline.releases.repository import create_repository
 from pipeline.releases.signer import ReleaseSigner
 from pipeline.releases.target import ReleaseTarget, target_path
+from workers.driver.shrinking import write_deltas
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
 CLASSES = ("ham", "spam")
@@ -30,6 +31,13 @@ def text_table(seed: int = 1, classes: int = 2) -> NDArray[np.float32]:
     """The weights of a text student: what each byte adds to each class."""
     table = np.random.default_rng(seed).normal(0, 0.3, (256, classes)).astype(np.float32)
     table[0] = 0  # padding
+    return table
+
+
+def moved_table(seed: int = 1, *, rows: int = 3) -> NDArray[np.float32]:
+    """The table of `seed` after a little more training: some rows of it changed."""
+    table = text_table(seed)
+    table[ord("a") : ord("a") + rows] += 0.125
     return table
 
 
@@ -90,10 +98,11 @@ def text_bundle(
     student: str = "small",
     golden: Sequence[Golden] | None = None,
     temperature: float = 1.0,
+    table: NDArray[np.float32] | None = None,
 ) -> BundleFile:
-    """A bundle whose golden answers are right unless `golden` says otherwise."""
+    """A bundle whose golden answers are right unless `golden` says otherwise. `table` stands in for that of `seed`."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = text_table(seed)
+    table = text_table(seed) if table is None else table
     manifest = text_manifest(release=release, student=student, temperature=temperature)
     graph, weights = write_student(folder / f"parts-{student}-{release}-{seed}", kind="text", weights=table, width=64)
     right = [Golden(input=t, probabilities=text_probabilities(t, table, temperature=temperature)) for t in TEXTS]
@@ -143,13 +152,23 @@ class Trust:
         return (self.repository / "metadata" / "1.root.json").read_bytes()
 
     def publish(
-        self, bundle: BundleFile, *, student: str = "small", release: int = 1, now: datetime = NOW, **changes: object
+        self,
+        bundle: BundleFile,
+        *,
+        student: str = "small",
+        release: int = 1,
+        now: datetime = NOW,
+        deltas_from: Sequence[BundleFile] = (),
+        **changes: object,
     ) -> ReleaseTarget:
-        """Sign and publish a copy of a bundle."""
-        target = target_of(bundle, student=student, release=release, **changes)
+        """Sign and publish a copy of a bundle; with `deltas_from`, deltas to it, and one from nothing, too."""
+        made = self.keys.parent / "deltas"
+        deltas = write_deltas(made, bundle, {base.sha256: base.path for base in deltas_from}) if deltas_from else ()
+        target = target_of(bundle, student=student, release=release, **{"deltas": deltas, **changes})
         metadata = self.signer().add(target, now=now)
         online = self.online()
-        upload = online.upload_path(bundle.sha256[:16])
-        upload.write_bytes(bundle.path.read_bytes())
-        online.publish(metadata, upload, now=now)
+        for path in (*(made / delta.digest for delta in deltas), bundle.path):
+            upload = online.upload_path(bundle.sha256[:16])
+            upload.write_bytes(path.read_bytes())
+            online.publish(metadata, upload, now=now)
         return target

@@ -101,6 +101,9 @@ class Device:
         self.rewrite: Callable[[bytes], bytes] = lambda data: data
         self.rewrite_metadata: Callable[[str, bytes], bytes | None] = lambda name, data: data
         self.offline = False
+        self.missing: set[str] = set()
+        """Digests that the fleet has lost."""
+        self._arrived: dict[str, int] = {}
         self.trust = DeviceTrust(self.folder.tuf, root=fleet.root(), fetch=self._metadata)
         self.installer = Installer(
             record=self.record,
@@ -116,6 +119,11 @@ class Device:
             stop=self.stop,
             pace=Pace(shadow_s=0, trial_s=0),
         )
+
+    @property
+    def fetched(self) -> list[tuple[str, int]]:
+        """(digest, bytes) of what came, in order."""
+        return list(self._arrived.items())
 
     def boot(self) -> None:
         incumbent = self.record.current.incumbent
@@ -152,12 +160,14 @@ class Device:
         if self.offline:
             raise FleetUnreachableError("Fetch", "offline")
         path = self.fleet.repository / "bundles" / digest
-        if not path.exists():
+        if digest in self.missing or not path.exists():
             raise FleetRefusedError("Fetch", "NOT_FOUND", digest)
         data = self.rewrite(path.read_bytes())[offset:]
         sent = 0
         while sent < len(data):
             if self.cut_after_bytes is not None and sent >= self.cut_after_bytes:
                 raise FleetUnreachableError("Fetch", "cut")
-            yield data[sent : sent + CHUNK_BYTES]
-            sent += CHUNK_BYTES
+            chunk = data[sent : sent + CHUNK_BYTES]
+            self._arrived[digest] = self._arrived.get(digest, 0) + len(chunk)
+            sent += len(chunk)
+            yield chunk

@@ -154,7 +154,10 @@ class FakeFleet:
     def Fetch(self, request: pb.FetchRequest, context: grpc.ServicerContext) -> Iterator[pb.FetchResponse]:
         self._refuse_if_down(context)
         self.fetched.append((request.digest, request.offset))
-        data = self.rewrite_fetch((self.trust.repository / "bundles" / request.digest).read_bytes())[request.offset :]
+        path = self.trust.repository / "bundles" / request.digest
+        if not path.exists():
+            context.abort(grpc.StatusCode.NOT_FOUND, request.digest)
+        data = self.rewrite_fetch(path.read_bytes())[request.offset :]
         for start in range(0, len(data), CHUNK_BYTES):
             if self.cut_fetch_after_bytes is not None and start >= self.cut_fetch_after_bytes:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import FleetError
 from pipeline.files import make_private_folder
 from pipeline.releases.keys import ONLINE
+from pipeline.releases.online import BundleMissingError
 from pipeline.releases.repository import root_bytes
 from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
@@ -97,7 +98,10 @@ class Fleet:
         A rollout that a killed driver began goes on as it was created, whatever the run file says of waves now.
         """
         operator = self.ensure()
-        target = read_json(files.release)["target"]
+        release = read_json(files.release)
+        target = release["target"]
+        for delta in release.get("deltas", ()):
+            self._publish_delta(operator, files.deltas / delta["digest"])
         operator.publish(signed_releases(self._context.folder.keys), files.bundle)
         self._begin(operator, rollout, population, target)
         if not self._enrolled_in(operator, population):
@@ -160,6 +164,15 @@ class Fleet:
         if self._operator:
             self._operator.close()
             self._operator = None
+
+    def _publish_delta(self, operator: Operator, path: Path) -> None:
+        """Devices do without one that the orchestrator does not take, or that is lost: they fetch the whole bundle."""
+        try:
+            if not path.is_file():
+                raise BundleMissingError(str(path))
+            operator.publish(signed_releases(self._context.folder.keys), path)
+        except (OrchestratorRefusedError, BundleMissingError) as error:
+            self._context.reporter.say(f"delta {path.name[:12]} is not published, devices fetch the whole bundle instead: {error}")
 
     def _begin(self, operator: Operator, rollout: str, population: str, target: str) -> None:
         """Create and approve a rollout, unless there is one of that name already."""

@@ -24,6 +24,7 @@ from pipeline.students.export import Exported, export_student
 from pipeline.students.gate import judge
 from pipeline.students.graph import Graph
 from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.onnx_file import GRAPH
 from pipeline.students.samples import Samples, Validation, read_validation
 from workers.driver.answers import validation_answered
 from workers.driver.context import RunContext
@@ -42,12 +43,20 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     validation = validation_of(context)
     student = build_student(student_spec(context, opening.generation, name))
     student.module.load_state_dict(load_weights(files.weights))
-    exported = export_student(name=name, student=student, fit=validation.fit, choose=validation.choose, out=files.export)
+    incumbent = incumbent_of(context.folder, name)
+    exported = export_student(
+        name=name,
+        student=student,
+        fit=validation.fit,
+        choose=validation.choose,
+        out=files.export,
+        incumbent=incumbent.files.export / GRAPH if incumbent else None,
+    )
     memory_bytes = memory_of(exported.graph, kind=exported.kind)
     report = judge(
         student=name,
         candidate=candidate_of(exported),
-        incumbent=_incumbent_candidate(incumbent_of(context.folder, name)),
+        incumbent=_incumbent_candidate(incumbent),
         gate=validation.gate,
         section=context.run.gate,
         classes=context.run.classes,
@@ -87,6 +96,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
             "reason": exported.reason,
             "parameters": exported.parameters,
             "parity": asdict(exported.parity),
+            "codes_kept": exported.codes_kept,
         },
     }
     write_json(files.verdict, verdict)

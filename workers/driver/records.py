@@ -5,6 +5,7 @@
                                      export/             graph.onnx, weights.bin: the file that ships
                                      verdict.json        the gate's report
                                      bundle.kdpb release.json   the signed release
+                                     deltas/DIGEST       shorter ways to it, from earlier releases
                                      rollout-POPULATION.json    how its rollout ended
                                      control/ test.json  the honest control; figures on the test split
     generations/000001/outcome.json                      what became of each student; written last
@@ -48,6 +49,10 @@ class StudentFiles:
     @property
     def bundle(self) -> Path:
         return self.root / "bundle.kdpb"
+
+    @property
+    def deltas(self) -> Path:
+        return self.root / "deltas"
 
     @property
     def release(self) -> Path:

@@ -1,9 +1,10 @@
-"""From a version that passed to a signed release: the bundle, its place in the release role's metadata, its line in the lineage.
+"""From a version that passed to a signed release: bundle, deltas, its place in the release role's metadata, its line in the lineage.
 
 Nothing here is random, so a driver killed between any two lines makes the same bytes and the same number again.
 """
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from workers.driver.context import RunContext
 from workers.driver.folder import RunFolder, read_json, write_json
 from workers.driver.labels import store_url
 from workers.driver.records import incumbent_of, section_of, student_files
+from workers.driver.shrinking import predecessors, write_deltas
 
 
 def ensure_repository(context: RunContext) -> None:
@@ -72,6 +74,9 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         files.bundle, manifest=manifest, graph=files.export / "graph.onnx", weights=files.export / "weights.bin", golden=golden
     )
     section = context.run.releases.get(name, ReleaseSection())
+    before = predecessors(signer.targets.values(), student=name, release=number, most=context.run.fleet.deltas)
+    bases = {target.digest: student_files(context.folder, target.generation, name).bundle for target in before}
+    deltas = write_deltas(files.deltas, bundle, bases) if context.run.fleet.deltas else ()
     target = ReleaseTarget(
         path=target_path(name, number),
         digest=bundle.sha256,
@@ -82,6 +87,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         security_floor=min(section.security_floor, number),
         hardware=section.hardware,
         memory_bytes=verdict["memory_bytes"],
+        deltas=deltas,
     )
     known = signer.targets.get(target.path)
     if known is None or known.digest != target.digest:  # else a killed driver signed it, as the run file was then
@@ -100,8 +106,19 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
             target=target.path,
         )
     )
-    write_json(files.release, {"target": target.path, "digest": bundle.sha256, "length": bundle.length, "release": number})
-    return f"{name}: signed {target.path}, {bundle.length:,} bytes, sha256 {bundle.sha256[:12]}"
+    signed = signer.targets[target.path].deltas
+    write_json(
+        files.release,
+        {
+            "target": target.path,
+            "digest": bundle.sha256,
+            "length": bundle.length,
+            "release": number,
+            "deltas": [asdict(delta) for delta in signed],
+        },
+    )
+    least = min((delta.length for delta in signed), default=bundle.length)
+    return f"{name}: signed {target.path}, {bundle.length:,} bytes ({least:,} the shortest way), sha256 {bundle.sha256[:12]}"
 
 
 def _origin(context: RunContext, opening: Opening, name: str, verdict: dict[str, Any]) -> Origin:

@@ -150,6 +150,7 @@ def _agent(
         stop=stop,
         pace=options.pace,
         on_bytes=metrics.downloaded,
+        on_fetched=lambda fetched: metrics.fetched(fetched.way, refused=fetched.refused),
     )
     return Agent(
         name=connection.identity.device,

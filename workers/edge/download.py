@@ -1,11 +1,11 @@
-"""Downloading a bundle: ranged, resumable, bounded, and never visible before it is whole.
+"""Downloading a bundle or a delta: ranged, resumable, bounded, and never visible before it is whole.
 
 Bytes go to `DIGEST.part`; a new try goes on where the last one stopped. The name says nothing about the content: only
 `verify` does, against the length and digest of signed metadata. More bytes than signed end the download at once.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pipeline.errors import DeviceError
@@ -60,11 +60,12 @@ def verify(path: Path, *, digest: str, length: int) -> None:
         raise DownloadRefusedError(digest, "digest_mismatch", f"{found_length} bytes with digest {found[:12]}")
 
 
-def clear(folder: Path, *, keep: str | None = None) -> None:
-    """Delete downloads that nothing wants any more."""
+def clear(folder: Path, *, keep: Collection[str]) -> None:
+    """Delete downloads that nothing wants any more; `keep` are digests."""
+    kept = {part_path(folder, digest) for digest in keep}
     if folder.is_dir():
         for path in folder.iterdir():
-            if keep is None or path != part_path(folder, keep):
+            if path not in kept:
                 path.unlink()
 
 

@@ -26,6 +26,7 @@ from workers.edge.folder import RecordFile
 from workers.edge.model_process import ModelDiedError, ModelRefusedError
 from workers.edge.serving import Serving, StartModel
 from workers.edge.shadow import compare, run_model
+from workers.edge.shortcuts import Fetched, fetch_bundle
 from workers.edge.trust import Trust
 
 
@@ -62,11 +63,12 @@ class Installer:
         stop: threading.Event,
         pace: Pace,
         on_bytes: Callable[[int], None] = lambda _: None,
+        on_fetched: Callable[[Fetched], None] = lambda _: None,
     ) -> None:
         self._record, self._slots, self._folder = record, slots, downloads_folder
         self._trust, self._fetch, self._serving, self._start = trust, fetch, serving, start
         self._probe, self._trusted_now, self._announce = probe, trusted_now, announce
-        self._stop, self._pace, self._on_bytes = stop, pace, on_bytes
+        self._stop, self._pace, self._on_bytes, self._on_fetched = stop, pace, on_bytes, on_fetched
 
     def advance(self) -> None:
         """Go on until the record rests. Raises what cannot be done now; InstallInterruptedError."""
@@ -87,7 +89,9 @@ class Installer:
     def sweep(self) -> None:
         """Delete what the record does not hold."""
         record = self._record.current
-        wanted = record.wanted.digest if record.wanted is not None and record.state not in RESTING else None
+        wanted = {record.wanted.digest} if record.wanted is not None and record.state not in RESTING else set()
+        if wanted and record.release is not None:
+            wanted |= {delta.digest for delta in record.release.deltas}
         self._slots.keep(record.digests)
         downloads.clear(self._folder, keep=wanted)
 
@@ -111,7 +115,14 @@ class Installer:
             self._record.save(device.staged(self._record.current))
             return
         try:
-            downloads.download(self._folder, self._fetch, digest=release.digest, length=release.length, on_bytes=self._on_bytes)
+            fetched = fetch_bundle(
+                release,
+                folder=self._folder,
+                fetch=self._fetch,
+                slots=self._slots,
+                held=self._record.current.digests,
+                on_bytes=self._on_bytes,
+            )
         except downloads.DownloadRefusedError as error:
             self._fail(error.code, error)
         except FleetRefusedError as error:
@@ -119,7 +130,8 @@ class Installer:
                 raise
             self._fail("bundle_not_found", error)
         else:
-            self._record.save(device.downloaded(self._record.current))
+            self._record.save(device.downloaded(self._record.current, detail=fetched.says))
+            self._on_fetched(fetched)
 
     def _verify(self) -> None:
         release = self._release()

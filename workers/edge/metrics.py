@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pipeline.rollout.device import TERMINAL, DeviceRecord, State
 
 SYNC_OUTCOMES = ("ok", "unreachable", "refused")
+WAYS = ("delta", "packed", "whole")
 PREDICT_OUTCOMES = ("ok", "invalid", "no_model", "model_failed", "busy")
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -22,7 +23,9 @@ class EdgeMetrics:
         self._installs = Counter("kdpipe_edge_installs", "Installs that ended, by state.", ["state"], registry=registry)
         self._state = Gauge("kdpipe_edge_state", "1 for the state the device is in.", ["state"], registry=registry)
         self._restarts = Counter("kdpipe_edge_model_restarts", "Times the model process was started again.", registry=registry)
-        self._bytes = Counter("kdpipe_edge_downloaded_bytes", "Bundle bytes that arrived.", registry=registry)
+        self._bytes = Counter("kdpipe_edge_downloaded_bytes", "Bytes of bundles and deltas that arrived.", registry=registry)
+        self._fetched = Counter("kdpipe_edge_fetched_bundles", "Bundles that arrived, by the way they came.", ["way"], registry=registry)
+        self._refused = Counter("kdpipe_edge_deltas_refused", "Deltas that led to nothing; a longer way was taken.", registry=registry)
         self._queued = Gauge("kdpipe_edge_reports_queued", "Reports that the orchestrator has not acknowledged.", registry=registry)
         self._clock = Gauge("kdpipe_edge_clock_wrong", "1 while the wall clock contradicts signed time.", registry=registry)
         self._model = Gauge("kdpipe_edge_model_installed", "1 if a confirmed model answers.", registry=registry)
@@ -30,6 +33,8 @@ class EdgeMetrics:
             self._syncs.labels(outcome)
         for outcome in PREDICT_OUTCOMES:
             self._predictions.labels(outcome)
+        for way in WAYS:
+            self._fetched.labels(way)
         for state in TERMINAL:
             self._installs.labels(state)
         for state in State:
@@ -53,6 +58,10 @@ class EdgeMetrics:
 
     def downloaded(self, count: int) -> None:
         self._bytes.inc(count)
+
+    def fetched(self, way: str, *, refused: int) -> None:
+        self._fetched.labels(way).inc()
+        self._refused.inc(refused)
 
     def show(self, record: DeviceRecord, *, clock_wrong: bool) -> None:
         for state in State:

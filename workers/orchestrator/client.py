@@ -139,7 +139,7 @@ class Operator:
         return list(self._call(self._stub.CreateToken, request).tokens)
 
     def publish(self, release_metadata: bytes, bundle: Path | None = None) -> int:
-        """Send signed metadata and the bundle it newly names; returns the snapshot version. Publishing the same again changes nothing."""
+        """Send signed metadata and a file that it names, a bundle or a delta; returns the snapshot version. Again changes nothing."""
         return int(self._call(self._stub.Publish, _parts(release_metadata, bundle), timeout_s=PUBLISH_S).snapshot_version)
 
     def create_rollout(

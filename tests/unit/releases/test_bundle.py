@@ -1,6 +1,7 @@
 """The bundle file: deterministic, and read as if hostile."""
 
 import contextlib
+import hashlib
 import json
 import struct
 import zipfile
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.releases.bundle import MAX_JSON_BYTES, build_bundle, digest_file, open_bundle
+from pipeline.releases.bundle import MAX_JSON_BYTES, build_bundle, digest_file, open_bundle, rebuild_bundle
 from pipeline.releases.manifest import (
     BundleInvalidError,
     BundleVersionError,
@@ -49,6 +50,21 @@ def test_same_parts_give_the_same_bytes(tmp_path: Path) -> None:
     first, second = text_bundle(tmp_path / "a"), text_bundle(tmp_path / "b")
     assert first.sha256 == second.sha256
     assert digest_file(second.path) == (first.sha256, first.length)
+
+
+def test_an_extracted_bundle_is_made_again_to_the_byte(tmp_path: Path) -> None:
+    file = text_bundle(tmp_path)
+    (tmp_path / "out").mkdir()
+    open_bundle(file.path).extract(tmp_path / "out")
+    assert rebuild_bundle(tmp_path / "out") == file.path.read_bytes()
+
+
+def test_the_layout_is_the_same_with_every_python(tmp_path: Path) -> None:
+    """A device makes its bundle again as the base of a delta: other headers than the signer's would cost it every delta."""
+    for name in members():
+        (tmp_path / name).write_bytes(name.encode())
+    headers = rebuild_bundle(tmp_path)
+    assert hashlib.sha256(headers).hexdigest() == "d787647d3bc4bd949b303fb53bc663b5ca10a042931c8ed3a978ea22682a90ea"
 
 
 def test_a_bundle_reads_back_and_extracts_what_went_in(tmp_path: Path) -> None:

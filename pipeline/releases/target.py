@@ -16,6 +16,7 @@ from pipeline.releases.bundle import MAX_BUNDLE_BYTES
 CUSTOM_VERSION = 1
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"releases/[a-z][a-z0-9_-]{0,40}-[0-9]{6,12}\.kdpb")
+_RUNTIME = re.compile(r"(?:\d{1,6}(?:\.\d{1,6}){0,3})?")
 _STUDENT = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 
@@ -47,6 +48,8 @@ class ReleaseTarget:
     hardware: tuple[str, ...] = ()
     """Hardware classes it may run on; empty is any."""
     memory_bytes: int = 0
+    runtime: str = ""
+    """Oldest onnxruntime that runs it; empty is any."""
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path) or not DIGEST.fullmatch(self.digest) or not _STUDENT.fullmatch(self.student):
@@ -55,6 +58,8 @@ class ReleaseTarget:
         numbers: tuple[object, ...] = (self.length, self.release, self.generation, self.security_floor, self.memory_bytes)
         if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers) or not 0 < self.length <= MAX_BUNDLE_BYTES:
             raise TargetInvalidError(self.path, f"numbers {numbers!r:.120}", f"whole numbers from 0, length up to {MAX_BUNDLE_BYTES}")
+        if not _RUNTIME.fullmatch(self.runtime):
+            raise TargetInvalidError(self.path, f"runtime {self.runtime!r:.40}", "a version like 1.23, or nothing")
         if self.security_floor > self.release:
             raise TargetInvalidError(self.path, f"security floor {self.security_floor}", f"at most its own number, {self.release}")
 
@@ -67,6 +72,7 @@ class ReleaseTarget:
             "security_floor": self.security_floor,
             "hardware": list(self.hardware),
             "memory_bytes": self.memory_bytes,
+            "runtime": self.runtime,
         }
         return TargetFile(self.length, {"sha256": self.digest}, self.path, {"custom": custom})
 
@@ -90,6 +96,7 @@ class ReleaseTarget:
                 security_floor=custom["security_floor"],
                 hardware=tuple(hardware),
                 memory_bytes=custom["memory_bytes"],
+                runtime=custom.get("runtime", ""),
             )
         except (KeyError, TypeError) as error:
             raise TargetInvalidError(target.path, f"{type(error).__name__} {error}", "every key of custom") from error

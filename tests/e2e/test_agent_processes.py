@@ -64,7 +64,7 @@ def test_device_enrols_installs_updates_and_answers_like_the_bundle(fleet: FakeF
         with LocalDevice(agent.folder) as device:
             with pytest.raises(DeviceRefusedError, match="no model is installed") as refused:
                 device.predict(["hello"])
-            assert refused.value.status == 503
+            assert refused.value.code == "FAILED_PRECONDITION"
             first = fleet.trust.publish(text_bundle(tmp_path, release=1, seed=1), release=1, now=fleet.now)
             fleet.assign("d-1", first, generation=1)
             fleet.wait_for(lambda: fleet.states("d-1", 1)[-1:] == ["CONFIRMED"])

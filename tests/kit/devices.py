@@ -40,6 +40,12 @@ class TableModel:
         return self._alive
 
     def run(self, batch: NDArray[Any]) -> Logits:
+        self._models.batches.append(len(batch))
+        self._models.on_run()
+        self._models.entered.release()
+        self._models.hold.wait()
+        if self._models.poison is not None and (batch[:, 0] == self._models.poison).any():
+            self._alive = False
         if self._models.dies(self.slot.digest):
             self._alive = False
         if not self._alive:
@@ -47,7 +53,7 @@ class TableModel:
         return Logits(logits_BK=self._table[batch].sum(axis=1).astype(np.float32), run_s=0.001)
 
     def memory_bytes(self) -> int:
-        return 1 << 20
+        return self._models.memory_bytes.get(self.slot.digest, 1 << 20)
 
     def close(self) -> None:
         self._alive = False
@@ -66,6 +72,18 @@ class Models:
         self.deadly: dict[str, int] = {}
         """Digest -> answers until it dies, on every start."""
         self.refused: set[str] = set()
+        self.memory_bytes: dict[str, int] = {}
+        self.most_running = 0
+        self.on_run: Callable[[], None] = lambda: None
+        self.batches: list[int] = []
+        """Rows of each run, of any model."""
+        self.entered = threading.Semaphore(0)
+        """Released at each run."""
+        self.hold = threading.Event()
+        """Cleared: runs wait until it is set."""
+        self.hold.set()
+        self.poison: int | None = None
+        """A first byte that ends the model that sees it."""
 
     def start(self, slot: Slot, niceness: int) -> TableModel:
         self.started.append(slot.digest)
@@ -73,6 +91,7 @@ class Models:
             raise ModelRefusedError(slot.digest, "it was told to")
         model = TableModel(slot, self)
         self.running.add(id(model))
+        self.most_running = max(self.most_running, len(self.running))
         return model
 
     def dies(self, digest: str) -> bool:

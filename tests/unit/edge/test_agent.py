@@ -1,6 +1,7 @@
 """The agent's loop, one turn at a time, with a fleet that is a list of answers."""
 
 import random
+import statistics
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ class Bench:
         self.error: Exception | None = None
         self.assignment = b""
         self.next_sync_s = 10.0
-        self.acknowledge = True
+        self.acknowledge, self.incarnation = True, 1
         self.wall = NOW.timestamp()
         self.renewals = 0
         self.registry = CollectorRegistry()
@@ -61,7 +62,10 @@ class Bench:
             raise self.error
         newest = request.reports[-1].sequence if request.reports and self.acknowledge else 0
         return pb.SyncResponse(
-            assignment=self.assignment, acknowledged_incarnation=1, acknowledged_sequence=newest, next_sync_s=self.next_sync_s
+            assignment=self.assignment,
+            acknowledged_incarnation=self.incarnation,
+            acknowledged_sequence=newest,
+            next_sync_s=self.next_sync_s,
         )
 
     def assign(self, target: ReleaseTarget, generation: int, *, device: str = "d-1", issued: datetime = NOW, valid_days: float = 1) -> None:
@@ -132,14 +136,66 @@ def test_the_server_decides_the_interval_and_jitter_is_always_added(bench: Bench
 
 def test_an_orchestrator_that_is_down_is_asked_less_and_less_often(bench: Bench) -> None:
     bench.error = FleetUnreachableError("Sync", "down")
-    waits = [bench.agent.turn() for _ in range(12)]
-    assert waits[0] <= FIRST_SYNC_S * (1 + JITTER)
-    assert waits[-1] >= MAX_BACKOFF_S * (1 - JITTER)
-    assert max(waits) <= MAX_BACKOFF_S * (1 + JITTER)
+    waits = [bench.agent.turn() for _ in range(200)]
+    assert max(waits[:2]) <= 2 * FIRST_SYNC_S
+    late = waits[12:]
+    assert min(late) < 0.1 * MAX_BACKOFF_S, "full jitter: anywhere between at once and twice the backoff"
+    assert 1.9 * MAX_BACKOFF_S < max(late) <= 2 * MAX_BACKOFF_S
+    assert statistics.mean(late) == pytest.approx(MAX_BACKOFF_S, rel=0.15)
     assert "down" in bench.agent.status.blocked
     bench.error = None
     assert bench.agent.turn() <= 10 * (1 + JITTER)
     assert bench.agent.status.blocked == ""
+
+
+def test_an_outage_does_not_make_a_fleet_ask_more_often_than_it_was_told(bench: Bench) -> None:
+    bench.next_sync_s = 3600.0
+    bench.agent.turn()
+    bench.error = FleetUnreachableError("Sync", "down")
+    assert statistics.mean(bench.agent.turn() for _ in range(200)) == pytest.approx(3600, rel=0.15)
+
+
+def test_a_record_begun_anew_outlives_the_one_that_the_server_remembers(bench: Bench, targets: list[ReleaseTarget]) -> None:
+    """A wrong clock began the life before: without this, reports would be taken for old ones for ten years."""
+    bench.incarnation = 5000
+    bench.agent.turn()
+    assert bench.device.record.current.incarnation == 5001
+    bench.incarnation = 1 << 63
+    bench.assign(targets[0], 1)
+    bench.agent.turn()
+    assert bench.device.record.current.incarnation == 5001
+    assert {report.incarnation for report in bench.requests[-1].reports} == {5001}
+
+
+def test_a_full_disk_blocks_is_shown_and_heals(bench: Bench, targets: list[ReleaseTarget], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.assign(targets[0], 1)
+    bench.agent.turn()
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.edge.folder.write_atomic", full)
+        bench.assign(targets[1], 2)
+        for _ in range(3):
+            bench.agent.turn()
+        assert "No space left" in bench.agent.status.blocked
+        assert bench.device.serving.predict(["x"]).slot.digest == targets[0].digest
+    bench.agent.turn()
+    assert bench.device.serving.predict(["x"]).slot.digest == targets[1].digest
+    assert bench.agent.status.blocked == ""
+
+
+def test_with_a_full_disk_a_broken_incumbent_still_gives_way(
+    bench: Bench, targets: list[ReleaseTarget], fleet: tuple[Trust, list[ReleaseTarget]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for generation, target in enumerate(targets, 1):
+        bench.assign(target, generation)
+        bench.agent.turn()
+    (tmp_path / "device" / "slots" / targets[1].digest / "weights.bin").write_bytes(b"rot")
+    monkeypatch.setattr("workers.edge.folder.write_atomic", full)
+    again = Bench(tmp_path / "device", fleet[0])
+    assert again.device.serving.predict(["x"]).slot.digest == targets[0].digest
+
+
+def full(path: Path, data: bytes) -> None:
+    raise OSError(28, "No space left on device", str(path))
 
 
 def test_a_revoked_device_goes_on_answering(bench: Bench, targets: list[ReleaseTarget]) -> None:

@@ -21,7 +21,7 @@ from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.folder import DeviceFolder, RecordFile
 from workers.edge.install import Installer, Pace
 from workers.edge.model_process import Logits, ModelDiedError, ModelRefusedError
-from workers.edge.serving import Serving
+from workers.edge.serving import Serving, StartModel
 from workers.edge.trust import Trust as DeviceTrust
 
 CHUNK_BYTES = 512
@@ -74,6 +74,7 @@ class Models:
         self.refused: set[str] = set()
         self.memory_bytes: dict[str, int] = {}
         self.most_running = 0
+        self.on_start: Callable[[str], None] = lambda digest: None
         self.on_run: Callable[[], None] = lambda: None
         self.batches: list[int] = []
         """Rows of each run, of any model."""
@@ -87,6 +88,7 @@ class Models:
 
     def start(self, slot: Slot, niceness: int) -> TableModel:
         self.started.append(slot.digest)
+        self.on_start(slot.digest)
         if slot.digest in self.refused:
             raise ModelRefusedError(slot.digest, "it was told to")
         model = TableModel(slot, self)
@@ -105,11 +107,12 @@ class Models:
 class Device:
     """A device of a repository, without a network."""
 
-    def __init__(self, folder: Path, fleet: Trust, *, now: datetime = NOW) -> None:
+    def __init__(self, folder: Path, fleet: Trust, *, now: datetime = NOW, start: StartModel | None = None) -> None:
+        """`start` takes the place of the models without processes."""
         self.folder, self.fleet, self.now = DeviceFolder(folder), fleet, now
         folder.mkdir(parents=True, exist_ok=True)
         self.models = Models()
-        self.serving = Serving(self.models.start)
+        self.serving = Serving(start or self.models.start)
         self.record = RecordFile(self.folder.state, incarnation=1)
         self.slots = Slots(self.folder.slots)
         self.stop = threading.Event()
@@ -118,6 +121,7 @@ class Device:
         self.on_announce: Callable[[], None] = lambda: None
         self.cut_after_bytes: int | None = None
         self.rewrite: Callable[[bytes], bytes] = lambda data: data
+        self.rechunk: Callable[[Iterator[bytes]], Iterator[bytes]] = lambda chunks: chunks
         self.rewrite_metadata: Callable[[str, bytes], bytes | None] = lambda name, data: data
         self.offline = False
         self.trust = DeviceTrust(self.folder.tuf, root=fleet.root(), fetch=self._metadata)
@@ -128,7 +132,7 @@ class Device:
             trust=self.trust,
             fetch=self._fetch,
             serving=self.serving,
-            start=self.models.start,
+            start=start or self.models.start,
             probe=lambda: self.machine,
             trusted_now=lambda: self.now,
             announce=self._announce,
@@ -173,7 +177,9 @@ class Device:
         path = self.fleet.repository / "bundles" / digest
         if not path.exists():
             raise FleetRefusedError("Fetch", "NOT_FOUND", digest)
-        data = self.rewrite(path.read_bytes())[offset:]
+        yield from self.rechunk(self._chunks(self.rewrite(path.read_bytes())[offset:]))
+
+    def _chunks(self, data: bytes) -> Iterator[bytes]:
         sent = 0
         while sent < len(data):
             if self.cut_after_bytes is not None and sent >= self.cut_after_bytes:

@@ -103,8 +103,16 @@ class RecordFile:
         return self._record
 
     def save(self, record: DeviceRecord) -> DeviceRecord:
-        """Make a record durable before anybody acts on it. The same record again writes nothing."""
+        """Make a record durable before anybody acts on it. The same record again writes nothing.
+
+        Raises OSError; then `current` is what the disk has: the old record, or the new one where only the last sync failed.
+        """
         if record != self._record:
-            write_atomic(self._path, to_json(record))
+            try:
+                write_atomic(self._path, to_json(record))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._record = from_json(read_bounded(self._path, MAX_RECORD_BYTES))
+                raise
             self._record = record
         return record

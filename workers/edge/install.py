@@ -232,8 +232,12 @@ class Installer:
                 first.close()
             second = self._start_proven(self._slots.open(candidate.digest))
             up += [second, self._serving.switch(second)]
-            self._record.save(device.confirm(self._record.current))
             kept = second
+            self._record.save(device.confirm(self._record.current))
+        except BaseException:
+            if self._record.current.state is not State.CONFIRMED:  # it is, where only the last sync of the record failed
+                kept = before
+            raise
         finally:
             if kept is before:
                 up.append(self._serving.switch(before))

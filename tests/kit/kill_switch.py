@@ -86,6 +86,10 @@ class KillSwitch(DiskSwitch):
         if self._left <= 0:
             self.strike()
 
+    def soon(self) -> None:
+        """Kill at the next touch."""
+        self._left = 1
+
     def strike(self) -> None:
         """What happens from step n on, before each touch."""
         self.fired = True

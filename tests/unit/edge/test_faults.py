@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.rollout.device import RESTING, TRIES
+from pipeline.rollout.device import RESTING, TRIES, State
 from tests.fault.edge import LIVES, TURNS, Fleet, Report, Scenario, full_disk, scenarios
 from tests.fault.edge_hostile import hostile
 from tests.kit.kill_switch import KillSwitch
@@ -57,6 +57,23 @@ def test_killed_at_the_same_touch_for_ever_it_answers_each_time_and_does_not_try
         if not switch.fired and bench.device.models.started == [fleet.targets[2].digest]:
             return
     raise AssertionError("never ran through")
+
+
+def test_killed_after_each_start_of_the_candidate_it_gives_it_up_after_its_tries(fleet: Fleet, tmp_path: Path) -> None:
+    update = scenario(fleet, "update")
+    folder, starts = update.folder(fleet, tmp_path / "device"), 0
+    for _ in range(LIVES):
+        bench = update.open(fleet, folder)
+        fleet.check(bench)
+        switch = KillSwitch(1 << 30)
+        bench.device.models.on_start = lambda digest: switch.soon() if digest == update.target.digest else None
+        with switch:
+            bench.agent.turn()
+        starts += bench.device.models.started.count(update.target.digest)
+        if not switch.fired:
+            break
+    assert starts == TRIES
+    assert (bench.device.record.current.state, bench.device.record.current.code) == (State.FAILED, "tries_spent")
 
 
 def test_hostile_bytes_bundles_and_clocks_leave_it_answering(tmp_path: Path) -> None:

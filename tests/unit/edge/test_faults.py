@@ -11,6 +11,7 @@ import pytest
 from pipeline.rollout.device import RESTING, TRIES, State
 from tests.fault.edge import LIVES, TURNS, Fleet, Report, Scenario, full_disk, scenarios
 from tests.fault.edge_hostile import hostile
+from tests.kit.agents import AgentBench
 from tests.kit.kill_switch import KillSwitch
 
 ROOT = Path(__file__).parents[3]
@@ -65,15 +66,19 @@ def test_killed_after_each_start_of_the_candidate_it_gives_it_up_after_its_tries
     for _ in range(LIVES):
         bench = update.open(fleet, folder)
         fleet.check(bench)
-        switch = KillSwitch(1 << 30)
-        bench.device.models.on_start = lambda digest: switch.soon() if digest == update.target.digest else None
-        with switch:
-            bench.agent.turn()
+        switch = killed_after_a_start(bench, update)
         starts += bench.device.models.started.count(update.target.digest)
         if not switch.fired:
             break
     assert starts == TRIES
     assert (bench.device.record.current.state, bench.device.record.current.code) == (State.FAILED, "tries_spent")
+
+
+def killed_after_a_start(bench: AgentBench, update: Scenario) -> KillSwitch:
+    with KillSwitch(1 << 30) as switch:
+        bench.device.models.on_start = lambda digest: switch.soon() if digest == update.target.digest else None
+        bench.agent.turn()
+    return switch
 
 
 def test_hostile_bytes_bundles_and_clocks_leave_it_answering(tmp_path: Path) -> None:

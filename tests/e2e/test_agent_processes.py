@@ -11,43 +11,18 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.releases.bundle import BundleFile
 from pipeline.rollout.rollout import RolloutState
+from tests.kit.agent_process import AgentProcess
 from tests.kit.bundles import TEXTS, Trust, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.orchestrator.client import Operator, RolloutView, enrolment_files
 
 ROOT = Path(__file__).parents[2]
-
-
-class AgentProcess:
-    """`python -m workers.edge run` on a folder."""
-
-    def __init__(self, folder: Path, enrolment: Path) -> None:
-        command = [sys.executable, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment)]
-        command += ["--metrics-port", "0", "--exit-with-parent", "--shadow-s", "0.1", "--trial-s", "0.1"]
-        self.folder = folder
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the agent ended with {self.process.wait()}"
-        self.ready: dict[str, Any] = json.loads(line)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.wait()
-
-    def wait(self, timeout_s: float = 10) -> int:
-        code = self.process.wait(timeout_s)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        return code
 
 
 @pytest.fixture

@@ -124,6 +124,11 @@ class Report:
     lost: list[str] = field(default_factory=list)
     """What did not answer, answered wrongly, or did not end."""
     seconds: float = 0.0
+    say: Callable[[str], None] = lambda line: None
+
+    def lose(self, what: str) -> None:
+        self.lost.append(what)
+        self.say(f"LOST {what}")
 
     def to_json(self) -> str:
         facts = {"faults": dict(self.faults), "states": dict(self.states), "lost": self.lost, "seconds": self.seconds}
@@ -196,7 +201,7 @@ def kills_for_ever(fleet: Fleet, scenario: Scenario, folder: Path, report: Repor
             life = live(fleet, scenario, where, step=step, with_boot=False)
             starts += life.starts
             if not life.answered:
-                report.lost.append(f"{what}: life {number} did not answer")
+                report.lose(f"{what}: life {number} did not answer")
             if not life.was_killed and number == 0:
                 return
             if not life.was_killed:
@@ -204,7 +209,7 @@ def kills_for_ever(fleet: Fleet, scenario: Scenario, folder: Path, report: Repor
             report.faults["killed for ever"] += 1
             report.states[state_of(where)] += 1
         if starts > 4 * TRIES:  # in shadow, and twice in a trial, each as often as there are tries
-            report.lost.append(f"{what}: started {starts} times")
+            report.lose(f"{what}: started {starts} times")
         settle(fleet, scenario, where, report, what, ends=(*scenario.ends, State.FAILED, State.ROLLED_BACK))
 
 
@@ -223,7 +228,7 @@ def full_disk(fleet: Fleet, scenario: Scenario, folder: Path, report: Report, st
         if scenario.past > 0:
             fleet.check(bench)
         if from_json((where / "state.json").read_bytes()) != bench.device.record.current:
-            report.lost.append(f"{what}: what it believes is not what is on its disk")
+            report.lose(f"{what}: what it believes is not what is on its disk")
         settle(fleet, scenario, where, report, what, ends=(*scenario.ends, State.FAILED, State.ROLLED_BACK))
 
 
@@ -238,15 +243,15 @@ def settle(fleet: Fleet, scenario: Scenario, folder: Path, report: Report, what:
             bench.agent.turn()
         record = bench.device.record.current
         if record.state not in RESTING or record.state not in ends:
-            report.lost.append(f"{what}: it is in {record.state} ({record.code} {record.detail})")
+            report.lose(f"{what}: it is in {record.state} ({record.code} {record.detail})")
         if record.fetched_bytes > (BYTE_BUDGET_FACTOR + 2) * scenario.target.length:
-            report.lost.append(f"{what}: it fetched {record.fetched_bytes} bytes")
+            report.lose(f"{what}: it fetched {record.fetched_bytes} bytes")
         if scenario.past > 0 or record.state is State.CONFIRMED:
             answers = fleet.check(bench)
             if (answers == scenario.target.digest) != (record.state is State.CONFIRMED):
-                report.lost.append(f"{what}: {record.state}, and {answers[:12]} answers")
+                report.lose(f"{what}: {record.state}, and {answers[:12]} answers")
     except (AssertionError, NoModelError, RecordInvalidError, OSError) as error:
-        report.lost.append(f"{what}: {error}")
+        report.lose(f"{what}: {error}")
 
 
 def state_of(folder: Path) -> str:
@@ -258,7 +263,7 @@ def state_of(folder: Path) -> str:
 
 def torture(folder: Path, *, stride: int, say: Callable[[str], None], chosen: Sequence[str] = ()) -> Report:
     """Every fault at every `stride`-th place."""
-    report, began_s = Report(), time.monotonic()
+    report, began_s = Report(say=say), time.monotonic()
     logging.disable(logging.ERROR)
     real, os.fsync = os.fsync, lambda _: None  # a kill loses nothing that was written; power cuts are not tried
     try:
@@ -276,7 +281,7 @@ def torture(folder: Path, *, stride: int, say: Callable[[str], None], chosen: Se
                 report.faults["hostile"] += 1
                 say(f"{'hostile':>16}  {name}: {verdict or 'answers, and says why'}")
                 if verdict:
-                    report.lost.append(f"{name}: {verdict}")
+                    report.lose(f"{name}: {verdict}")
     finally:
         os.fsync = real
         logging.disable(logging.NOTSET)
@@ -295,8 +300,6 @@ def main(arguments: list[str] | None = None) -> int:
     for kind, count in sorted(report.faults.items()):
         print(f"{kind:>24}  {count:6}")
     print("killed in state: " + ", ".join(f"{state} {count}" for state, count in sorted(report.states.items())))
-    for what in report.lost[:30]:
-        print(f"LOST {what}")
     print(f"{sum(report.faults.values())} faults, {report.seconds:.0f} s: {len(report.lost)} lost")
     if given.json:
         print(report.to_json())

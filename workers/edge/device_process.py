@@ -31,6 +31,7 @@ from workers.edge.machine import hardware_class, probe
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelProcess
 from workers.edge.serving import Serving
+from workers.edge.supervisor import Supervisor
 from workers.edge.trust import Trust, TrustedTime
 from workers.metrics import MetricsServer
 from workers.rpc import fleet_pb2 as pb
@@ -83,7 +84,7 @@ class Connection:
 
 def run_device(options: Options) -> None:
     """Run until SIGTERM, SIGINT or, if asked, the end of standard input. Raises what enrolment raises, FolderBusyError."""
-    stop = threading.Event()
+    stop, supervisor = threading.Event(), Supervisor(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if options.exit_with_parent:
@@ -109,8 +110,12 @@ def run_device(options: Options) -> None:
         sys.stdout.flush()
         loop = threading.Thread(target=_loop, args=(agent, stop), name="agent", daemon=True)
         loop.start()
-        stop.wait()
+        supervisor.ready()
+        while not stop.wait(supervisor.watchdog_s and supervisor.watchdog_s / 3):
+            if loop.is_alive():
+                supervisor.alive()
     finally:
+        supervisor.stopping()
         stop.set()
         connection.close()
         server.close()

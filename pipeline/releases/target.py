@@ -17,6 +17,7 @@ CUSTOM_VERSION = 1
 MAX_DELTAS = 32
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"releases/[a-z][a-z0-9_-]{0,40}-[0-9]{6,12}\.kdpb")
+_RUNTIME = re.compile(r"(?:\d{1,6}(?:\.\d{1,6}){0,3})?")
 _STUDENT = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 
@@ -61,6 +62,8 @@ class ReleaseTarget:
     memory_bytes: int = 0
     deltas: tuple[DeltaFile, ...] = ()
     """Only ever a shorter way to the same digest."""
+    runtime: str = ""
+    """Oldest onnxruntime that runs it; empty is any."""
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path) or not DIGEST.fullmatch(self.digest) or not _STUDENT.fullmatch(self.student):
@@ -69,6 +72,8 @@ class ReleaseTarget:
         numbers: tuple[object, ...] = (self.length, self.release, self.generation, self.security_floor, self.memory_bytes)
         if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers) or not 0 < self.length <= MAX_BUNDLE_BYTES:
             raise TargetInvalidError(self.path, f"numbers {numbers!r:.120}", f"whole numbers from 0, length up to {MAX_BUNDLE_BYTES}")
+        if not _RUNTIME.fullmatch(self.runtime):
+            raise TargetInvalidError(self.path, f"runtime {self.runtime!r:.40}", "a version like 1.23, or nothing")
         if self.security_floor > self.release:
             raise TargetInvalidError(self.path, f"security floor {self.security_floor}", f"at most its own number, {self.release}")
         if len(self.deltas) > MAX_DELTAS or not all(self._fits(delta) for delta in self.deltas):
@@ -95,6 +100,7 @@ class ReleaseTarget:
             "security_floor": self.security_floor,
             "hardware": list(self.hardware),
             "memory_bytes": self.memory_bytes,
+            "runtime": self.runtime,
         }
         if self.deltas:
             custom["deltas"] = [{"from": delta.source, "sha256": delta.digest, "length": delta.length} for delta in self.deltas]
@@ -123,6 +129,7 @@ class ReleaseTarget:
                 deltas=tuple(
                     DeltaFile(source=delta["from"], digest=delta["sha256"], length=delta["length"]) for delta in custom.get("deltas", ())
                 ),
+                runtime=custom.get("runtime", ""),
             )
         except (KeyError, TypeError) as error:
             raise TargetInvalidError(target.path, f"{type(error).__name__} {error}", "every key of custom") from error

@@ -10,6 +10,7 @@ that kills the machine is given up after `TRIES`. Every change of state queues a
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
@@ -23,6 +24,10 @@ TRIES = 3
 MAX_REPORTS = 64
 FREE_DISK_FACTOR = 3
 """The download, the slot made of it, and room for the rest of the device."""
+BYTE_BUDGET_FACTOR = 3
+"""Of a bundle's length: so many bytes may have come for one assignment, and still not the whole bundle, before the device gives it up."""
+MAX_INCARNATION = 1 << 62
+_LEAST_MEMORY_BYTES = 128 << 20
 
 
 class State(StrEnum):
@@ -68,9 +73,9 @@ class WrongStepError(DeviceError):
 class RecordInvalidError(DeviceError):
     """The device's state file is of an unknown version or does not read."""
 
-    def __init__(self, found: str) -> None:
-        super().__init__(found)
-        self.found = found
+    def __init__(self, found: str, other_version: bool = False) -> None:
+        super().__init__(found, other_version)
+        self.found, self.other_version = found, other_version
 
     def __str__(self) -> str:
         return (
@@ -129,6 +134,8 @@ class Machine:
     hardware: str
     free_disk_bytes: int
     free_memory_bytes: int
+    runtime: str = ""
+    """Version of onnxruntime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +155,8 @@ class DeviceRecord:
     release: ReleaseTarget | None = None
     """Signed description of what is wanted, once checked."""
     tries_left: int = TRIES
+    fetched_bytes: int = 0
+    """For what is wanted, over all tries."""
     incumbent: Installed | None = None
     previous: Installed | None = None
     """What ran before the incumbent; still in the other slot."""
@@ -199,6 +208,8 @@ def check(record: DeviceRecord, release: ReleaseTarget | None, machine: Machine)
         return fail(record, "below_security_floor", f"release {release.release}, floor {floor}")
     if release.hardware and machine.hardware not in release.hardware:
         return _incompatible(record, "hardware", f"{machine.hardware} is not one of {', '.join(release.hardware)}")
+    if release.runtime and _version(machine.runtime) < _version(release.runtime):
+        return _incompatible(record, "runtime", f"needs onnxruntime {release.runtime}, {machine.runtime or 'none'} is here")
     if release.memory_bytes > machine.free_memory_bytes:
         return _incompatible(record, "memory", f"needs {release.memory_bytes} bytes, {machine.free_memory_bytes} are free")
     needed = FREE_DISK_FACTOR * release.length
@@ -287,6 +298,34 @@ def acknowledge(record: DeviceRecord, incarnation: int, sequence: int) -> Device
     return record if left == record.reports else replace(record, reports=left)
 
 
+def begin_download(record: DeviceRecord) -> DeviceRecord:
+    """Before bytes are asked for: stay in DOWNLOAD, or FAILED where the assignment's byte budget is spent."""
+    _in(record, "begin_download", State.DOWNLOAD)
+    budget = BYTE_BUDGET_FACTOR * record.release.length if record.release is not None else 0
+    if record.fetched_bytes < budget:
+        return record
+    return fail(record, "byte_budget", f"{record.fetched_bytes} bytes came without a whole bundle, the budget is {budget}")
+
+
+def fetched(record: DeviceRecord, count: int) -> DeviceRecord:
+    """Count bytes that arrived for what is wanted, whole or not."""
+    return replace(record, fetched_bytes=record.fetched_bytes + count)
+
+
+def memory_limit_bytes(declared_bytes: int) -> int:
+    """What a model's process may hold before it counts as leaking: twice what the gate measured, and never so little that the runtime
+    itself would not fit."""
+    return 2 * declared_bytes + _LEAST_MEMORY_BYTES
+
+
+def outlive(record: DeviceRecord, incarnation: int) -> DeviceRecord:
+    """The server knows a later life of this device than this record's (it was lost, or begun by a wrong clock): begin one after that,
+    or its reports would be taken for old ones."""
+    if not record.incarnation < incarnation < MAX_INCARNATION:
+        return record
+    return replace(record, incarnation=incarnation + 1)
+
+
 def learn_time(record: DeviceRecord, signed_unix_s: int, root: int = 0) -> DeviceRecord:
     """Remember the newest verified signed time, under the version of root metadata that is trusted now."""
     known_unix_s = record.signed_unix_s if root <= record.signed_root else 0
@@ -303,7 +342,7 @@ def from_json(data: bytes) -> DeviceRecord:
         tree: dict[str, Any] = json.loads(data)
         version = tree.pop("version")
         if version != RECORD_VERSION:
-            raise RecordInvalidError(f"version {version!r}")
+            raise RecordInvalidError(f"version {version!r:.40}", other_version=True)
         release = tree["release"]
         return DeviceRecord(
             **{
@@ -321,7 +360,7 @@ def from_json(data: bytes) -> DeviceRecord:
 
 
 def _fresh(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
-    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES)
+    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES, fetched_bytes=0)
 
 
 def _incompatible(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
@@ -349,6 +388,12 @@ def _enter(record: DeviceRecord, state: State, *, code: str = "", detail: str = 
         spare = next((r for r in reports if r.state not in TERMINAL), reports[0])
         reports = tuple(r for r in reports if r is not spare)
     return replace(record, state=state, code=code, detail=detail[:500], sequence=record.sequence + 1, reports=reports)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers of a version, for comparing: "1.23.0rc1" is (1, 23, 0)."""
+    numbers = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()
 
 
 def _read(kind: Any, tree: dict[str, Any] | None) -> Any:

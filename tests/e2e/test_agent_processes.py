@@ -11,12 +11,12 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.releases.bundle import BundleFile
 from pipeline.rollout.rollout import RolloutState
+from tests.kit.agent_process import AgentProcess
 from tests.kit.bundles import TEXTS, Trust, moved_table, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
@@ -24,31 +24,6 @@ from workers.orchestrator.client import Operator, RolloutView, enrolment_files
 from workers.rpc import fleet_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
-
-
-class AgentProcess:
-    """`python -m workers.edge run` on a folder."""
-
-    def __init__(self, folder: Path, enrolment: Path) -> None:
-        command = [sys.executable, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment)]
-        command += ["--metrics-port", "0", "--exit-with-parent", "--shadow-s", "0.1", "--trial-s", "0.1"]
-        self.folder = folder
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the agent ended with {self.process.wait()}"
-        self.ready: dict[str, Any] = json.loads(line)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.wait()
-
-    def wait(self, timeout_s: float = 10) -> int:
-        code = self.process.wait(timeout_s)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        return code
 
 
 @pytest.fixture
@@ -65,7 +40,7 @@ def test_device_enrols_installs_updates_and_answers_like_the_bundle(fleet: FakeF
         with LocalDevice(agent.folder) as device:
             with pytest.raises(DeviceRefusedError, match="no model is installed") as refused:
                 device.predict(["hello"])
-            assert refused.value.status == 503
+            assert refused.value.code == "FAILED_PRECONDITION"
             first = fleet.trust.publish(text_bundle(tmp_path, release=1, seed=1), release=1, now=fleet.now)
             fleet.assign("d-1", first, generation=1)
             fleet.wait_for(lambda: fleet.states("d-1", 1)[-1:] == ["CONFIRMED"])

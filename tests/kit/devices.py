@@ -21,7 +21,7 @@ from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.folder import DeviceFolder, RecordFile
 from workers.edge.install import Installer, Pace
 from workers.edge.model_process import Logits, ModelDiedError, ModelRefusedError
-from workers.edge.serving import Serving
+from workers.edge.serving import Serving, StartModel
 from workers.edge.trust import Trust as DeviceTrust
 
 CHUNK_BYTES = 512
@@ -40,6 +40,12 @@ class TableModel:
         return self._alive
 
     def run(self, batch: NDArray[Any]) -> Logits:
+        self._models.batches.append(len(batch))
+        self._models.on_run()
+        self._models.entered.release()
+        self._models.hold.wait()
+        if self._models.poison is not None and (batch[:, 0] == self._models.poison).any():
+            self._alive = False
         if self._models.dies(self.slot.digest):
             self._alive = False
         if not self._alive:
@@ -47,7 +53,7 @@ class TableModel:
         return Logits(logits_BK=self._table[batch].sum(axis=1).astype(np.float32), run_s=0.001)
 
     def memory_bytes(self) -> int:
-        return 1 << 20
+        return self._models.memory_bytes.get(self.slot.digest, 1 << 20)
 
     def close(self) -> None:
         self._alive = False
@@ -66,13 +72,28 @@ class Models:
         self.deadly: dict[str, int] = {}
         """Digest -> answers until it dies, on every start."""
         self.refused: set[str] = set()
+        self.memory_bytes: dict[str, int] = {}
+        self.most_running = 0
+        self.on_start: Callable[[str], None] = lambda digest: None
+        self.on_run: Callable[[], None] = lambda: None
+        self.batches: list[int] = []
+        """Rows of each run, of any model."""
+        self.entered = threading.Semaphore(0)
+        """Released at each run."""
+        self.hold = threading.Event()
+        """Cleared: runs wait until it is set."""
+        self.hold.set()
+        self.poison: int | None = None
+        """A first byte that ends the model that sees it."""
 
     def start(self, slot: Slot, niceness: int) -> TableModel:
         self.started.append(slot.digest)
+        self.on_start(slot.digest)
         if slot.digest in self.refused:
             raise ModelRefusedError(slot.digest, "it was told to")
         model = TableModel(slot, self)
         self.running.add(id(model))
+        self.most_running = max(self.most_running, len(self.running))
         return model
 
     def dies(self, digest: str) -> bool:
@@ -86,11 +107,12 @@ class Models:
 class Device:
     """A device of a repository, without a network."""
 
-    def __init__(self, folder: Path, fleet: Trust, *, now: datetime = NOW) -> None:
+    def __init__(self, folder: Path, fleet: Trust, *, now: datetime = NOW, start: StartModel | None = None) -> None:
+        """`start` takes the place of the models without processes."""
         self.folder, self.fleet, self.now = DeviceFolder(folder), fleet, now
         folder.mkdir(parents=True, exist_ok=True)
         self.models = Models()
-        self.serving = Serving(self.models.start)
+        self.serving = Serving(start or self.models.start)
         self.record = RecordFile(self.folder.state, incarnation=1)
         self.slots = Slots(self.folder.slots)
         self.stop = threading.Event()
@@ -99,6 +121,7 @@ class Device:
         self.on_announce: Callable[[], None] = lambda: None
         self.cut_after_bytes: int | None = None
         self.rewrite: Callable[[bytes], bytes] = lambda data: data
+        self.rechunk: Callable[[Iterator[bytes]], Iterator[bytes]] = lambda chunks: chunks
         self.rewrite_metadata: Callable[[str, bytes], bytes | None] = lambda name, data: data
         self.offline = False
         self.missing: set[str] = set()
@@ -112,7 +135,7 @@ class Device:
             trust=self.trust,
             fetch=self._fetch,
             serving=self.serving,
-            start=self.models.start,
+            start=start or self.models.start,
             probe=lambda: self.machine,
             trusted_now=lambda: self.now,
             announce=self._announce,
@@ -162,12 +185,15 @@ class Device:
         path = self.fleet.repository / "bundles" / digest
         if digest in self.missing or not path.exists():
             raise FleetRefusedError("Fetch", "NOT_FOUND", digest)
-        data = self.rewrite(path.read_bytes())[offset:]
+        for chunk in self.rechunk(self._chunks(self.rewrite(path.read_bytes())[offset:])):
+            self._arrived[digest] = self._arrived.get(digest, 0) + len(chunk)
+            yield chunk
+
+    def _chunks(self, data: bytes) -> Iterator[bytes]:
         sent = 0
         while sent < len(data):
             if self.cut_after_bytes is not None and sent >= self.cut_after_bytes:
                 raise FleetUnreachableError("Fetch", "cut")
             chunk = data[sent : sent + CHUNK_BYTES]
-            self._arrived[digest] = self._arrived.get(digest, 0) + len(chunk)
             sent += len(chunk)
             yield chunk

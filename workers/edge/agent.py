@@ -1,9 +1,10 @@
 """The agent's loop: sync, act on the assignment, tend the model, sleep as long as the server says.
 
-One thread does all of it; answers come from other threads and never wait for it. A network that is down, a clock that is wrong or
-metadata that does not verify are shown in `status` and tried again; the device goes on answering.
+One thread does all of it; answers come from other threads and never wait for it. A network that is down, a clock that is wrong, a disk that
+is full or metadata that does not verify are shown in `status` and tried again; the device goes on answering.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -33,8 +34,12 @@ REPORTS_PER_SYNC = 32
 MIN_SYNC_S, MAX_SYNC_S, FIRST_SYNC_S = 0.05, 86_400.0, 2.0
 MAX_BACKOFF_S = 300.0
 JITTER = 0.2
+"""Of the interval that the server asked for. After a failure the jitter is full: anywhere from at once to twice the backoff."""
 BOOT_TRIES = 3
 """Starts of an incumbent whose process dies, before it is given up: a machine may be short of memory while it starts."""
+
+REFUSALS = (AssignmentRefusedError, AssignmentRolledBackError, ReleaseError, MetadataRefusedError, MetadataUnreachableError)
+"""Of an assignment: shown, and asked for again at the next turn."""
 
 
 class FleetCalls(Protocol):
@@ -97,24 +102,15 @@ class Agent:
         return TrustedTime(wall_unix_s=self._wall(), signed_unix_s=0 if is_void else record.signed_unix_s)
 
     def boot(self) -> None:
-        """Answer with a verified model as soon as there is one, without any network."""
-        failures = 0
-        while (incumbent := self._record.current.incumbent) is not None:
-            try:
-                self._serving.serve(self._slots.open(incumbent.digest))
-                break
-            except DeviceError as error:
-                failures += 1
-                logger.warning("incumbent does not start", extra={"digest": incumbent.digest, "reason": str(error)})
-                if isinstance(error, ModelDiedError) and failures < BOOT_TRIES:
-                    continue
-                failures = 0
-                self._lose_incumbent("incumbent_does_not_start", str(error))
-        self._installer.sweep()
+        """Answer with a verified model as soon as there is one, without any network, and with a full disk, too."""
+        self._answer_with(self._record.current)
+        with contextlib.suppress(OSError):  # a full disk: swept at the end of the next install
+            self._installer.sweep()
         self._metrics.show(self._record.current, clock_wrong=self._clock_wrong)
 
     def run(self) -> None:
-        """Turn until stopped."""
+        """Turn until stopped. The first turn has jitter too: after a power cut a whole fleet starts at once."""
+        self._stop.wait(FIRST_SYNC_S * self._rng.random())
         while not self._stop.is_set():
             self._stop.wait(self.turn())
 
@@ -130,18 +126,41 @@ class Agent:
                 reached = self._sync()
         self._metrics.show(self._record.current, clock_wrong=self._clock_wrong)
         self._failures = 0 if reached else self._failures + 1
-        wait_s = self._interval_s if reached else min(MAX_BACKOFF_S, max(self._interval_s, 0.5 * 2 ** min(self._failures, 12)))
-        return wait_s * (1 + JITTER * (2 * self._rng.random() - 1))
+        if reached:
+            return self._interval_s * (1 + JITTER * (2 * self._rng.random() - 1))
+        backoff_s = max(self._interval_s, min(MAX_BACKOFF_S, 0.5 * 2 ** min(self._failures, 12)))
+        return max(MIN_SYNC_S, 2 * backoff_s * self._rng.random())
 
     def _tend(self) -> None:
         self._serving.tend()
         if self._serving.broken:
-            self._lose_incumbent("model_keeps_dying", "the model process died again and again")
+            record = self._without_incumbent(self._record.current, "model_keeps_dying", "the model process died again and again")
             self._serving.close()
-            self.boot()
+            self._answer_with(record)
 
-    def _lose_incumbent(self, code: str, detail: str) -> None:
-        self._record.save(device.lose_incumbent(self._record.current, code, detail))
+    def _answer_with(self, record: DeviceRecord) -> None:
+        """Start the record's incumbent, or what ran before it."""
+        failures = 0
+        while (incumbent := record.incumbent) is not None:
+            try:
+                self._serving.serve(self._slots.open(incumbent.digest))
+                return
+            except DeviceError as error:
+                failures += 1
+                logger.warning("incumbent does not start", extra={"digest": incumbent.digest, "reason": str(error)})
+                if isinstance(error, ModelDiedError) and failures < BOOT_TRIES:
+                    continue
+                failures = 0
+                record = self._without_incumbent(record, "incumbent_does_not_start", str(error))
+
+    def _without_incumbent(self, record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
+        """What the record says without its incumbent; also where the disk does not take it, and then the next start finds out again."""
+        record = device.lose_incumbent(record, code, detail)
+        try:
+            self._record.save(record)
+        except OSError as error:
+            self._block(error)
+        return record
 
     def _announce(self) -> None:
         self._sync()
@@ -166,10 +185,14 @@ class Agent:
                 logger.warning("sync failed", extra={"reason": str(error)})
             self._sync_blocked = str(error)
             return False
-        self._sync_blocked = ""
         self._metrics.sync("ok")
         acknowledged = device.acknowledge(self._record.current, response.acknowledged_incarnation, response.acknowledged_sequence)
-        self._record.save(acknowledged)
+        try:
+            self._record.save(device.outlive(acknowledged, response.acknowledged_incarnation))
+        except OSError as error:
+            self._sync_blocked = str(error)
+            return False
+        self._sync_blocked = ""
         if response.next_sync_s > 0:
             self._interval_s = min(max(response.next_sync_s, MIN_SYNC_S), MAX_SYNC_S)
         if response.assignment:
@@ -189,7 +212,7 @@ class Agent:
             self._learn(int(assignment.issued.timestamp()))
             wanted = Wanted(generation=assignment.generation, target=assignment.target, digest=assignment.digest)
             self._record.save(device.assign(self._record.current, wanted, key=assignment.keyid, trusted=keys))
-        except (AssignmentRefusedError, AssignmentRolledBackError, ReleaseError, MetadataRefusedError, MetadataUnreachableError) as error:
+        except (*REFUSALS, OSError) as error:
             self._block(error)
         else:
             self._unblock()

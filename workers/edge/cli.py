@@ -1,15 +1,22 @@
 """`kdpipe edge`: a device's verbs. Imports nothing that a light install does not have."""
 
+import contextlib
+import itertools
 import json
+import os
+import stat
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from workers.logs import log_as_json
 
 app = typer.Typer(help="A device: enrol it, run its agent, ask it.", no_args_is_help=True, rich_markup_mode=None)
+
+ROWS_A_CALL = 256
 
 Folder = Annotated[Path, typer.Argument(help="The device's folder.", metavar="DEVICE_DIR")]
 
@@ -20,8 +27,8 @@ def run(
     enrolment: Annotated[Path | None, typer.Option(help="Enrolment file, where the device is not enrolled yet.")] = None,
     hardware_class: Annotated[str | None, typer.Option(help="As releases name it; by default system and processor.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics there; 0 picks a free port.")] = None,
-    shadow_s: Annotated[float, typer.Option(help="Wait so long for live inputs before a candidate is shadowed.", min=0)] = 1.0,
-    trial_s: Annotated[float, typer.Option(help="Answer so long with a candidate before it is confirmed.", min=0)] = 0.5,
+    shadow_s: Annotated[float, typer.Option(help="Wait at most so long for live inputs before a candidate is shadowed.", min=0)] = 60.0,
+    trial_s: Annotated[float, typer.Option(help="Answer so long with a candidate before it is confirmed.", min=0)] = 30.0,
     seed: Annotated[int | None, typer.Option(help="Of the jitter; by default from the device's name.")] = None,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", help="End when standard input ends.")] = False,
 ) -> None:
@@ -74,19 +81,26 @@ def predict(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts; `-` or nothing reads one JSON value or text a line.", metavar="[TEXT]...")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The device's whole answer.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Read the lines of this file.", exists=True, dir_okay=False, readable=True)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each input.")] = False,
 ) -> None:
-    """Ask the device through its local prediction API."""
+    """Ask the device through its local prediction API. Lines are answered in order, while they come."""
     from workers.edge.local_client import LocalDevice
 
-    inputs: list[Any] = [_input(line.rstrip("\n")) for line in sys.stdin] if not texts or texts == ["-"] else list(texts)
-    with LocalDevice(directory) as device:
-        answer = device.predict(inputs)
-    if as_json:
-        typer.echo(json.dumps(answer))
-        return
-    for row, name in zip(answer["probabilities"], answer["predictions"], strict=True):
-        typer.echo(f"{name}\t{max(row):.4f}")
+    if texts and texts != ["-"] and file is not None:
+        raise typer.BadParameter("texts and --file; expected one of them")
+    with contextlib.ExitStack() as opened:
+        device = opened.enter_context(LocalDevice(directory))
+        if texts and texts != ["-"]:
+            lines: Iterable[Any] = texts
+        else:
+            source = opened.enter_context(file.open(encoding="utf-8", errors="replace")) if file else sys.stdin
+            lines = (_input(line.rstrip("\r\n")) for line in source)
+        at_once = bool(texts and texts != ["-"]) or file is not None or _is_file(sys.stdin)
+        for inputs in _pieces(lines, ROWS_A_CALL if at_once else 1):
+            _show(device.predict(inputs), as_json=as_json)
 
 
 @app.command("status")
@@ -101,6 +115,30 @@ def status(directory: Folder, as_json: Annotated[bool, typer.Option("--json", he
         return
     for key, value in tree.items():
         typer.echo(f"{key:<16} {value if value not in (None, '') else '-'}")
+
+
+def _show(answer: dict[str, Any], *, as_json: bool) -> None:
+    about = {key: answer[key] for key in ("student", "release", "digest")}
+    for row, name in zip(answer["probabilities"], answer["predictions"], strict=True):
+        if as_json:
+            typer.echo(json.dumps({"prediction": name, "probabilities": dict(zip(answer["classes"], row, strict=True)), **about}))
+        else:
+            typer.echo(f"{name}\t{max(row):.4f}")
+
+
+def _is_file(stream: TextIO) -> bool:
+    """Whether all of it is there already: a person, or a pipe that goes on, gets each answer when its line came."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        return True
+
+
+def _pieces(lines: Iterable[Any], most: int) -> Iterator[list[Any]]:
+    """At most so many lines a call."""
+    rest = iter(lines)
+    while piece := list(itertools.islice(rest, most)):
+        yield piece
 
 
 def _input(line: str) -> Any:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ from workers.edge.machine import hardware_class, probe
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelProcess
 from workers.edge.serving import Serving
+from workers.edge.supervisor import Supervisor
 from workers.edge.trust import Trust, TrustedTime
 from workers.metrics import MetricsServer
 from workers.rpc import fleet_pb2 as pb
+from workers.rpc import local_pb2 as local_pb
 
 logger = logging.getLogger(__name__)
 AFTER_BUG_S = 10.0
@@ -82,7 +84,7 @@ class Connection:
 
 def run_device(options: Options) -> None:
     """Run until SIGTERM, SIGINT or, if asked, the end of standard input. Raises what enrolment raises, FolderBusyError."""
-    stop = threading.Event()
+    stop, supervisor = threading.Event(), Supervisor(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if options.exit_with_parent:
@@ -108,8 +110,12 @@ def run_device(options: Options) -> None:
         sys.stdout.flush()
         loop = threading.Thread(target=_loop, args=(agent, stop), name="agent", daemon=True)
         loop.start()
-        stop.wait()
+        supervisor.ready()
+        while not stop.wait(supervisor.watchdog_s and supervisor.watchdog_s / 3):
+            if loop.is_alive():
+                supervisor.alive()
     finally:
+        supervisor.stopping()
         stop.set()
         connection.close()
         server.close()
@@ -203,24 +209,24 @@ def _connect(identity: Identity) -> FleetClient:
     return FleetClient(fleet.endpoint_fleet, ca_pem=fleet.ca_pem, key_pem=identity.key_pem, certificate_pem=identity.certificate_pem)
 
 
-def _status(agent: Agent, serving: Serving, device: str) -> dict[str, Any]:
+def _status(agent: Agent, serving: Serving, device: str) -> local_pb.GetStatusResponse:
     record, status, slot = agent.record, agent.status, serving.slot
-    return {
-        "device": device,
-        "agent_version": AGENT_VERSION,
-        "state": record.state,
-        "code": record.code,
-        "detail": record.detail,
-        "generation": record.generation,
-        "wanted": vars(record.wanted) if record.wanted else None,
-        "incumbent": vars(record.incumbent) if record.incumbent else None,
-        "running_digest": slot.digest if slot else None,
-        "blocked": status.blocked,
-        "clock_wrong": status.clock_wrong,
-        "next_sync_s": status.next_sync_s,
-        "reports_queued": len(record.reports),
-        "trusted_time": datetime.fromtimestamp(agent.trusted_time.now.timestamp(), UTC).isoformat(),
-    }
+    return local_pb.GetStatusResponse(
+        device=device,
+        agent_version=AGENT_VERSION,
+        state=record.state,
+        code=record.code,
+        detail=record.detail,
+        generation=record.generation,
+        wanted=local_pb.Wanted(**vars(record.wanted)) if record.wanted else None,
+        incumbent=local_pb.Installed(**vars(record.incumbent)) if record.incumbent else None,
+        running_digest=slot.digest if slot else "",
+        blocked=status.blocked,
+        clock_wrong=status.clock_wrong,
+        next_sync_s=status.next_sync_s,
+        reports_queued=len(record.reports),
+        trusted_time=agent.trusted_time.now.isoformat(),
+    )
 
 
 def _stop_at_eof(stop: threading.Event) -> None:

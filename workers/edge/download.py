@@ -75,6 +75,8 @@ def _append(path: Path, fetch: Fetch, digest: str, offset: int, length: int, on_
     with path.open("ab") as file:
         try:
             for chunk in fetch(digest, offset):
+                if not chunk:
+                    raise FleetUnreachableError("Fetch", "an empty chunk")
                 if offset + len(chunk) > length:
                     raise DownloadRefusedError(digest, "wrong_length", f"more than the {length} bytes that were signed")
                 file.write(chunk)

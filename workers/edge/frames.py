@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 HEADER = struct.Struct("<BIIdI")
 MAX_FRAME_BYTES = 256 << 20
+_JOINED_BYTES = 65_536
+"""Up to here one copy is cheaper than a second system call."""
 
 
 class Kind(IntEnum):
@@ -19,6 +21,16 @@ class Kind(IntEnum):
     ANSWER = 3
     ERROR = 4
     MEMORY = 5
+
+
+class Head(NamedTuple):
+    """What comes before a payload."""
+
+    kind: int
+    rows: int
+    width: int
+    seconds: float
+    length: int
 
 
 class Frame(NamedTuple):
@@ -34,7 +46,7 @@ def send_frame(
 ) -> None:
     """Raises OSError where the peer is gone."""
     header = HEADER.pack(kind, rows, width, seconds, len(payload))
-    if len(payload) <= 65_536:
+    if len(payload) <= _JOINED_BYTES:
         peer.sendall(b"".join((header, payload)))
     else:
         peer.sendall(header)
@@ -43,18 +55,27 @@ def send_frame(
 
 def receive_frame(peer: socket.socket) -> Frame:
     """Raises EOFError where the peer is gone, ValueError for a frame beyond the bound, TimeoutError."""
-    kind, rows, width, seconds, length = HEADER.unpack(_receive(peer, HEADER.size))
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes")
-    return Frame(kind, rows, width, seconds, _receive(peer, length))
+    head = receive_head(peer)
+    payload = bytearray(head.length)
+    fill(peer, memoryview(payload))
+    return Frame(head.kind, head.rows, head.width, head.seconds, payload)
 
 
-def _receive(peer: socket.socket, length: int) -> bytearray:
-    data = bytearray(length)
-    view, got = memoryview(data), 0
-    while got < length:
+def receive_head(peer: socket.socket) -> Head:
+    """The head alone; its payload is the caller's to `fill`. Raises as `receive_frame`."""
+    data = bytearray(HEADER.size)
+    fill(peer, memoryview(data))
+    head = Head._make(HEADER.unpack(data))
+    if head.length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {head.length} bytes")
+    return head
+
+
+def fill(peer: socket.socket, view: memoryview) -> None:
+    """Receive exactly as many bytes as `view` has. Raises EOFError, TimeoutError."""
+    got = 0
+    while got < len(view):
         received = peer.recv_into(view[got:])
         if received == 0:
             raise EOFError
         got += received
-    return data

@@ -2,7 +2,8 @@
 
 Decisions are `pipeline.rollout.device`'s; here are their effects. Each step makes the record durable before the effect that
 depends on it, and may be done again. What cannot be done now (no network, metadata expired) is raised and leaves the state; what
-will never work ends it. The answering model changes only in TRIAL, with the incumbent kept running until the end of it.
+will never work ends it. The answering model changes only in TRIAL, with the incumbent kept running until the end of it. No more than
+one model beside the answering one is in memory at any time.
 """
 
 import threading
@@ -24,10 +25,26 @@ from workers.edge import download as downloads
 from workers.edge.fleet_client import FleetRefusedError
 from workers.edge.folder import RecordFile
 from workers.edge.model_process import ModelDiedError, ModelRefusedError
-from workers.edge.serving import Serving, StartModel
+from workers.edge.serving import Model, Serving, StartModel
 from workers.edge.shadow import compare, run_model
 from workers.edge.shortcuts import Fetched, fetch_bundle
 from workers.edge.trust import Trust
+
+LIVE_WANTED = 32
+"""Live inputs that a shadow run waits for."""
+_LOOK_S = 0.2
+"""Between two looks whether the agent is asked to stop."""
+
+
+class CandidateRefusedError(Exception):
+    """The candidate started and is not good enough. `code` is for the report."""
+
+    def __init__(self, code: str, found: str) -> None:
+        super().__init__(code, found)
+        self.code, self.found = code, found
+
+    def __str__(self) -> str:
+        return self.found
 
 
 class InstallInterruptedError(Exception):
@@ -38,10 +55,10 @@ class InstallInterruptedError(Exception):
 class Pace:
     """How long to look before a decision, in seconds."""
 
-    shadow_s: float = 1.0
-    """Waiting for live inputs, where there are none yet."""
-    trial_s: float = 0.5
-    """Answering with the candidate, incumbent ready, before it is confirmed."""
+    shadow_s: float = 60.0
+    """Waiting for live inputs at most; golden samples stand in for those that did not come."""
+    trial_s: float = 30.0
+    """Answering with the candidate, incumbent ready, before it is started anew and confirmed."""
 
 
 class Installer:
@@ -92,7 +109,8 @@ class Installer:
         wanted = {record.wanted.digest} if record.wanted is not None and record.state not in RESTING else set()
         if wanted and record.release is not None:
             wanted |= {delta.digest for delta in record.release.deltas}
-        self._slots.keep(record.digests)
+        if record.generation > 0:  # a record begun anew knows nothing of its slots yet: an assignment may name one
+            self._slots.keep(record.digests)
         downloads.clear(self._folder, keep=wanted)
 
     def _check(self) -> None:
@@ -114,15 +132,10 @@ class Installer:
         if self._slot(release.digest) is not None:
             self._record.save(device.staged(self._record.current))
             return
+        if self._record.save(device.begin_download(self._record.current)).state is not State.DOWNLOAD:
+            return
         try:
-            fetched = fetch_bundle(
-                release,
-                folder=self._folder,
-                fetch=self._fetch,
-                slots=self._slots,
-                held=self._record.current.digests,
-                on_bytes=self._on_bytes,
-            )
+            fetched = self._fetch_counted(release)
         except downloads.DownloadRefusedError as error:
             self._fail(error.code, error)
         except FleetRefusedError as error:
@@ -132,6 +145,26 @@ class Installer:
         else:
             self._record.save(device.downloaded(self._record.current, detail=fetched.says))
             self._on_fetched(fetched)
+
+    def _fetch_counted(self, release: ReleaseTarget) -> Fetched:
+        """What arrives counts, whole or not: a server that never sends the right bytes is not asked for ever."""
+        arrived = [0]
+
+        def count(size: int) -> None:
+            arrived[0] += size
+            self._on_bytes(size)
+
+        try:
+            return fetch_bundle(
+                release,
+                folder=self._folder,
+                fetch=self._fetch,
+                slots=self._slots,
+                held=self._record.current.digests,
+                on_bytes=count,
+            )
+        finally:
+            self._record.save(device.fetched(self._record.current, arrived[0]))
 
     def _verify(self) -> None:
         release = self._release()
@@ -175,44 +208,63 @@ class Installer:
             self._fail("model_refused", error)
         except ModelDiedError as error:
             self._fail("model_died", error)
+        except CandidateRefusedError as error:
+            self._fail(error.code, error)
 
     def _shadow(self, candidate: Slot) -> None:
         incumbent = self._serving.slot
         if incumbent is None:
             raise SlotMissingError("")
-        if not self._serving.live_inputs() and self._stop.wait(self._pace.shadow_s):
-            raise InstallInterruptedError
+        self._await_live_inputs()
         evidence, misses = compare(self._start, incumbent=incumbent, candidate=candidate, live=self._serving.live_inputs())
-        if misses is not None:
-            self._fail("golden_mismatch", misses)
-            return
+        _judge(candidate, misses, evidence.memory_bytes)
         self._record.save(device.shadowed(self._record.current, evidence))
 
+    def _await_live_inputs(self) -> None:
+        left_s = self._pace.shadow_s
+        while left_s > 0 and not self._serving.await_live_inputs(LIVE_WANTED, min(left_s, _LOOK_S)):
+            if self._stop.is_set():
+                raise InstallInterruptedError
+            left_s -= _LOOK_S
+
     def _trial(self, candidate: Slot) -> None:
-        model = self._start(candidate, 0)
-        try:
-            found = run_model(model, [sample.input for sample in candidate.golden])
-        except BaseException:
-            model.close()
-            raise
-        misses = golden_misses(candidate.golden, found.probabilities_BK, candidate.manifest.tolerance)
-        if misses is not None:
-            model.close()
-            self._fail("golden_mismatch", misses)
-            return
-        before = self._serving.switch(model)
-        confirmed = False
+        """Answer with the candidate, then start it anew from the disk: what is confirmed has proved that it comes up again."""
+        first = self._start_proven(candidate)
+        before = self._serving.switch(first)
+        up: list[Model | None] = [first, before]
+        kept = before
         try:
             if self._stop.wait(self._pace.trial_s):
                 raise InstallInterruptedError
-            if not model.alive or self._serving.deaths > 0:
+            _prove(first)
+            if not first.alive or self._serving.deaths > 0:
                 raise ModelDiedError(candidate.digest, "its process ended during the trial")
+            if before is not None:  # it answers while the candidate starts: two models at most
+                up.append(self._serving.switch(before))
+                first.close()
+            second = self._start_proven(self._slots.open(candidate.digest))
+            up += [second, self._serving.switch(second)]
+            kept = second
             self._record.save(device.confirm(self._record.current))
-            confirmed = True
+        except BaseException:
+            if self._record.current.state is not State.CONFIRMED:  # it is, where only the last sync of the record failed
+                kept = before
+            raise
         finally:
-            leaving = before if confirmed else self._serving.switch(before)
-            if leaving is not None:
-                leaving.close()
+            if kept is before:
+                up.append(self._serving.switch(before))
+            for model in up:
+                if model is not None and model is not kept:
+                    model.close()
+
+    def _start_proven(self, slot: Slot) -> Model:
+        model = self._start(slot, 0)
+        try:
+            _prove(model)
+        except BaseException:
+            model.close()
+            raise
+        return model
 
     def _slot(self, digest: str) -> Slot | None:
         try:
@@ -228,3 +280,18 @@ class Installer:
 
     def _fail(self, code: str, detail: object) -> None:
         self._record.save(device.fail(self._record.current, code, str(detail)))
+
+
+def _prove(model: Model) -> None:
+    """Raises CandidateRefusedError unless the model answers its golden samples within its memory; ModelDiedError, ModelRefusedError."""
+    slot = model.slot
+    found = run_model(model, [sample.input for sample in slot.golden])
+    _judge(slot, golden_misses(slot.golden, found.probabilities_BK, slot.manifest.tolerance), found.memory_bytes)
+
+
+def _judge(slot: Slot, misses: str | None, memory_bytes: int) -> None:
+    if misses is not None:
+        raise CandidateRefusedError("golden_mismatch", misses)
+    limit_bytes = device.memory_limit_bytes(slot.manifest.memory_bytes)
+    if memory_bytes > limit_bytes:
+        raise CandidateRefusedError("memory_over_budget", f"holds {memory_bytes} bytes, its limit is {limit_bytes}")

@@ -1,20 +1,37 @@
-"""Asking a device on this machine: what `kdpipe edge predict` and the driver use. Bounded in bytes and seconds."""
+"""Asking a device on this machine: what programs on a device, `kdpipe edge predict` and the driver use. Bounded in bytes and seconds.
 
-import http.client
-import json
-import socket
+with LocalDevice(Path("/var/lib/kdpipe-edge")) as device:
+    answer = device.predict(["Win a prize, click here"])
+    answer["predictions"], answer["probabilities"], answer["release"]
+"""
+
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
+from google.protobuf.json_format import MessageToDict
+
 from pipeline.errors import DeviceError
 from workers.edge.folder import DeviceFolder
 from workers.edge.inputs import Input
-from workers.edge.local_api import reachable
+from workers.edge.local_api import MAX_REQUEST_BYTES, reachable
+from workers.rpc import local_pb2 as pb
+from workers.rpc import local_pb2_grpc as rpc
 
 MAX_ANSWER_BYTES = 64 << 20
 TIMEOUT_S = 60.0
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+]
+_SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
 class DeviceSilentError(DeviceError):
@@ -29,34 +46,52 @@ class DeviceSilentError(DeviceError):
 
 
 class DeviceRefusedError(DeviceError):
-    """The device could not answer a request."""
+    """The device could not answer a request. `code` is gRPC's."""
 
-    def __init__(self, status: int, says: str) -> None:
-        super().__init__(status, says)
-        self.status, self.says = status, says
+    def __init__(self, code: str, says: str) -> None:
+        super().__init__(code, says)
+        self.code, self.says = code, says
 
     def __str__(self) -> str:
-        return f"device: {self.says} (HTTP {self.status}); expected an answer; `kdpipe edge status DEVICE_DIR` says what it does"
+        return f"device: {self.says} ({self.code}); expected an answer; `kdpipe edge status DEVICE_DIR` says what it does"
 
 
 class LocalDevice:
-    """A connection to the agent of a device's folder, kept open between calls. Not for several threads."""
+    """A connection to the agent of a device's folder, kept open between calls; several threads may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._connection = _UnixConnection(DeviceFolder(folder).socket)
+        self._folder, self._open = folder, contextlib.ExitStack()
+        with contextlib.suppress(FileNotFoundError):  # no such folder: said when it is asked
+            address = self._open.enter_context(reachable(DeviceFolder(folder).socket))
+            self._channel = self._open.enter_context(grpc.insecure_channel(f"unix:{address}", options=_OPTIONS))
+            self._stub = rpc.LocalStub(self._channel)
 
     def predict(self, inputs: Sequence[Input]) -> dict[str, Any]:
-        """The answer as `local_api` describes it. Raises DeviceSilentError, DeviceRefusedError."""
-        body = json.dumps({"inputs": [v if isinstance(v, str) else list(v) for v in inputs]}).encode()
-        return self._call("POST", "/predict", body)
+        """`classes`, `predictions`, `probabilities` (a row an input), `digest`, `student`, `release`, `latency_ms`, `model_ms`.
+
+        Texts, or rows of numbers. Raises DeviceSilentError, DeviceRefusedError.
+        """
+        answer = self._call("Predict", _request(inputs))
+        return {
+            "classes": list(answer.classes),
+            "predictions": list(answer.predictions),
+            "probabilities": [list(row.values) for row in answer.probabilities],
+            "digest": answer.digest,
+            "student": answer.student,
+            "release": answer.release,
+            "latency_ms": answer.latency_ms,
+            "model_ms": answer.model_ms,
+        }
 
     def status(self) -> dict[str, Any]:
-        """Raises DeviceSilentError."""
-        return self._call("GET", "/status", None)
+        """What the device runs and does, as `kdpipe.local.v1.GetStatusResponse` names it. Raises DeviceSilentError."""
+        answer = self._call("GetStatus", pb.GetStatusRequest())
+        tree = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        numbers = {"generation": answer.generation, "reports_queued": answer.reports_queued}  # 64 bits are strings in JSON
+        return {**tree, **numbers, "wanted": tree.get("wanted"), "incumbent": tree.get("incumbent")}
 
     def close(self) -> None:
-        self._connection.close()
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -64,27 +99,24 @@ class LocalDevice:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _call(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    def _call(self, method: str, request: Any) -> Any:
+        if not hasattr(self, "_stub"):
+            raise DeviceSilentError(str(self._folder), "no such folder")
         try:
-            self._connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-            response = self._connection.getresponse()
-            data = response.read(MAX_ANSWER_BYTES)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise DeviceSilentError(str(self._folder), f"{type(error).__name__}") from error
-        tree: dict[str, Any] = json.loads(data)
-        if response.status != http.client.OK:
-            raise DeviceRefusedError(response.status, str(tree.get("says", "")))
-        return tree
+            return getattr(self._stub, method)(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            call: Any = error  # what is raised is also a grpc.Call; the stubs cannot say so
+            code: grpc.StatusCode = call.code()
+            if code in _SILENT:
+                raise DeviceSilentError(str(self._folder), code.name) from error
+            raise DeviceRefusedError(code.name, str(call.details())[:500]) from error
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        with reachable(self._path) as address:
-            self.sock.connect(address)
+def _request(inputs: Sequence[Input]) -> pb.PredictRequest:
+    """Raises DeviceRefusedError for what is neither text nor numbers."""
+    try:
+        if all(isinstance(value, str) for value in inputs):
+            return pb.PredictRequest(texts=[str(value).encode("utf-8", "replace").decode() for value in inputs])
+        return pb.PredictRequest(rows=[pb.Row(values=list(value)) for value in inputs])  # type: ignore[arg-type]  # protobuf checks
+    except (TypeError, ValueError) as error:
+        raise DeviceRefusedError("INVALID_ARGUMENT", f"{error}; expected texts, or rows of numbers"[:300]) from error

@@ -1,5 +1,7 @@
-"""What this machine is and has: hardware class, free disk, free memory."""
+"""What this machine is and has: hardware class, runtime, free disk, free memory."""
 
+import contextlib
+import importlib.metadata
 import platform
 import shutil
 from pathlib import Path
@@ -16,15 +18,41 @@ def hardware_class() -> str:
 
 
 def probe(folder: Path, hardware: str) -> Machine:
-    return Machine(hardware=hardware, free_disk_bytes=shutil.disk_usage(folder).free, free_memory_bytes=_free_memory_bytes())
+    return Machine(
+        hardware=hardware,
+        runtime=runtime_version(),
+        free_disk_bytes=shutil.disk_usage(folder).free,
+        free_memory_bytes=free_memory_bytes(Path("/proc"), Path("/sys/fs/cgroup")),
+    )
 
 
-def _free_memory_bytes() -> int:
+def runtime_version() -> str:
+    """Of onnxruntime, without importing it: only the model worker does that."""
+    return importlib.metadata.version("onnxruntime")
+
+
+def free_memory_bytes(proc: Path, cgroups: Path) -> int:
+    """What can be had without swapping: of the machine, and of this process's control group and those above it."""
+    free = [UNKNOWN_MEMORY_BYTES]
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        own = next((line[3:] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::/")), "/")
+        group = cgroups / own.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(cgroups):
+                free.append(_free_in_group(folder))
+    return max(0, min(free))
+
+
+def _free_in_group(folder: Path) -> int:
+    """Its limit less what it holds; files that are only cached count as free."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+        limit = int((folder / "memory.max").read_text())
+        held = int((folder / "memory.current").read_text())
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit - held + int(facts.get("inactive_file", 0))
+    except (OSError, ValueError):  # no such control, or "max": no limit
         return UNKNOWN_MEMORY_BYTES
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return UNKNOWN_MEMORY_BYTES

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 import workers
 from pipeline.errors import DeviceError
+from pipeline.rollout.device import memory_limit_bytes
 from pipeline.rollout.slots import Slot
 from workers.edge.frames import Frame, Kind, receive_frame, send_frame
 from workers.privacy import opt_out
 
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 20.0
+EXIT_S = 0.2
 
 
 class ModelDiedError(DeviceError):
@@ -73,14 +75,20 @@ class ModelProcess:
         # -P: a `workers/` in the working folder must not stand in front of ours.
         program = [sys.executable, "-P", "-m", "workers.edge.model_worker"]
         command = [*program, str(theirs.fileno()), str(slot.graph.resolve()), spec.name, spec.kind]
+        command.append(str(memory_limit_bytes(slot.manifest.memory_bytes)))
         here = str(Path(next(iter(workers.__path__))).parent)
         path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         opt_out(environment)
-        with theirs:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment, process_group=0
-            )
+        try:
+            with theirs:
+                nothing = subprocess.DEVNULL
+                process = subprocess.Popen(
+                    command, stdin=nothing, stdout=nothing, pass_fds=[theirs.fileno()], env=environment, process_group=0
+                )
+        except OSError as error:  # no memory, no descriptors
+            ours.close()
+            raise ModelDiedError(slot.digest, f"its process does not start: {error}") from error
         model = cls(slot, process, ours)
         try:
             if niceness:
@@ -139,13 +147,16 @@ class ModelProcess:
         try:
             return receive_frame(self._peer)
         except TimeoutError as error:
-            raise self._death(f"no answer within {self._peer.gettimeout()} s") from error
+            raise self._death(f"no answer within {self._peer.gettimeout()} s", hung=True) from error
         except (EOFError, OSError, ValueError) as error:
             raise self._death("its process has ended") from error
 
-    def _death(self, found: str) -> ModelDiedError:
+    def _death(self, found: str, *, hung: bool = False) -> ModelDiedError:
         """After a lost or late answer the stream is out of step: the worker must go."""
         self._dead = True
+        if not hung:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_S)  # it is on its way out: its own exit code says more than our kill
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
         code = self._process.wait()

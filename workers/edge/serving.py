@@ -1,8 +1,8 @@
 """What answers: one model process, kept alive, switched without a gap.
 
-Answers come from one slot at a time. A process that dies is started again, in the request that finds it dead or by `tend`; one
-that keeps dying is reported by `broken`, and what to do then is the agent's decision. Remembers the last few live inputs, in memory
-only, for a shadow run. Nothing here delays an answer: a switch swaps two pointers.
+Answers come from one slot at a time; requests that come at once share a run of the model (`batches`). A process that dies is started
+again, in the request that finds it dead or by `tend`; one that keeps dying is reported by `broken`, and what to do then is the agent's
+decision. Remembers the last few live inputs, in memory only, for a shadow run. Nothing here delays an answer: a switch swaps two pointers.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DeviceError
 from pipeline.rollout.slots import Slot
+from workers.edge.batches import Batches, BatchFailedError
 from workers.edge.inputs import Input, encode, softmax
 from workers.edge.model_process import Logits, ModelDiedError
 
@@ -67,7 +68,9 @@ class Serving:
         self._model: Model | None = None
         self._switch = threading.Lock()
         self._deaths = 0
+        self._batches = Batches()
         self._live: deque[Input] = deque(maxlen=LIVE_INPUTS)
+        self._heard = threading.Condition()
 
     @property
     def slot(self) -> Slot | None:
@@ -90,12 +93,20 @@ class Serving:
         if model is None:
             raise NoModelError
         answer = self._answer(model, inputs)
-        self._live.extend(inputs)
+        with self._heard:
+            self._live.extend(inputs)
+            self._heard.notify_all()
         return answer
 
     def live_inputs(self) -> list[Input]:
         """The newest live inputs, oldest first."""
-        return list(self._live)
+        with self._heard:
+            return list(self._live)
+
+    def await_live_inputs(self, count: int, timeout_s: float) -> bool:
+        """Wait until so many were answered, or the time is over. Whether they are there."""
+        with self._heard:
+            return self._heard.wait_for(lambda: len(self._live) >= count, timeout_s)
 
     def serve(self, slot: Slot) -> None:
         """Answer from this slot from now on. Raises ModelDiedError, ModelRefusedError; then nothing changed."""
@@ -108,7 +119,8 @@ class Serving:
         with self._switch:
             old, self._model = self._model, model
             self._deaths = 0
-        self._live.clear()
+        with self._heard:
+            self._live.clear()
         return old
 
     def tend(self) -> None:
@@ -124,18 +136,27 @@ class Serving:
             old.close()
 
     def _answer(self, model: Model, inputs: Sequence[Input]) -> Answer:
-        try:
-            logits = model.run(encode(model.slot.manifest.input, inputs))
-        except ModelDiedError:
-            model = self._revive(model)
-            try:
-                logits = model.run(encode(model.slot.manifest.input, inputs))
-            except ModelDiedError:
-                self._deaths += 1
-                raise
+        model, logits = self._logits(model, inputs)
         self._deaths = 0
         probabilities = softmax(logits.logits_BK, model.slot.manifest.temperature)
         return Answer(slot=model.slot, probabilities_BK=probabilities, run_s=logits.run_s)
+
+    def _logits(self, model: Model, inputs: Sequence[Input]) -> tuple[Model, Logits]:
+        """In a batch with whoever asks now; alone where that failed, so that one bad request costs no other its answer."""
+        batch = encode(model.slot.manifest.input, inputs)
+        try:
+            return model, self._batches.run(model, batch)
+        except BatchFailedError:
+            with contextlib.suppress(ModelDiedError):
+                return model, model.run(batch)
+        except ModelDiedError:
+            pass
+        model = self._revive(model)
+        try:
+            return model, model.run(encode(model.slot.manifest.input, inputs))
+        except ModelDiedError:
+            self._deaths += 1
+            raise
 
     def _revive(self, dead: Model) -> Model:
         """A living model in place of a dead one; of several callers one starts it."""

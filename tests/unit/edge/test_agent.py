@@ -1,87 +1,26 @@
 """The agent's loop, one turn at a time, with a fleet that is a list of answers."""
 
-import random
-from collections.abc import Callable
+import statistics
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from pipeline.releases.assignment import MAX_GENERATION, Assignment, sign_assignment
-from pipeline.releases.keys import Unlock, load_key
+from pipeline.releases.assignment import MAX_GENERATION
+from pipeline.releases.keys import Unlock
 from pipeline.releases.repository import create_repository
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.device import State
 from pipeline.rollout.slots import Slot
+from tests.kit.agents import AgentBench
 from tests.kit.bundles import NOW, Trust, text_bundle
-from tests.kit.devices import Device
 from workers.driver.folder import RunFolder
 from workers.driver.rekeying import rekey
-from workers.edge.agent import BOOT_TRIES, FIRST_SYNC_S, JITTER, MAX_BACKOFF_S, Agent
+from workers.edge.agent import BOOT_TRIES, FIRST_SYNC_S, JITTER, MAX_BACKOFF_S
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
-from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError
 from workers.edge.serving import DEATHS_ALLOWED, NoModelError
-from workers.rpc import fleet_pb2 as pb
-
-
-class Bench:
-    """A device, its agent, and the orchestrator's side of Sync."""
-
-    def __init__(self, folder: Path, fleet: Trust) -> None:
-        self.fleet, self.device = fleet, Device(folder, fleet)
-        self.requests: list[pb.SyncRequest] = []
-        self.error: Exception | None = None
-        self.assignment = b""
-        self.next_sync_s = 10.0
-        self.acknowledge = True
-        self.wall = NOW.timestamp()
-        self.renewals = 0
-        self.registry = CollectorRegistry()
-
-        def installer(announce: Callable[[], None]) -> Any:
-            self.device.on_announce = announce
-            return self.device.installer
-
-        self.agent = Agent(
-            name="d-1", hardware="test", record=self.device.record, slots=self.device.slots, serving=self.device.serving, fleet=self,
-            trust=self.device.trust, installer=installer, wall=lambda: self.wall, rng=random.Random(1), metrics=EdgeMetrics(self.registry),
-            renew=self._renew, stop=self.device.stop,
-        )  # fmt: skip
-        self.device.installer._trusted_now = lambda: self.agent.trusted_time.now
-        self.agent.boot()
-
-    def _renew(self) -> None:
-        self.renewals += 1
-
-    def sync(self, request: pb.SyncRequest) -> pb.SyncResponse:
-        copy = pb.SyncRequest()
-        copy.CopyFrom(request)
-        self.requests.append(copy)
-        if self.error is not None:
-            raise self.error
-        newest = request.reports[-1].sequence if request.reports and self.acknowledge else 0
-        return pb.SyncResponse(
-            assignment=self.assignment, acknowledged_incarnation=1, acknowledged_sequence=newest, next_sync_s=self.next_sync_s
-        )
-
-    def assign(self, target: ReleaseTarget, generation: int, *, device: str = "d-1", issued: datetime = NOW, valid_days: float = 1) -> None:
-        assignment = Assignment(
-            device=device,
-            target=target.path,
-            digest=target.digest,
-            generation=generation,
-            issued=issued,
-            expires=issued + timedelta(valid_days),
-        )
-        self.assignment = sign_assignment(assignment, load_key(self.fleet.keys / "online" / "assignment.pem"))
-
-    def states(self) -> list[str]:
-        seen = {r.sequence: pb.DeviceState.Name(r.state).removeprefix("DEVICE_STATE_") for q in self.requests for r in q.reports}
-        return [seen[sequence] for sequence in sorted(seen)]
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +31,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trust, list[Release
 
 
 @pytest.fixture
-def bench(fleet: tuple[Trust, list[ReleaseTarget]], tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "device", fleet[0])
+def bench(fleet: tuple[Trust, list[ReleaseTarget]], tmp_path: Path) -> AgentBench:
+    return AgentBench(tmp_path / "device", fleet[0])
 
 
 @pytest.fixture
@@ -101,7 +40,7 @@ def targets(fleet: tuple[Trust, list[ReleaseTarget]]) -> list[ReleaseTarget]:
     return fleet[1]
 
 
-def test_one_turn_installs_and_reports_before_and_after_the_switch(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_one_turn_installs_and_reports_before_and_after_the_switch(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.assign(targets[0], 1)
     bench.agent.turn()
     assert bench.states() == ["CHECK", "DOWNLOAD", "VERIFY", "STAGED", "TRIAL", "CONFIRMED"]
@@ -114,7 +53,7 @@ def test_one_turn_installs_and_reports_before_and_after_the_switch(bench: Bench,
     assert bench.registry.get_sample_value("kdpipe_edge_state", {"state": "CONFIRMED"}) == 1
 
 
-def test_reports_are_kept_until_they_are_acknowledged(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_reports_are_kept_until_they_are_acknowledged(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.acknowledge = False
     bench.assign(targets[0], 1)
     bench.agent.turn()
@@ -126,7 +65,7 @@ def test_reports_are_kept_until_they_are_acknowledged(bench: Bench, targets: lis
     assert list(bench.requests[-1].reports) == []
 
 
-def test_the_server_decides_the_interval_and_jitter_is_always_added(bench: Bench) -> None:
+def test_the_server_decides_the_interval_and_jitter_is_always_added(bench: AgentBench) -> None:
     waits = [bench.agent.turn() for _ in range(50)]
     assert all(10 * (1 - JITTER) <= wait <= 10 * (1 + JITTER) for wait in waits)
     assert len(set(waits)) == 50
@@ -134,19 +73,75 @@ def test_the_server_decides_the_interval_and_jitter_is_always_added(bench: Bench
     assert bench.agent.turn() <= 86_400 * (1 + JITTER)
 
 
-def test_an_orchestrator_that_is_down_is_asked_less_and_less_often(bench: Bench) -> None:
+def test_an_orchestrator_that_is_down_is_asked_less_and_less_often(bench: AgentBench) -> None:
     bench.error = FleetUnreachableError("Sync", "down")
-    waits = [bench.agent.turn() for _ in range(12)]
-    assert waits[0] <= FIRST_SYNC_S * (1 + JITTER)
-    assert waits[-1] >= MAX_BACKOFF_S * (1 - JITTER)
-    assert max(waits) <= MAX_BACKOFF_S * (1 + JITTER)
+    waits = [bench.agent.turn() for _ in range(200)]
+    assert max(waits[:2]) <= 2 * FIRST_SYNC_S
+    late = waits[12:]
+    assert min(late) < 0.1 * MAX_BACKOFF_S, "full jitter: anywhere between at once and twice the backoff"
+    assert 1.9 * MAX_BACKOFF_S < max(late) <= 2 * MAX_BACKOFF_S
+    assert statistics.mean(late) == pytest.approx(MAX_BACKOFF_S, rel=0.15)
     assert "down" in bench.agent.status.blocked
     bench.error = None
     assert bench.agent.turn() <= 10 * (1 + JITTER)
     assert bench.agent.status.blocked == ""
 
 
-def test_a_revoked_device_goes_on_answering(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_an_outage_does_not_make_a_fleet_ask_more_often_than_it_was_told(bench: AgentBench) -> None:
+    bench.next_sync_s = 3600.0
+    bench.agent.turn()
+    bench.error = FleetUnreachableError("Sync", "down")
+    assert statistics.mean(bench.agent.turn() for _ in range(200)) == pytest.approx(3600, rel=0.15)
+
+
+def test_a_record_begun_anew_outlives_the_one_that_the_server_remembers(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
+    """A wrong clock began the life before: without this, reports would be taken for old ones for ten years."""
+    bench.incarnation = 5000
+    bench.agent.turn()
+    assert bench.device.record.current.incarnation == 5001
+    bench.incarnation = 1 << 63
+    bench.assign(targets[0], 1)
+    bench.agent.turn()
+    assert bench.device.record.current.incarnation == 5001
+    assert {report.incarnation for report in bench.requests[-1].reports} == {5001}
+
+
+def test_a_full_disk_blocks_is_shown_and_heals(bench: AgentBench, targets: list[ReleaseTarget], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.assign(targets[0], 1)
+    bench.agent.turn()
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.edge.folder.write_atomic", full)
+        bench.assign(targets[1], 2)
+        for _ in range(3):
+            bench.agent.turn()
+        assert "No space left" in bench.agent.status.blocked
+        assert bench.device.serving.predict(["x"]).slot.digest == targets[0].digest
+    bench.agent.turn()
+    assert bench.device.serving.predict(["x"]).slot.digest == targets[1].digest
+    assert bench.agent.status.blocked == ""
+
+
+def test_with_a_full_disk_a_broken_incumbent_still_gives_way(
+    bench: AgentBench,
+    targets: list[ReleaseTarget],
+    fleet: tuple[Trust, list[ReleaseTarget]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for generation, target in enumerate(targets, 1):
+        bench.assign(target, generation)
+        bench.agent.turn()
+    (tmp_path / "device" / "slots" / targets[1].digest / "weights.bin").write_bytes(b"rot")
+    monkeypatch.setattr("workers.edge.folder.write_atomic", full)
+    again = AgentBench(tmp_path / "device", bench.fleet)
+    assert again.device.serving.predict(["x"]).slot.digest == targets[0].digest
+
+
+def full(path: Path, data: bytes) -> None:
+    raise OSError(28, "No space left on device", str(path))
+
+
+def test_a_revoked_device_goes_on_answering(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.assign(targets[0], 1)
     bench.agent.turn()
     bench.error = FleetRefusedError("Sync", "PERMISSION_DENIED", "revoked")
@@ -155,14 +150,14 @@ def test_a_revoked_device_goes_on_answering(bench: Bench, targets: list[ReleaseT
     assert bench.registry.get_sample_value("kdpipe_edge_syncs_total", {"outcome": "refused"}) == 1
 
 
-def test_an_assignment_for_another_device_changes_nothing(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_an_assignment_for_another_device_changes_nothing(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.assign(targets[0], 1, device="d-2")
     bench.agent.turn()
     assert bench.device.record.current.state is State.IDLE
     assert "d-2" in bench.agent.status.blocked
 
 
-def test_a_replayed_older_assignment_changes_nothing(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_a_replayed_older_assignment_changes_nothing(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.assign(targets[0], 1)
     old = bench.assignment
     bench.agent.turn()
@@ -174,7 +169,7 @@ def test_a_replayed_older_assignment_changes_nothing(bench: Bench, targets: list
     assert "generation 1" in bench.agent.status.blocked
 
 
-def test_a_download_that_is_cut_goes_on_at_the_next_turn(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_a_download_that_is_cut_goes_on_at_the_next_turn(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.assign(targets[0], 1)
     bench.device.cut_after_bytes = 1024
     for _ in range(5):
@@ -182,7 +177,7 @@ def test_a_download_that_is_cut_goes_on_at_the_next_turn(bench: Bench, targets: 
     assert bench.device.record.current.state is State.CONFIRMED
 
 
-def test_a_clock_that_is_far_behind_is_shown_and_stops_nothing(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_a_clock_that_is_far_behind_is_shown_and_stops_nothing(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.wall = 0.0
     bench.assign(targets[0], 1)
     bench.agent.turn()
@@ -195,7 +190,7 @@ def test_a_clock_that_is_far_behind_is_shown_and_stops_nothing(bench: Bench, tar
 
 
 def test_a_clock_that_is_far_behind_does_not_bring_expired_metadata_back(
-    bench: Bench, targets: list[ReleaseTarget], tmp_path: Path
+    bench: AgentBench, targets: list[ReleaseTarget], tmp_path: Path
 ) -> None:
     """The device has seen a newer signed time: metadata that expired before it stays expired."""
     bench.assign(targets[0], 1, issued=NOW + timedelta(days=10))
@@ -207,7 +202,7 @@ def test_a_clock_that_is_far_behind_does_not_bring_expired_metadata_back(
     assert "Expired" in bench.agent.status.blocked
 
 
-def test_a_clock_that_is_far_ahead_blocks_installs_keeps_answering_and_heals(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_a_clock_that_is_far_ahead_blocks_installs_keeps_answering_and_heals(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
     bench.assign(targets[0], 1, valid_days=20_000)
     bench.agent.turn()
     bench.wall = NOW.timestamp() + 3650 * 86_400
@@ -235,7 +230,7 @@ def test_a_far_future_signed_with_stolen_online_keys_blocks_installs_until_those
     rekeyed: tuple[RunFolder, Trust, ReleaseTarget], tmp_path: Path
 ) -> None:
     folder, trust, target = rekeyed
-    bench = Bench(tmp_path / "device-2", trust)
+    bench = AgentBench(tmp_path / "device-2", trust)
     bench.assign(target, 1, issued=NOW + timedelta(days=3650))
     bench.agent.turn()
     bench.assign(target, 2)
@@ -254,7 +249,7 @@ def test_the_highest_generation_signed_with_a_stolen_key_holds_a_device_until_th
     rekeyed: tuple[RunFolder, Trust, ReleaseTarget], tmp_path: Path
 ) -> None:
     folder, trust, target = rekeyed
-    bench = Bench(tmp_path / "device-2", trust)
+    bench = AgentBench(tmp_path / "device-2", trust)
     bench.device.trust.refresh(NOW)
     bench.assign(replace(target, path="releases/none-000001.kdpb"), MAX_GENERATION)
     bench.agent.turn()
@@ -267,7 +262,9 @@ def test_the_highest_generation_signed_with_a_stolen_key_holds_a_device_until_th
     assert (bench.device.record.current.state, bench.device.record.current.generation) == (State.CONFIRMED, 2)
 
 
-def test_a_release_that_keeps_dying_after_it_was_confirmed_gives_way_to_the_one_before(bench: Bench, targets: list[ReleaseTarget]) -> None:
+def test_a_release_that_keeps_dying_after_it_was_confirmed_gives_way_to_the_one_before(
+    bench: AgentBench, targets: list[ReleaseTarget]
+) -> None:
     for generation, target in enumerate(targets, 1):
         bench.assign(target, generation)
         bench.agent.turn()
@@ -281,13 +278,13 @@ def test_a_release_that_keeps_dying_after_it_was_confirmed_gives_way_to_the_one_
 
 
 def test_a_corrupt_incumbent_is_found_at_start_and_installed_again(
-    bench: Bench, targets: list[ReleaseTarget], fleet: tuple[Trust, list[ReleaseTarget]], tmp_path: Path
+    bench: AgentBench, targets: list[ReleaseTarget], fleet: tuple[Trust, list[ReleaseTarget]], tmp_path: Path
 ) -> None:
     bench.assign(targets[0], 1)
     bench.agent.turn()
     weights = tmp_path / "device" / "slots" / targets[0].digest / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"~")
-    again = Bench(tmp_path / "device", fleet[0])
+    again = AgentBench(tmp_path / "device", fleet[0])
     with pytest.raises(NoModelError):
         again.device.serving.predict(["x"])
     again.assign(targets[0], 1)
@@ -295,14 +292,14 @@ def test_a_corrupt_incumbent_is_found_at_start_and_installed_again(
     assert again.device.serving.predict(["x"]).slot.digest == targets[0].digest
 
 
-def test_the_certificate_is_looked_at_each_turn(bench: Bench) -> None:
+def test_the_certificate_is_looked_at_each_turn(bench: AgentBench) -> None:
     bench.agent.turn()
     bench.agent.turn()
     assert bench.renewals == 2
 
 
 def test_an_incumbent_whose_process_dies_while_the_machine_starts_is_tried_again(
-    bench: Bench, targets: list[ReleaseTarget], monkeypatch: pytest.MonkeyPatch
+    bench: AgentBench, targets: list[ReleaseTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for generation, target in enumerate(targets, 1):
         bench.assign(target, generation)

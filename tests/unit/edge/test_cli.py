@@ -1,6 +1,7 @@
 """`kdpipe edge`: what a person types, and what it imports."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,16 +15,18 @@ from pipeline.errors import FolderBusyError
 from pipeline.rollout.slots import Slots
 from tests.kit.bundles import text_bundle, text_probabilities, text_table
 from tests.kit.devices import Models
-from workers.edge.cli import app
+from workers.edge.cli import ROWS_A_CALL, app
 from workers.edge.enrol import EnrolmentInvalidError
 from workers.edge.folder import FolderLock
 from workers.edge.local_api import LocalApi, LocalServer
 from workers.edge.local_client import DeviceSilentError
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.serving import Serving
+from workers.rpc import local_pb2 as pb
 
 ROOT = Path(__file__).parents[3]
 RUNNER = CliRunner()
+UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     bundle = text_bundle(tmp_path / "bundles")
     serving = Serving(Models().start)
     serving.serve(Slots(tmp_path / "slots").stage(bundle.path, bundle.sha256))
-    api = LocalApi(serving, status=lambda: {"state": "CONFIRMED", "blocked": ""}, metrics=EdgeMetrics(CollectorRegistry()))
+    api = LocalApi(serving, status=lambda: pb.GetStatusResponse(state="CONFIRMED", generation=3), metrics=EdgeMetrics(CollectorRegistry()))
     server = LocalServer(tmp_path / "predict.sock", api)
     server.start()
     yield tmp_path
@@ -52,14 +55,42 @@ def test_predict_answers_one_line_for_each_text(folder: Path) -> None:
 def test_predict_reads_lines_where_no_text_is_given(folder: Path) -> None:
     result = RUNNER.invoke(app, ["predict", str(folder), "-"], input='hello\n"two\\nlines"\n[not json\n')
     assert result.stdout.splitlines() == [expected("hello"), expected("two\nlines"), expected("[not json")]
-    whole = RUNNER.invoke(app, ["predict", str(folder), "hello", "--json"])
-    assert json.loads(whole.stdout)["student"] == "small"
+
+
+def test_predict_answers_more_lines_of_a_file_than_one_call_takes(folder: Path) -> None:
+    lines = [f"line {n}" for n in range(2 * ROWS_A_CALL + 1)]
+    (folder / "lines.txt").write_text("\n".join(lines))
+    result = RUNNER.invoke(app, ["predict", str(folder), "--file", str(folder / "lines.txt")])
+    assert result.stdout.splitlines() == [expected(line) for line in lines]
+    assert RUNNER.invoke(app, ["predict", str(folder), "x", "--file", str(folder / "lines.txt")]).exit_code == 2
+
+
+def test_predict_as_json_is_one_object_for_each_input(folder: Path) -> None:
+    result = RUNNER.invoke(app, ["predict", str(folder), "hello", "buy now", "--json"])
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert (first["student"], first["release"]) == ("small", 1)
+    assert first["prediction"] == max(first["probabilities"], key=first["probabilities"].get)
+    assert list(second["probabilities"].values()) == pytest.approx(text_probabilities("buy now", text_table(1)), abs=1e-5)
+
+
+def test_a_pipe_that_goes_on_is_answered_line_by_line(folder: Path) -> None:
+    command = [sys.executable, "-m", "workers.edge", "predict", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=UNBUFFERED) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for text in ("hello", "buy now"):
+            process.stdin.write(f"{text}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == f"{expected(text)}\n"
+        process.stdin.close()
+        assert process.wait(30) == 0
 
 
 def test_status_shows_every_fact(folder: Path) -> None:
     result = RUNNER.invoke(app, ["status", str(folder)])
-    assert [line.split() for line in result.stdout.splitlines()] == [["state", "CONFIRMED"], ["blocked", "-"]]
-    assert json.loads(RUNNER.invoke(app, ["status", str(folder), "--json"]).stdout)["state"] == "CONFIRMED"
+    shown = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert (shown["state"], shown["generation"], shown["incumbent"], shown["blocked"]) == ("CONFIRMED", "3", "-", "-")
+    assert json.loads(RUNNER.invoke(app, ["status", str(folder), "--json"]).stdout)["generation"] == 3
 
 
 def test_errors_are_the_ones_that_become_exit_codes(tmp_path: Path) -> None:

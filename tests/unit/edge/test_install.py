@@ -1,8 +1,10 @@
 """Installing, with a fault at every place: the device always answers with a verified model."""
 
+import contextlib
 import os
 import random
 import shutil
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +14,13 @@ import pytest
 from pipeline.files import write_atomic
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device
-from pipeline.rollout.device import State, from_json
+from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, RecordInvalidError, State, from_json
 from tests.kit.bundles import NOW, TEXTS, Trust, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch
 from workers.edge.download import part_path
 from workers.edge.fleet_client import FleetUnreachableError
-from workers.edge.install import InstallInterruptedError
+from workers.edge.install import LIVE_WANTED, InstallInterruptedError, Pace
 from workers.edge.serving import NoModelError
 from workers.edge.trust import MetadataRefusedError
 
@@ -171,18 +173,71 @@ def test_a_candidate_that_misses_its_golden_samples_fails_before_the_switch(worl
 
 @pytest.mark.parametrize(
     ("answers", "state", "code"),
-    [(0, State.FAILED, "model_died"), (len(TEXTS) + 2, State.FAILED, "model_died"), (2 * len(TEXTS) + 2, State.ROLLED_BACK, "model_died")],
+    [
+        (0, State.FAILED, "model_died"),
+        (len(TEXTS) - 1, State.FAILED, "model_died"),
+        (len(TEXTS), State.ROLLED_BACK, "model_died"),  # as the trial begins
+        (2 * len(TEXTS), State.ROLLED_BACK, "model_died"),  # at its end
+        (3 * len(TEXTS), State.ROLLED_BACK, "model_died"),  # when it is started anew
+    ],
 )
 def test_a_candidate_that_dies_in_shadow_or_trial_leaves_the_incumbent(
     world: World, tmp_path: Path, answers: int, state: State, code: str
 ) -> None:
     made = world.device(tmp_path / "device")
-    world.check_answer(made)
     made.models.deadly[world.targets[2].digest] = answers
     record = made.install(world.targets[2], 2)
     assert (record.state, record.code) == (state, code)
     assert world.check_answer(made) == world.targets[1].digest
     assert len(made.models.running) == 1
+
+
+def test_a_confirmed_release_has_been_started_anew_and_no_more_than_two_models_were_up_at_once(world: World, tmp_path: Path) -> None:
+    made = world.device(tmp_path / "device")
+    assert made.install(world.targets[2], 2).state is State.CONFIRMED
+    one, two = world.targets[1].digest, world.targets[2].digest
+    assert made.models.started == [one, one, two, two, two], "it answers; beside it both in shadow; the candidate in trial, and again"
+    assert made.models.most_running == 2
+    assert len(made.models.running) == 1
+
+
+def test_a_slot_that_rots_during_the_trial_is_found_by_the_restart(world: World, tmp_path: Path) -> None:
+    made = world.device(tmp_path / "device")
+    weights = tmp_path / "device" / "slots" / world.targets[2].digest / "weights.bin"
+
+    def rot() -> None:
+        """When the candidate runs in its trial: the second time that it was started."""
+        if made.models.started.count(world.targets[2].digest) == 2:
+            weights.write_bytes(weights.read_bytes()[:-1] + b"~")
+
+    made.models.on_run = rot
+    record = made.install(world.targets[2], 2)
+    assert (record.state, record.code) == (State.ROLLED_BACK, "slot_corrupt")
+    made.models.on_run = lambda: None
+    assert world.check_answer(made) == world.targets[1].digest
+    assert len(made.models.running) == 1
+
+
+def test_a_candidate_that_holds_too_much_memory_never_answers(world: World, tmp_path: Path) -> None:
+    made = world.device(tmp_path / "device")
+    made.models.memory_bytes[world.targets[2].digest] = device.memory_limit_bytes(1 << 20) + 1
+    record = made.install(world.targets[2], 2)
+    assert (record.state, record.code) == (State.FAILED, "memory_over_budget")
+    fresh = world.device(tmp_path / "fresh", fresh=True)
+    fresh.models.memory_bytes[world.targets[2].digest] = device.memory_limit_bytes(1 << 20) + 1
+    assert fresh.install(world.targets[2], 1).code == "memory_over_budget"
+
+
+def test_shadow_waits_for_live_inputs_and_not_longer_than_it_needs(world: World, tmp_path: Path) -> None:
+    made = world.device(tmp_path / "device")
+    made.installer._pace = Pace(shadow_s=3600, trial_s=0)
+    waits = threading.Thread(target=made.install, args=(world.targets[2], 2))
+    waits.start()
+    for n in range(LIVE_WANTED):
+        made.serving.predict([f"live {n}"])
+    waits.join(60)
+    shadow = next(report.shadow for record in made.announced for report in record.reports if report.shadow is not None)
+    assert (shadow.samples, shadow.golden_only) == (LIVE_WANTED + len(TEXTS), False)
 
 
 def test_a_candidate_that_does_not_load_here_leaves_the_incumbent(world: World, tmp_path: Path) -> None:
@@ -270,6 +325,39 @@ def test_a_partial_download_that_went_bad_is_downloaded_anew(world: World, tmp_p
     made.folder.downloads.mkdir(exist_ok=True)
     part_path(made.folder.downloads, world.targets[2].digest).write_bytes(b"rot" * 100)
     assert made.install(world.targets[2], 2).state is State.CONFIRMED
+
+
+def test_a_server_that_never_sends_the_whole_bundle_is_not_asked_for_ever(world: World, tmp_path: Path) -> None:
+    """Each time all but the last byte, and the worst case on this side: nothing of it could be kept."""
+    length, rounds = world.targets[2].length, 0
+    made = world.device(tmp_path / "device")
+    made.assign(world.targets[2], 2)
+    while made.record.current.state not in RESTING:
+        rounds += 1
+        made.rewrite = lambda data: b"~" * (length - 1)
+        with contextlib.suppress(FleetUnreachableError):
+            made.installer.advance()
+        part_path(made.folder.downloads, world.targets[2].digest).unlink(missing_ok=True)
+        made = Device(tmp_path / "device", world.trust)
+        made.boot()
+    assert (made.record.current.state, made.record.current.code) == (State.FAILED, "byte_budget")
+    assert rounds == BYTE_BUDGET_FACTOR + 2
+    assert made.record.current.fetched_bytes < (BYTE_BUDGET_FACTOR + 1) * length
+    assert world.check_answer(made) == world.targets[1].digest
+
+
+def test_a_record_that_rotted_is_begun_anew_and_its_slots_are_used_again(world: World, tmp_path: Path) -> None:
+    world.device(tmp_path / "device")
+    (tmp_path / "device" / "state.json").write_bytes(b'{"version": 1, "ro')
+    again = Device(tmp_path / "device", world.trust)
+    again.boot()
+    again.rewrite = lambda data: b""
+    assert again.install(world.targets[1], 5).state is State.CONFIRMED
+    assert world.check_answer(again) == world.targets[1].digest
+    assert (tmp_path / "device" / "state.bad").exists()
+    (tmp_path / "device" / "state.json").write_bytes(b'{"version": 99}')
+    with pytest.raises(RecordInvalidError, match="version 99"):
+        Device(tmp_path / "device", world.trust)
 
 
 def test_bytes_that_are_not_the_signed_ones_are_refused(world: World, tmp_path: Path) -> None:

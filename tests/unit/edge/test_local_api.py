@@ -1,24 +1,31 @@
 """The local prediction API over its real socket."""
 
 import contextlib
-import json
-import socket
+import queue
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from pipeline.rollout.slots import Slots
 from tests.kit.bundles import TEXTS, text_bundle, text_probabilities, text_table
 from tests.kit.devices import Models
-from workers.edge.local_api import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_ROWS, LocalApi, LocalServer, reachable
+from workers.edge.local_api import MAX_CALLS, MAX_REQUEST_BYTES, MAX_ROWS, LocalApi, LocalServer, Refusal
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.serving import Serving
+from workers.rpc import local_pb2 as pb
+from workers.rpc import local_pb2_grpc as rpc
+
+NO_MODEL = LocalApi(Serving(Models().start), status=pb.GetStatusResponse, metrics=EdgeMetrics(CollectorRegistry()))
 
 
 class Api:
@@ -26,7 +33,7 @@ class Api:
         folder.mkdir(parents=True)
         self.folder, self.models, self.registry = folder, Models(), CollectorRegistry()
         self.serving = Serving(self.models.start)
-        api = LocalApi(self.serving, status=lambda: {"state": "IDLE"}, metrics=EdgeMetrics(self.registry))
+        api = LocalApi(self.serving, status=lambda: pb.GetStatusResponse(state="IDLE"), metrics=EdgeMetrics(self.registry))
         self.server = LocalServer(folder / "predict.sock", api)
         self.server.start()
 
@@ -34,20 +41,6 @@ class Api:
         bundle = text_bundle(self.folder / "bundles", temperature=2.0)
         self.serving.serve(Slots(self.folder / "slots").stage(bundle.path, bundle.sha256))
         return bundle.sha256
-
-    def raw(self, request: bytes) -> bytes:
-        with socket.socket(socket.AF_UNIX) as peer, reachable(self.folder / "predict.sock") as address:
-            peer.settimeout(5)
-            peer.connect(address)
-            with contextlib.suppress(BrokenPipeError):  # refused before it asked: the answer is there all the same
-                peer.sendall(request)
-            answer = b""
-            while piece := peer.recv(65536):
-                answer += piece
-                head, _, body = answer.partition(b"\r\n\r\n")
-                if b"Content-Length: " in head and len(body) >= int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]):
-                    break
-            return answer
 
 
 @pytest.fixture
@@ -72,10 +65,11 @@ def test_an_answer_names_its_release_and_respects_temperature(api: Api) -> None:
     assert again["probabilities"][0] == answer["probabilities"][0]
 
 
-def test_without_a_model_the_answer_is_503_and_says_what_to_do(api: Api) -> None:
+def test_without_a_model_the_answer_says_what_to_do(api: Api) -> None:
     with LocalDevice(api.folder) as device, pytest.raises(DeviceRefusedError, match="first rollout") as refused:
         device.predict(["x"])
-    assert refused.value.status == 503
+    assert refused.value.code == "FAILED_PRECONDITION"
+    assert api.registry.get_sample_value("kdpipe_edge_predictions_total", {"outcome": "no_model"}) == 1
 
 
 def test_only_the_owner_can_open_the_socket(api: Api) -> None:
@@ -83,57 +77,64 @@ def test_only_the_owner_can_open_the_socket(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("request_", "says"),
     [
-        (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "expected"),
-        (b'{"inputs": []}', f"1 to {MAX_ROWS}"),
-        (json.dumps({"inputs": ["x"] * (MAX_ROWS + 1)}).encode(), f"1 to {MAX_ROWS}"),
-        (b'{"inputs": ["x"], "extra": 1}', "nothing else"),
-        (b'{"inputs": [1]}', "expected text"),
-        (b'{"inputs": [null]}', "expected text"),
+        (pb.PredictRequest(), f"1 to {MAX_ROWS}"),
+        (pb.PredictRequest(texts=["x"] * (MAX_ROWS + 1)), f"1 to {MAX_ROWS}"),
+        (pb.PredictRequest(texts=["x"], rows=[pb.Row(values=[1])]), "of one kind"),
+        (pb.PredictRequest(rows=[pb.Row(values=[1])]), "expected text"),
     ],
 )
-def test_a_body_that_does_not_fit_is_400_with_a_reason(api: Api, body: bytes, says: str) -> None:
+def test_a_request_that_does_not_fit_is_refused_with_a_reason(api: Api, request_: pb.PredictRequest, says: str) -> None:
     api.install()
-    answer = api.raw(b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert says in json.loads(answer.partition(b"\r\n\r\n")[2])["says"]
+    with grpc.insecure_channel(f"unix:{api.folder}/predict.sock") as channel, pytest.raises(grpc.RpcError, match=says) as refused:
+        rpc.LocalStub(channel).Predict(request_, timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), 413),
-        (b"POST /predict HTTP/1.1\r\n\r\n", 411),
-        (b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n", 411),
-        (b"POST /other HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404),
-        (b"GET /etc/passwd HTTP/1.1\r\n\r\n", 404),
-        (b"GET /status HTTP/1.1\r\n\r\n", 200),
-    ],
-)
-def test_every_request_gets_its_status(api: Api, request_bytes: bytes, status: int) -> None:
-    assert api.raw(request_bytes).split(b" ")[1] == str(status).encode()
-
-
-def test_one_connection_too_many_is_told_so_and_the_others_go_on(api: Api) -> None:
+def test_a_request_beyond_the_bound_is_refused_and_the_next_is_answered(api: Api) -> None:
     api.install()
-    peers = []
-    for _ in range(MAX_CONNECTIONS):
-        peer = socket.socket(socket.AF_UNIX)
-        with reachable(api.folder / "predict.sock") as address:
-            peer.connect(address)
-        peer.sendall(b"GET /status HTTP/1.1\r\n\r\n")
-        assert peer.recv(100)
-        peers.append(peer)
-    assert b"503" in api.raw(b"GET /status HTTP/1.1\r\n\r\n")
-    body = b'{"inputs": ["x"]}'
-    peers[0].recv(65536)
-    peers[0].sendall(b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    assert b"200 OK" in peers[0].recv(65536)
-    for peer in peers:
-        peer.close()
+    with grpc.insecure_channel(f"unix:{api.folder}/predict.sock") as channel:
+        stub = rpc.LocalStub(channel)
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            stub.Predict(pb.PredictRequest(texts=["x" * MAX_REQUEST_BYTES]), timeout=10)
+        assert stub.Predict(pb.PredictRequest(texts=["x"]), timeout=10).release == 1
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_request_end_nothing(body: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        answer = NO_MODEL.predict(pb.PredictRequest.FromString(body))
+        assert isinstance(answer, Refusal)
+
+
+@pytest.mark.parametrize("inputs", [[None], [3], ["x", [1.0]], [["a"]]])
+def test_what_is_neither_text_nor_numbers_is_refused_before_it_is_sent(api: Api, inputs: list[Any]) -> None:
+    with LocalDevice(api.folder) as device, pytest.raises(DeviceRefusedError, match="expected texts"):
+        device.predict(inputs)
+
+
+def test_one_call_too_many_is_told_so_and_the_others_are_answered(api: Api) -> None:
+    api.install()
+    api.models.hold.clear()
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            ended.put(device.predict(["x"])["student"])
+        except DeviceRefusedError as error:
+            ended.put(error.code)
+
+    with LocalDevice(api.folder) as device:
+        threads = [threading.Thread(target=ask) for _ in range(MAX_CALLS + 4)]
+        for thread in threads:
+            thread.start()
+        assert [ended.get(timeout=20) for _ in range(4)] == ["RESOURCE_EXHAUSTED"] * 4
+        api.models.hold.set()
+        assert [ended.get(timeout=20) for _ in range(MAX_CALLS)] == ["small"] * MAX_CALLS
+        for thread in threads:
+            thread.join()
+    assert api.registry.get_sample_value("kdpipe_edge_predictions_total", {"outcome": "busy"}) == 4
 
 
 def test_a_folder_with_a_very_long_path_works(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_folder_with_a_very_long_path_works(tmp_path: Path) -> None:
     made = Api(folder)
     try:
         with LocalDevice(folder) as device:
-            assert device.status() == {"state": "IDLE"}
+            assert device.status()["state"] == "IDLE"
     finally:
         made.server.close()
 

@@ -11,9 +11,11 @@ import pytest
 from pipeline.releases.bundle import build_bundle
 from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
 from pipeline.rollout.slots import Slot, Slots
+from tests.kit.bad_students import bloated_bundle, hanging_bundle
 from tests.kit.bundles import TEXTS, text_bundle, text_probabilities, text_table, write_student
 from workers.edge.inputs import encode, softmax
 from workers.edge.model_process import ModelDiedError, ModelProcess, ModelRefusedError
+from workers.edge.model_worker import LEAKED, LOOK_EVERY
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,58 @@ def test_a_worker_that_hangs_is_ended(slot: Slot, monkeypatch: pytest.MonkeyPatc
         model.run(encode(slot.manifest.input, ["x"]))
     assert not model.alive
     model.close()
+
+
+def test_a_graph_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.edge.model_process.ANSWER_TIMEOUT_S", 0.3)
+    bundle = hanging_bundle(tmp_path, release=1)
+    model = ModelProcess.start(Slots(tmp_path / "slots").stage(bundle.path, bundle.sha256))
+    with pytest.raises(ModelDiedError, match="no answer within"):
+        model.run(encode(model.slot.manifest.input, ["x"]))
+    model.close()
+
+
+def test_an_answer_that_wants_more_memory_than_the_release_may_have_is_refused(tmp_path: Path) -> None:
+    bundle = bloated_bundle(tmp_path, release=1)
+    model = ModelProcess.start(Slots(tmp_path / "slots").stage(bundle.path, bundle.sha256))
+    try:
+        with pytest.raises(ModelRefusedError, match="llocat"):
+            model.run(encode(model.slot.manifest.input, ["x"]))
+        assert model.memory_bytes() < 200 << 20
+    finally:
+        model.close()
+
+
+def test_a_worker_that_leaks_ends_itself(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.edge.model_process.memory_limit_bytes", lambda declared: 1)
+    model = ModelProcess.start(slot)
+    batch = encode(slot.manifest.input, ["x"])
+    for _ in range(LOOK_EVERY):
+        model.run(batch)
+    with pytest.raises(ModelDiedError, match=f"exit code {LEAKED}"):
+        model.run(batch)
+    model.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux only")
+def test_the_kernel_ends_the_model_before_its_agent(slot: Slot) -> None:
+    model = ModelProcess.start(slot)
+    try:
+        mine, its = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in ("self", model.pid))
+        assert its > mine
+    finally:
+        model.close()
+
+
+def test_requests_of_changing_shapes_are_each_answered(slot: Slot) -> None:
+    model = ModelProcess.start(slot)
+    try:
+        for texts in (TEXTS, TEXTS[:1], TEXTS[1:2], TEXTS[:2], TEXTS[:1]):
+            rows = softmax(model.run(encode(slot.manifest.input, texts)).logits_BK, 1.0)
+            for text, row in zip(texts, rows, strict=True):
+                assert row == pytest.approx(text_probabilities(text, text_table(1)), abs=1e-5)
+    finally:
+        model.close()
 
 
 def test_a_graph_that_does_not_load_is_refused_with_its_reason(slot: Slot, tmp_path: Path) -> None:

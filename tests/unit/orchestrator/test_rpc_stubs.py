@@ -9,10 +9,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_committed_stubs_are_regenerated_byte_for_byte(tmp_path: Path) -> None:
-    arguments = ["-I", ".", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", f"--pyi_out={tmp_path}", "workers/rpc/fleet.proto"]
+@pytest.mark.parametrize("proto", ["fleet", "local"])
+def test_committed_stubs_are_regenerated_byte_for_byte(tmp_path: Path, proto: str) -> None:
+    arguments = [
+        "-I",
+        ".",
+        f"--python_out={tmp_path}",
+        f"--grpc_python_out={tmp_path}",
+        f"--pyi_out={tmp_path}",
+        f"workers/rpc/{proto}.proto",
+    ]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], cwd=ROOT, check=True, timeout=60)
-    for name in ("fleet_pb2.py", "fleet_pb2.pyi", "fleet_pb2_grpc.py"):
+    for name in (f"{proto}_pb2.py", f"{proto}_pb2.pyi", f"{proto}_pb2_grpc.py"):
         made = (tmp_path / "workers" / "rpc" / name).read_text()
         assert made == (ROOT / "workers" / "rpc" / name).read_text(), f"{name} is stale: regenerate it (see workers/rpc/__init__.py)"
 

@@ -106,6 +106,8 @@ def test_a_rollback_is_a_higher_generation_of_an_older_release_but_never_below_i
         (release(1, digest="f" * 64), MACHINE, State.FAILED, "digest_not_signed"),
         (release(1, hardware=("linux-aarch64",)), MACHINE, State.INCOMPATIBLE, "hardware"),
         (release(1), replace(MACHINE, free_memory_bytes=10), State.INCOMPATIBLE, "memory"),
+        (release(1, runtime="1.24"), replace(MACHINE, runtime="1.23.2"), State.INCOMPATIBLE, "runtime"),
+        (release(1, runtime="1.9"), replace(MACHINE, runtime=""), State.INCOMPATIBLE, "runtime"),
         (release(1), replace(MACHINE, free_disk_bytes=2999), State.FAILED, "no_space"),
     ],
 )
@@ -114,6 +116,21 @@ def test_what_cannot_be_installed_is_known_before_the_download(
 ) -> None:
     record = checked(device.assign(NEW, wanted(1)), target, machine)
     assert (record.state, record.code) == (state, code)
+
+
+@pytest.mark.parametrize(("needs", "has"), [("", ""), ("1.9", "1.23.2"), ("1.23", "1.23"), ("1.23.1", "1.23.2rc1")])
+def test_a_runtime_that_is_new_enough_is_compatible(needs: str, has: str) -> None:
+    record = checked(device.assign(NEW, wanted(1)), release(1, runtime=needs), replace(MACHINE, runtime=has))
+    assert record.state is State.DOWNLOAD
+
+
+def test_the_byte_budget_is_of_one_assignment() -> None:
+    record = checked(device.assign(NEW, wanted(1)), release())
+    record = device.fetched(device.begin_download(record), 2999)
+    assert device.begin_download(record) is record
+    spent = device.begin_download(device.fetched(record, 1))
+    assert (spent.state, spent.code) == (State.FAILED, "byte_budget")
+    assert checked(device.assign(spent, wanted(2)), release()).fetched_bytes == 0
 
 
 def test_each_try_is_counted_before_it_and_the_last_one_ends_it() -> None:

@@ -48,6 +48,10 @@ class Event:
     hash: str
 
 
+Step = tuple[EventKind, Mapping[str, Any]]
+"""What an event will say, before it has its place in a log."""
+
+
 class RolloutLogBrokenError(FleetError):
     """An event log does not hold together: somebody edited it, or a disk did."""
 

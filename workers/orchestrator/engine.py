@@ -19,7 +19,8 @@ from pipeline.releases.online import BundleMissingError
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.events import Event
 from pipeline.rollout.evidence import Evidence, Progress
-from pipeline.rollout.rollout import LIVE, Plan, Rollout, RolloutState, Stage
+from pipeline.rollout.plan import Plan
+from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, Stage
 from pipeline.rollout.steering import Action, advance, command, create, desired, excuse_absence, supersede
 from pipeline.rollout.targeting import is_allowed
 from workers.orchestrator.pki import utc

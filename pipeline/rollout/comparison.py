@@ -38,6 +38,9 @@ class Margins:
     confidence_drop: float = 0.05
 
 
+USUAL_MARGINS = Margins()
+
+
 class Finding(enum.StrEnum):
     NO_WORSE = "no_worse"
     """Not shown to be worse by more than the margin."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipeline.rollout.comparison import Margins
-from pipeline.rollout.targeting import Reach, Selector
+from pipeline.rollout.comparison import USUAL_MARGINS, Margins
+from pipeline.rollout.targeting import EVERY_DEVICE, Reach, Selector
 
 RECORD_VERSION = 2
 KNOWN_VERSIONS = (1, RECORD_VERSION)
@@ -41,7 +41,7 @@ class Plan:
     deadline_s: float
     """Longest time from a device's joining, or its offer, to its verdict."""
     lost_after_s: float
-    selector: Selector = Selector()
+    selector: Selector = EVERY_DEVICE
     hardware: tuple[str, ...] = ()
     """Hardware classes the release allows; none named is all."""
     no_way_back: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Plan:
     bundle_bytes: int = 0
     bytes_per_s: float = 0.0
     """Most that offers may ask of the network, each counted as a whole bundle; 0 is no limit."""
-    margins: Margins = Margins()
+    margins: Margins = USUAL_MARGINS
     on_halt: OnHalt = OnHalt.HOLD
 
 

@@ -18,6 +18,7 @@ from pipeline.rollout.events import GENESIS, Event, EventKind
 from pipeline.rollout.plan import Plan, read_plan
 from pipeline.rollout.sequential import InstallTest
 
+
 class RolloutState(enum.StrEnum):
     DRAFT = "draft"
     APPROVED = "approved"
@@ -110,6 +111,7 @@ class Rollout:
     sequence: int = 0
     head: str = GENESIS
     last_event_s: float = 0.0
+    created_s: float = 0.0
 
     @property
     def is_terminal(self) -> bool:
@@ -151,7 +153,7 @@ def _create(event: Event) -> Rollout:
         plan = read_plan(event.facts)
     except ValueError as error:
         raise ValueError(f"a rollout's log begins with `created` of a version this kdpipe knows, this one says {error}") from error
-    return Rollout(plan=plan, sequence=event.sequence, head=event.hash, last_event_s=event.at_s)
+    return Rollout(plan=plan, sequence=event.sequence, head=event.hash, last_event_s=event.at_s, created_s=event.at_s)
 
 
 def _approved(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:

@@ -37,6 +37,9 @@ class Selector:
         return cls(**{**facts, "labels": tuple(facts["labels"]), "hardware": tuple(facts["hardware"])})
 
 
+EVERY_DEVICE = Selector()
+
+
 def bucket(salt: str, device: str) -> int:
     """Where a device stands in this rollout, 0 to 2^64 - 1."""
     return int.from_bytes(hashlib.sha256(f"{salt}\0{device}".encode()).digest()[:8], "big")

@@ -20,7 +20,8 @@ from pipeline.rollout.rollout import RolloutState
 from tests.kit.bundles import TEXTS, Trust, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
-from workers.orchestrator.client import Operator, RolloutView, enrolment_files
+from workers.orchestrator.client import Operator, enrolment_files
+from workers.orchestrator.views import RolloutView
 
 ROOT = Path(__file__).parents[2]
 

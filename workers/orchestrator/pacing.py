@@ -15,8 +15,11 @@ class Pacing:
     """Most calls that a whole population should make together."""
 
     def next_sync_s(self, roster: Roster, population: str) -> float:
-        wanted_s = self.busy_s if roster.is_busy(population) else self.idle_s
-        return max(wanted_s, len(roster.devices) / self.calls_per_s)
+        return self.busy_interval_s(roster) if roster.is_busy(population) else max(self.idle_s, len(roster.devices) / self.calls_per_s)
+
+    def busy_interval_s(self, roster: Roster) -> float:
+        """While a rollout moves."""
+        return max(self.busy_s, len(roster.devices) / self.calls_per_s)
 
     @property
     def present_within_s(self) -> float:

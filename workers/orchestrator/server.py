@@ -151,7 +151,7 @@ class Orchestrator:
         common["news"] = self._news.set
         servicer = Fleet(engine=self._engine, repository=repository, pacing=self._settings.pacing, **common)
         downloads = Artifact(repository=repository, metrics=self._metrics, downloads_max=MAX_DOWNLOADS)
-        operations = Operations(engine=self._engine, repository=repository, **common)
+        operations = Operations(engine=self._engine, repository=repository, pacing=self._settings.pacing, **common)
         certificate = [(pki.server.key_pem, pki.server.certificate_pem)]
         mutual = grpc.ssl_server_credentials(certificate, root_certificates=pki.ca_pem, require_client_auth=True)
         one_way = grpc.ssl_server_credentials(certificate)

@@ -1,5 +1,7 @@
 """What this machine is and has: hardware class, free disk, free memory."""
 
+import functools
+import importlib.metadata
 import platform
 import shutil
 from pathlib import Path
@@ -15,11 +17,18 @@ def hardware_class() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
+@functools.cache
+def runtime_version() -> str:
+    """Of the inference runtime, found without loading it."""
+    return importlib.metadata.version("onnxruntime")
+
+
 def probe(folder: Path, hardware: str) -> Machine:
-    return Machine(hardware=hardware, free_disk_bytes=shutil.disk_usage(folder).free, free_memory_bytes=_free_memory_bytes())
+    return Machine(hardware=hardware, free_disk_bytes=shutil.disk_usage(folder).free, free_memory_bytes=free_memory_bytes())
 
 
-def _free_memory_bytes() -> int:
+def free_memory_bytes() -> int:
+    """What a process could take now; UNKNOWN_MEMORY_BYTES where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -7,6 +7,7 @@ only, for a shadow run. Nothing here delays an answer: a switch swaps two pointe
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pipeline.errors import DeviceError
 from pipeline.rollout.slots import Slot
 from workers.edge.inputs import Input, encode, softmax
 from workers.edge.model_process import Logits, ModelDiedError
+from workers.edge.serving_window import ServingWindow
 
 LIVE_INPUTS = 64
 DEATHS_ALLOWED = 5
@@ -68,6 +70,7 @@ class Serving:
         self._switch = threading.Lock()
         self._deaths = 0
         self._live: deque[Input] = deque(maxlen=LIVE_INPUTS)
+        self.window = ServingWindow()
 
     @property
     def slot(self) -> Slot | None:
@@ -89,7 +92,9 @@ class Serving:
         model = self._model
         if model is None:
             raise NoModelError
+        started_s = time.perf_counter()
         answer = self._answer(model, inputs)
+        self.window.answered(answer.probabilities_BK.max(axis=1).tolist(), (time.perf_counter() - started_s) * 1000)
         self._live.extend(inputs)
         return answer
 
@@ -109,6 +114,7 @@ class Serving:
             old, self._model = self._model, model
             self._deaths = 0
         self._live.clear()
+        self.window.begin_anew()
         return old
 
     def tend(self) -> None:

@@ -14,6 +14,7 @@ from pipeline.errors import FleetError
 from pipeline.rollout.events import Event
 from pipeline.rollout.steering import Action
 from pipeline.rollout.targeting import Reach
+from workers.orchestrator.operator_file import read_operator_file
 from workers.orchestrator.pki import operator_credentials, write_enrolment
 from workers.orchestrator.ports import read_ports
 from workers.orchestrator.views import DeviceView, FleetView, PlanView, RolloutView, device_view, event_of, plan_view, rollout_view
@@ -48,6 +49,20 @@ class OrchestratorRefusedError(FleetError):
         return self.reason
 
 
+class RolloutEndedError(FleetError):
+    """A rollout that was followed did not complete."""
+
+    def __init__(self, rollout_id: str, state: str, reason: str) -> None:
+        super().__init__(rollout_id, state, reason)
+        self.rollout_id, self.state, self.reason = rollout_id, state, reason
+
+    def __str__(self) -> str:
+        return (
+            f"rollout {self.rollout_id}: {self.state}, {self.reason}; expected it to complete; "
+            "`kdpipe rollout show FLEET ROLLOUT --events` says how it came to that"
+        )
+
+
 class Operator:
     """A connection with an operator's certificate. Close it, or use it as a context manager."""
 
@@ -71,6 +86,13 @@ class Operator:
             raise OrchestratorUnreachableError(str(fleet_dir), "it never started here (no ports.json)")
         ca_pem, credentials = operator_credentials(fleet_dir / "pki")
         return cls(address=f"{host}:{port}", ca_pem=ca_pem, key_pem=credentials.key_pem, certificate_pem=credentials.certificate_pem)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The operator whose file this is. Raises OperatorFileError."""
+        read = read_operator_file(path)
+        pair = read.credentials
+        return cls(address=read.endpoint, ca_pem=read.ca_pem, key_pem=pair.key_pem, certificate_pem=pair.certificate_pem)
 
     def close(self) -> None:
         self._channel.close()

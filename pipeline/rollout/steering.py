@@ -181,16 +181,14 @@ def _judge(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     if nothing is not None:
         return EventKind.HALTED, {"reason": nothing}
     comparisons = gates.compared(rollout, evidence, now=now)
-    worse = gates.answers_worse(rollout, comparisons)
     missing = gates.data_missing(rollout, comparisons)
-    facts = {"comparisons": [asdict(comparison) for comparison in comparisons]} if comparisons else {}
-    if worse is not None:
-        return EventKind.HALTED, {**facts, "reason": worse}
-    if missing is None:
-        return EventKind.WAVE_PASSED, {**facts, "reason": gates.passed(rollout, comparisons)}
-    if rollout.clock_s(now) > rollout.gate_clock_s + rollout.plan.deadline_s:
-        return EventKind.HALTED, {**facts, "reason": missing}
-    return None
+    if missing is not None and rollout.clock_s(now) <= rollout.gate_clock_s + rollout.plan.deadline_s:
+        return None  # nor is the rest judged yet: a test that is looked at again and again keeps no error budget
+    facts = {"comparisons": [asdict(comparison) for comparison in comparisons]}
+    stop = gates.answers_worse(rollout, comparisons) or missing
+    if stop is not None:
+        return EventKind.HALTED, {**facts, "reason": stop}
+    return EventKind.WAVE_PASSED, {**facts, "reason": gates.passed(rollout, comparisons)}
 
 
 def _revert_by_policy(rollout: Rollout) -> Step | None:

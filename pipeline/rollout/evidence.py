@@ -64,10 +64,16 @@ class Evidence:
     """Since when this server process hears devices: silence before that says nothing."""
     present_within_s: float = 30.0
     """A device that called within this time is there to take an offer."""
+    sync_s: float = 0.0
+    """How often devices are told to call."""
 
     def is_present(self, device: str, now: float) -> bool:
         facts = self.devices.get(device)
         return facts is not None and not facts.is_revoked and facts.last_seen_s > 0 and now - facts.last_seen_s <= self.present_within_s
+
+    def is_lost(self, device: str, now: float, *, after_s: float) -> bool:
+        """Silent for longer than `after_s`, and than three calls that it should have made."""
+        return self.silent_s(device, now) > max(after_s, 3 * self.sync_s)
 
     def silent_s(self, device: str, now: float) -> float:
         """How long the device has been silent while somebody listened."""

@@ -128,7 +128,7 @@ def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
         facts = evidence.devices.get(device)
         if facts is None or member.stage not in (Stage.OFFERED, Stage.CONFIRMED) or facts.digest != rollout.plan.digest:
             continue
-        stage, code = _verdict(rollout, facts, silent_s=evidence.silent_s(device, now))
+        stage, code = _verdict(rollout, facts, is_lost=evidence.is_lost(device, now, after_s=rollout.plan.lost_after_s))
         if stage is not member.stage and (member.stage is Stage.OFFERED or stage is Stage.FAILED):
             heard.append((facts.progress_s, device, stage, code))
     if not heard:
@@ -136,7 +136,7 @@ def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     return EventKind.OUTCOMES, {"outcomes": [[device, str(stage), code] for _, device, stage, code in sorted(heard)]}
 
 
-def _verdict(rollout: Rollout, facts: DeviceFacts, *, silent_s: float) -> tuple[Stage, str]:
+def _verdict(rollout: Rollout, facts: DeviceFacts, *, is_lost: bool) -> tuple[Stage, str]:
     match facts.progress:
         case Progress.CONFIRMED if facts.running_digest == rollout.plan.digest:
             return Stage.CONFIRMED, ""
@@ -144,7 +144,7 @@ def _verdict(rollout: Rollout, facts: DeviceFacts, *, silent_s: float) -> tuple[
             return Stage.FAILED, facts.failure_code
         case Progress.INCOMPATIBLE:
             return Stage.INCOMPATIBLE, facts.failure_code
-        case Progress.SWITCHED if silent_s > rollout.plan.lost_after_s:
+        case Progress.SWITCHED if is_lost:
             return Stage.LOST, "LOST_AFTER_SWITCH"
         case _:
             return Stage.OFFERED, ""

@@ -25,6 +25,7 @@ from pipeline.rollout.plan import OnHalt, Plan
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, Stage
 from pipeline.rollout.steering import Action, advance, command, create, desired, excuse_absence, supersede
 from pipeline.rollout.targeting import EVERY_DEVICE, Reach, Selector, misfit
+from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
 from workers.orchestrator.writer import Session
@@ -86,9 +87,9 @@ class Order:
 class Engine:
     """Decides and signs. Every method that takes a session runs in the writer's thread."""
 
-    def __init__(self, roster: Roster, releases: Releases, signer: Signer, *, started_s: float, present_within_s: float) -> None:
+    def __init__(self, roster: Roster, releases: Releases, signer: Signer, *, started_s: float, pacing: Pacing) -> None:
         self._roster, self._releases, self._signer = roster, releases, signer
-        self._started_s, self._present_within_s = started_s, present_within_s
+        self._started_s, self._pacing = started_s, pacing
 
     def order(self, session: Session, order: Order, *, salt: str, now: float) -> Rollout:
         """Create a rollout, or return the one that an equal order made before. Raises RolloutConflictError, BundleMissingError."""
@@ -206,7 +207,12 @@ class Engine:
         seen, served = self._roster.seen, self._roster.served
         rows = session.population(population)
         facts = {device: row.facts(max(row.last_seen_s, seen.get(device, 0.0)), served.get(device)) for device, row in rows.items()}
-        return Evidence(devices=facts, listening_since_s=self._started_s, present_within_s=self._present_within_s)
+        return Evidence(
+            devices=facts,
+            listening_since_s=self._started_s,
+            present_within_s=self._pacing.present_within_s(self._roster),
+            sync_s=self._pacing.busy_interval_s(self._roster),
+        )
 
     def _settle(self, session: Session, rollout: Rollout, events: list[Event], now: float) -> None:
         """Append what happened and assign what is desired now."""

@@ -62,7 +62,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         claims, reports, shadows = _read(request)
         serving = _serving(request)
         row = self._roster.devices[device_id]
-        was_away = not self._pacing.is_present(self._roster.seen.get(device_id, 0.0), now)
+        was_away = not self._pacing.is_present(self._roster, self._roster.seen.get(device_id, 0.0), now)
         self._roster.seen[device_id] = now
         if serving is not None:
             self._roster.served[device_id] = Served(digest=claims.running_digest, serving=serving)

@@ -21,10 +21,9 @@ class Pacing:
         """While a rollout moves."""
         return max(self.busy_s, len(roster.devices) / self.calls_per_s)
 
-    @property
-    def present_within_s(self) -> float:
-        """A device that called within this time is there."""
-        return max(30.0, 3 * self.idle_s)
+    def present_within_s(self, roster: Roster) -> float:
+        """A device that called within this time is there: it may miss a call or two."""
+        return max(30.0, 3 * self.idle_s, 3 * self.busy_interval_s(roster))
 
-    def is_present(self, last_seen_s: float, now: float) -> bool:
-        return last_seen_s > 0 and now - last_seen_s <= self.present_within_s
+    def is_present(self, roster: Roster, last_seen_s: float, now: float) -> bool:
+        return last_seen_s > 0 and now - last_seen_s <= self.present_within_s(roster)

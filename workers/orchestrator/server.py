@@ -134,8 +134,7 @@ class Orchestrator:
         self._metrics = OrchestratorMetrics(self._metrics_server)
         self._writer = Writer(self._database, self.roster, on_commit=self._metrics.committed)
         signer = load_key(settings.keys / "assignment.pem")
-        pacing = settings.pacing
-        self._engine = Engine(self.roster, repository, signer, started_s=now, present_within_s=pacing.present_within_s)
+        self._engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
         engine = self._engine
         await self._writer.run(lambda session: engine.wake(session, alive_until_s=float(alive_until_s or now), now=now))
         await self._serve(wanted, pki, repository)

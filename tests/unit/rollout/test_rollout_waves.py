@@ -5,7 +5,7 @@ from dataclasses import replace
 from pipeline.rollout.events import EventKind
 from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import RolloutState, Stage, WavePhase
-from pipeline.rollout.steering import Action, excuse_absence
+from pipeline.rollout.steering import Action, advance, excuse_absence
 from pipeline.rollout.targeting import Selector
 from tests.kit.fleets import PREVIOUS, Fleet, approved, plan, stages
 
@@ -99,6 +99,17 @@ def test_silence_after_the_switch_is_a_lost_device_and_a_lost_device_has_failed(
     fleet.tick()
     assert stages(fleet)[canary] is Stage.LOST
     assert fleet.rollout.state is RolloutState.HALTED
+
+
+def test_a_device_that_is_told_to_call_rarely_is_not_lost_for_calling_rarely() -> None:
+    fleet = approved(deadline_s=1000.0)
+    canary = fleet.offered()[0]
+    fleet.report(canary, Progress.SWITCHED)
+    fleet.wait(149.0)
+    moved, _ = advance(fleet.rollout, replace(fleet.evidence, sync_s=50.0), now=fleet.now)
+    assert moved.members[canary].stage is Stage.OFFERED
+    moved, _ = advance(fleet.rollout, replace(fleet.evidence, sync_s=50.0), now=fleet.now + 2)
+    assert moved.members[canary].stage is Stage.LOST
 
 
 def test_silence_while_the_server_was_down_says_nothing() -> None:

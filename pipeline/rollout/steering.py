@@ -128,8 +128,10 @@ def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
         facts = evidence.devices.get(device)
         if facts is None or member.stage not in (Stage.OFFERED, Stage.CONFIRMED) or facts.digest != rollout.plan.digest:
             continue
+        if member.stage is Stage.CONFIRMED and facts.progress is not Progress.FAILED:
+            continue  # nearly all of them, nearly always
         stage, code = _verdict(rollout, facts, is_lost=evidence.is_lost(device, now, after_s=rollout.plan.lost_after_s))
-        if stage is not member.stage and (member.stage is Stage.OFFERED or stage is Stage.FAILED):
+        if stage is not member.stage:
             heard.append((facts.progress_s, device, stage, code))
     if not heard:
         return None

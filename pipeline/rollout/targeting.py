@@ -5,6 +5,7 @@ of SHA-256 over the rollout's salt and its id: nobody chooses to be a canary, an
 are cumulative, in bucket order; each wave has at least one device while there are devices left.
 """
 
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -40,6 +41,7 @@ class Selector:
 EVERY_DEVICE = Selector()
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def bucket(salt: str, device: str) -> int:
     """Where a device stands in this rollout, 0 to 2^64 - 1."""
     return int.from_bytes(hashlib.sha256(f"{salt}\0{device}".encode()).digest()[:8], "big")
@@ -83,6 +85,8 @@ def misfit(facts: DeviceFacts, selector: Selector, allowed: Sequence[str]) -> st
 
 def eligible(devices: Mapping[str, DeviceFacts], selector: Selector, allowed: Sequence[str]) -> list[str]:
     """The devices that a rollout is for."""
+    if selector == EVERY_DEVICE and not allowed:
+        return [device for device, facts in devices.items() if not facts.is_revoked]
     return [device for device, facts in devices.items() if not misfit(facts, selector, allowed)]
 
 

@@ -36,12 +36,14 @@ def join(rollout: Rollout, evidence: Evidence) -> Step | None:
     """Devices that came after the wave began and stand within its reach."""
     plan = rollout.plan
     fitting = eligible(evidence.devices, plan.selector, plan.hardware)
+    room = wave_reach(plan.waves, rollout.wave, len(fitting)) - len(rollout.members)
+    if rollout.wave < len(plan.waves) and room <= 0:
+        return None
     new = ranked(plan.salt, (device for device in fitting if device not in rollout.members))
     if rollout.wave < len(plan.waves):
         # A wave stays a share: it takes newcomers up to where it reaches, and no more of them than its size allows.
-        reach = max((bucket(plan.salt, device) for device in rollout.members), default=0) if new else 0
-        room = wave_reach(plan.waves, rollout.wave, len(fitting)) - len(rollout.members)
-        new = [device for device in new if bucket(plan.salt, device) < reach][: max(room, 0)]
+        reach = max((bucket(plan.salt, device) for device in rollout.members), default=0)
+        new = [device for device in new if bucket(plan.salt, device) < reach][:room]
     if not new:
         return None
     left = len(plan.waves) - rollout.wave + 1

@@ -10,7 +10,26 @@ import typer
 
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.files import refused
-from workers.commands import clean, doctor, feed, gate, init, keys, labels, logs, releases, report, run, status, stop, teachers, token
+from workers.commands import (
+    audit,
+    clean,
+    device,
+    doctor,
+    feed,
+    gate,
+    init,
+    keys,
+    labels,
+    logs,
+    releases,
+    report,
+    rollout,
+    run,
+    status,
+    stop,
+    teachers,
+    token,
+)
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
@@ -42,6 +61,9 @@ app.add_typer(teachers.app, name="teachers")
 app.add_typer(token.app, name="token")
 app.add_typer(keys.app, name="keys")
 app.add_typer(releases.app, name="releases")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(device.app, name="device")
+app.add_typer(audit.app, name="audit")
 app.add_typer(edge_app, name="edge")
 
 

@@ -48,6 +48,10 @@ class Event:
     hash: str
 
 
+Step = tuple[EventKind, Mapping[str, Any]]
+"""What an event will say, before it has its place in a log."""
+
+
 class RolloutLogBrokenError(FleetError):
     """An event log does not hold together: somebody edited it, or a disk did."""
 
@@ -57,7 +61,7 @@ class RolloutLogBrokenError(FleetError):
 
     def __str__(self) -> str:
         return (
-            f"rollout {self.rollout_id}: event {self.sequence} has hash {self.found[:12]}; expected {self.expected[:12]}, "
+            f"rollout {self.rollout_id}: event {self.sequence} has hash {_short(self.found)}; expected {_short(self.expected)}, "
             f"which its content and its predecessor give; restore the orchestrator's database from a backup"
         )
 
@@ -78,9 +82,21 @@ def check_chain(rollout_id: str, events: Iterable[Event]) -> None:
         previous = event.hash
 
 
+def stored_event(rollout_id: str, *, sequence: int, at_s: float, kind: str, facts: str, hash: str) -> Event:
+    """An event as it was stored. Raises RolloutLogBrokenError for one that does not read; its hash is not checked here."""
+    try:
+        return Event(sequence=sequence, at_s=at_s, kind=EventKind(kind), facts=json.loads(facts), hash=hash)
+    except ValueError as error:
+        raise RolloutLogBrokenError(rollout_id, sequence, f"nothing ({str(error)[:100]})", hash) from error
+
+
 def encode_facts(facts: Mapping[str, Any]) -> str:
     """Canonical JSON: what is hashed and what is stored."""
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _short(found: str) -> str:
+    return found[:12] if len(found) == len(GENESIS) else found
 
 
 def _digest(sequence: int, previous: str, at_s: float, kind: EventKind, encoded: str) -> str:

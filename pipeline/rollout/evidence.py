@@ -18,6 +18,19 @@ class Progress(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a device's running model answered lately, as the device tells it: over its last ten minutes at most."""
+
+    answers: int
+    confidence_mean: float
+    """Of the class that it answered with."""
+    latency_p50_ms: float
+    asked: int = 0
+    """Answers that it could hold against the teacher's."""
+    agreed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceFacts:
     """One device. `progress` speaks of its present assignment only; a report about another generation or digest is no part of it."""
 
@@ -33,6 +46,13 @@ class DeviceFacts:
     progress_s: float = 0.0
     failure_code: str = ""
     running_digest: str = ""
+    labels: frozenset[str] = frozenset()
+    """Each `name=value`."""
+    runtime: str = ""
+    """Version of its inference runtime; empty where it does not tell."""
+    free_memory_bytes: int = 0
+    serving: Serving | None = None
+    """None where its running model answered nothing lately, or did not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +64,16 @@ class Evidence:
     """Since when this server process hears devices: silence before that says nothing."""
     present_within_s: float = 30.0
     """A device that called within this time is there to take an offer."""
+    sync_s: float = 0.0
+    """How often devices are told to call."""
 
     def is_present(self, device: str, now: float) -> bool:
         facts = self.devices.get(device)
         return facts is not None and not facts.is_revoked and facts.last_seen_s > 0 and now - facts.last_seen_s <= self.present_within_s
+
+    def is_lost(self, device: str, now: float, *, after_s: float) -> bool:
+        """Silent for longer than `after_s`, and than three calls that it should have made."""
+        return self.silent_s(device, now) > max(after_s, 3 * self.sync_s)
 
     def silent_s(self, device: str, now: float) -> float:
         """How long the device has been silent while somebody listened."""

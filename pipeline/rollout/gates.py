@@ -4,9 +4,16 @@ Gates run in every live state, paused or not, so that a bad release stops itself
 good early: it passes when its soak is over, every member has a verdict, and nothing here has a reason.
 """
 
+from collections.abc import Sequence
+
+from pipeline.rollout.comparison import ALPHA_COMPARISONS, Comparison, Finding, Metric, compare_all
 from pipeline.rollout.evidence import Evidence
 from pipeline.rollout.rollout import BROKEN, Member, Rollout, Stage
 from pipeline.rollout.sequential import SMALLEST_VERDICT
+from pipeline.rollout.targeting import misfit
+
+CONCURRENT_S = 600.0
+"""What a device told longer ago is not of the time that is compared."""
 
 
 def too_many_failures(rollout: Rollout) -> str | None:
@@ -23,7 +30,7 @@ def too_many_failures(rollout: Rollout) -> str | None:
 
 def small_wave_failed(rollout: Rollout) -> str | None:
     """A wave too small for a verdict passes on all-confirmed only, so its first failure ends it."""
-    wave = _wave(rollout)
+    wave = [member for member in _wave(rollout) if member.stage is not Stage.INCOMPATIBLE]
     if len(wave) >= SMALLEST_VERDICT:
         return None
     broken = sum(1 for member in wave if member.stage in BROKEN and not member.acknowledged)
@@ -61,14 +68,49 @@ def nothing_learned(rollout: Rollout) -> str | None:
     return f"wave {rollout.wave}: {refused} of {len(wave)} devices say the release is incompatible, none confirmed it"
 
 
-def passed(rollout: Rollout) -> str:
+def compared(rollout: Rollout, evidence: Evidence, *, now: float) -> tuple[Comparison, ...]:
+    """The wave's devices that confirmed the release, against those of the same kind that were not yet offered it."""
+    plan = rollout.plan
+    wave, control = [], []
+    for device, facts in evidence.devices.items():
+        if now - facts.last_seen_s > CONCURRENT_S:
+            continue
+        member = rollout.members.get(device)
+        if member is None or member.stage is Stage.PENDING:
+            if facts.running_digest != plan.digest and not misfit(facts, plan.selector, plan.hardware):
+                control.append(facts)
+        elif member.wave == rollout.wave and member.stage is Stage.CONFIRMED and facts.running_digest == plan.digest:
+            wave.append(facts)
+    left = len(plan.waves) - rollout.wave + 1
+    alpha = (ALPHA_COMPARISONS - rollout.alpha_compared) / (left + 1) / len(Metric)
+    return compare_all(wave, control, plan.margins, alpha=alpha)
+
+
+def answers_worse(rollout: Rollout, comparisons: Sequence[Comparison]) -> str | None:
+    """Devices of the wave answer worse, slower or less surely than those that were not yet offered the release."""
+    worse = [found.says for found in comparisons if found.finding is Finding.WORSE and found.metric not in rollout.accepted]
+    return f"wave {rollout.wave}: worse than devices not yet offered it, {'; '.join(worse)}" if worse else None
+
+
+def data_missing(rollout: Rollout, comparisons: Sequence[Comparison]) -> str | None:
+    """Devices of the wave do not tell what the others tell: no data is no success."""
+    missing = [found.says for found in comparisons if found.finding is Finding.MISSING and found.metric not in rollout.accepted]
+    return f"wave {rollout.wave}: devices of the wave do not tell how they answer, others do; {'; '.join(missing)}" if missing else None
+
+
+def passed(rollout: Rollout, comparisons: Sequence[Comparison]) -> str:
     """What a wave that passed rests on; a small one says that it proves little."""
     wave = _wave(rollout)
     confirmed = sum(1 for member in wave if member.stage is Stage.CONFIRMED)
     says = f"wave {rollout.wave} passed: {confirmed} of {len(wave)} devices confirmed"
-    if confirmed >= SMALLEST_VERDICT:
-        return says
-    return f"{says}; fewer than {SMALLEST_VERDICT} installs are too few for a verdict, so this rests on none having failed"
+    if confirmed < SMALLEST_VERDICT:
+        says += f"; fewer than {SMALLEST_VERDICT} installs are too few for a verdict, so this rests on none having failed"
+    judged = [found.says for found in comparisons if found.finding is Finding.NO_WORSE]
+    unjudged = [str(found.metric) for found in comparisons if found.finding is Finding.TOO_FEW]
+    accepted = [str(found.metric) for found in comparisons if found.finding in (Finding.WORSE, Finding.MISSING)]
+    says += f"; {'; '.join(judged)}" if judged else ""
+    says += f"; too few devices on one side to compare {', '.join(unjudged)}" if unjudged else ""
+    return says + (f"; {', '.join(accepted)} accepted by the operator" if accepted else "")
 
 
 def _wave(rollout: Rollout) -> list[Member]:

@@ -10,13 +10,13 @@ skips the time the server was away, so that a night without a server is no misse
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.rollout.comparison import Comparison, Finding, Metric
 from pipeline.rollout.events import GENESIS, Event, EventKind
+from pipeline.rollout.plan import Plan, read_plan
 from pipeline.rollout.sequential import InstallTest
-
-RECORD_VERSION = 1
 
 
 class RolloutState(enum.StrEnum):
@@ -63,31 +63,6 @@ UNDECIDED = frozenset({Stage.PENDING, Stage.OFFERED})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a rollout is to do; fixed when it is created."""
-
-    rollout_id: str
-    population: str
-    target: str
-    """TUF target path of the release."""
-    digest: str
-    """Hex SHA-256 of its bundle."""
-    salt: str
-    waves: tuple[float, ...]
-    soak_s: float
-    deadline_s: float
-    """Longest time from a device's joining, or its offer, to its verdict."""
-    lost_after_s: float
-    hardware: tuple[str, ...] = ()
-    """Hardware classes the release allows; none named is all."""
-    no_way_back: tuple[str, ...] = ()
-    """Target paths below this release's security floor: a device that ran it never goes back to those."""
-    in_flight_first: int = 10
-    in_flight_share: float = 0.05
-    """Share of the population that may be in flight from the second wave on, and never fewer than `in_flight_first`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Member:
     """A device that a wave has reached."""
 
@@ -117,7 +92,18 @@ class Rollout:
     tests: Mapping[str, InstallTest] = field(default_factory=dict)
     """By hardware class; of the present wave only."""
     alpha_spent: float = 0.0
+    """On install tests."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Of the last gate that made some."""
+    alpha_compared: float = 0.0
+    """Spent on comparisons."""
+    accepted: frozenset[Metric] = frozenset()
+    """Metrics that halted it and that the operator who resumed it accepts as they are."""
+    halted_because: str = ""
+    sent_until_clock_s: float = 0.0
+    """When the bundles offered so far have gone through the bandwidth that the plan allows."""
     soak_clock_s: float = 0.0
+    gate_clock_s: float = 0.0
     revert_clock_s: float = 0.0
     stopped_s: float = 0.0
     """How long the clock stood still so far."""
@@ -125,6 +111,7 @@ class Rollout:
     sequence: int = 0
     head: str = GENESIS
     last_event_s: float = 0.0
+    created_s: float = 0.0
 
     @property
     def is_terminal(self) -> bool:
@@ -141,11 +128,6 @@ class Rollout:
     def halted_test(self) -> tuple[str, InstallTest] | None:
         """The hardware class whose test says that the release is to blame, if one does."""
         return next(((hardware, test) for hardware, test in sorted(self.tests.items()) if test.halts), None)
-
-
-def created_facts(plan: Plan) -> dict[str, Any]:
-    """What the first event of a log says."""
-    return {"version": RECORD_VERSION, "plan": asdict(plan)}
 
 
 def fold(events: Iterable[Event]) -> Rollout:
@@ -165,13 +147,13 @@ def apply(rollout: Rollout, event: Event) -> Rollout:
 
 
 def _create(event: Event) -> Rollout:
-    if event.kind is not EventKind.CREATED or event.facts["version"] != RECORD_VERSION:
-        found = f"{event.kind} version {event.facts.get('version')}"
-        raise ValueError(f"a rollout's log begins with `created` version {RECORD_VERSION}, this one with {found}")
-    fields = dict(event.facts["plan"])
-    tuples = {name: tuple(fields[name]) for name in ("waves", "hardware", "no_way_back")}
-    plan = Plan(**fields | tuples)
-    return Rollout(plan=plan, sequence=event.sequence, head=event.hash, last_event_s=event.at_s)
+    if event.kind is not EventKind.CREATED:
+        raise ValueError(f"a rollout's log begins with `created`, this one with `{event.kind}`")
+    try:
+        plan = read_plan(event.facts)
+    except ValueError as error:
+        raise ValueError(f"a rollout's log begins with `created` of a version this kdpipe knows, this one says {error}") from error
+    return Rollout(plan=plan, sequence=event.sequence, head=event.hash, last_event_s=event.at_s, created_s=event.at_s)
 
 
 def _approved(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
@@ -200,7 +182,10 @@ def _open_tests(rollout: Rollout, alphas: Mapping[str, float]) -> Rollout:
 def _offered(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
     clock_s = rollout.clock_s(at_s)
     offered = {device: replace(rollout.members[device], stage=Stage.OFFERED, offered_clock_s=clock_s) for device in facts["devices"]}
-    return replace(rollout, members={**rollout.members, **offered})
+    sent_until_clock_s = rollout.sent_until_clock_s
+    if rollout.plan.bytes_per_s:
+        sent_until_clock_s = max(sent_until_clock_s, clock_s) + len(offered) * rollout.plan.bundle_bytes / rollout.plan.bytes_per_s
+    return replace(rollout, members={**rollout.members, **offered}, sent_until_clock_s=sent_until_clock_s)
 
 
 def _outcomes(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
@@ -227,11 +212,22 @@ def _soak_started(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Ro
 
 
 def _gate_reached(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
-    return replace(rollout, phase=WavePhase.GATE, reason=facts["reason"])
+    return replace(rollout, phase=WavePhase.GATE, gate_clock_s=rollout.clock_s(at_s), reason=facts["reason"])
 
 
 def _wave_passed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
-    return replace(rollout, phase=WavePhase.NONE, reason=facts["reason"])
+    return replace(_compared(rollout, facts), phase=WavePhase.NONE, reason=facts["reason"])
+
+
+def _compared(rollout: Rollout, facts: Mapping[str, Any]) -> Rollout:
+    found = tuple(
+        Comparison(**{**values, "metric": Metric(values["metric"]), "finding": Finding(values["finding"])})
+        for values in facts.get("comparisons", ())
+    )
+    if not found:
+        return rollout
+    spent = sum(comparison.alpha for comparison in found if comparison.finding in (Finding.WORSE, Finding.NO_WORSE))
+    return replace(rollout, comparisons=found, alpha_compared=rollout.alpha_compared + spent)
 
 
 def _paused(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
@@ -247,8 +243,9 @@ def _resumed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout
             members[device] = replace(member, acknowledged=True)
         elif member.stage is Stage.WITHDRAWN:
             members[device] = replace(member, stage=Stage.PENDING, joined_clock_s=thawed.clock_s(at_s))
-    back = replace(thawed, members=members, tests={}, state=RolloutState.RUNNING, phase=WavePhase.OFFER, reason=facts["reason"])
-    return _open_tests(back, facts["alphas"])
+    accepted = rollout.accepted | {Metric(name) for name in facts.get("accepts", ())}
+    back = replace(thawed, members=members, tests={}, accepted=accepted, halted_because="", reason=facts["reason"])
+    return _open_tests(replace(back, state=RolloutState.RUNNING, phase=WavePhase.OFFER), facts["alphas"])
 
 
 def _server_absent(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
@@ -257,8 +254,8 @@ def _server_absent(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> R
 
 def _halted(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout:
     frozen_at_s = at_s if rollout.frozen_at_s is None else rollout.frozen_at_s
-    halted = replace(rollout, state=RolloutState.HALTED, frozen_at_s=frozen_at_s, paused=False, reason=facts["reason"])
-    return _withdraw(halted)
+    halted = replace(_compared(rollout, facts), state=RolloutState.HALTED, frozen_at_s=frozen_at_s, paused=False)
+    return _withdraw(replace(halted, reason=facts["reason"], halted_because=facts["reason"]))
 
 
 def _withdraw(rollout: Rollout) -> Rollout:

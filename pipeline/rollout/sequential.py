@@ -2,8 +2,9 @@
 
 The release fails on 1 % of devices when all is well, on 5 % when it is not; each outcome moves the ratio, and the wave halts
 the moment it reaches ln(1/alpha). The test only ever halts, it never accepts, so a wave is never declared good early. By
-Ville's inequality alpha bounds the chance that it ever halts a good release, at whatever moment one looks; the alphas of
-all tests of one rollout sum to at most `ALPHA_TOTAL`. This module counts; what a halt does is `pipeline.rollout.steering`'s.
+Ville's inequality alpha bounds the chance that it ever halts a good release, at whatever moment one looks. The alphas of all
+tests of one rollout sum to at most `ALPHA_TOTAL`: `ALPHA_INSTALLS` of it is for these, the rest for `pipeline.rollout.comparison`.
+This module counts; what a halt does is `pipeline.rollout.steering`'s.
 """
 
 import math
@@ -14,6 +15,7 @@ GOOD_RATE = 0.01
 BAD_RATE = 0.05
 """p1: the share from which the release is to blame."""
 ALPHA_TOTAL = 0.01
+ALPHA_INSTALLS = 0.008
 ALPHA_FIRST_WAVE = 0.001
 """Five straight failures."""
 SMALLEST_VERDICT = 73
@@ -56,12 +58,12 @@ class InstallTest:
 
 
 def allot(*, spent: float, tests: int, first_wave: bool, waves_left: int) -> float:
-    """The alpha that each of `tests` new tests gets, of what `spent` leaves of `ALPHA_TOTAL`.
+    """The alpha that each of `tests` new install tests gets, of what `spent` leaves of `ALPHA_INSTALLS`.
 
     `waves_left` counts the waves that still come, the present one included. Outside the first wave one share more is kept back,
     for hardware classes that join late and for tests that start anew after a resume: so the sum never exceeds the total and
     no test ever gets 0.
     """
-    left = ALPHA_TOTAL - spent
+    left = ALPHA_INSTALLS - spent
     budget = min(ALPHA_FIRST_WAVE * tests, left / 2) if first_wave else left / (waves_left + 1)
     return budget / tests

@@ -5,19 +5,15 @@ release each member should be assigned, so that the executor compares and signs 
 """
 
 import enum
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
 from pipeline.errors import FleetError
-from pipeline.rollout import gates
-from pipeline.rollout.events import GENESIS, Event, EventKind, follow
+from pipeline.rollout import gates, waves
+from pipeline.rollout.comparison import Finding
+from pipeline.rollout.events import GENESIS, Event, EventKind, Step, follow
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Progress
-from pipeline.rollout.rollout import BROKEN, LIVE, UNDECIDED, Plan, Rollout, RolloutState, Stage, WavePhase, apply, created_facts, fold
-from pipeline.rollout.sequential import allot
-from pipeline.rollout.targeting import bucket, is_allowed, ranked, wave_reach
-
-Step = tuple[EventKind, Mapping[str, Any]]
+from pipeline.rollout.plan import OnHalt, Plan, plan_facts
+from pipeline.rollout.rollout import BROKEN, LIVE, UNDECIDED, Rollout, RolloutState, Stage, WavePhase, apply, fold
 
 
 class Action(enum.StrEnum):
@@ -45,7 +41,7 @@ class RolloutActionError(FleetError):
 
 def create(plan: Plan, *, now: float) -> tuple[Rollout, Event]:
     """A new rollout in DRAFT, and the event that makes it."""
-    event = follow(sequence=1, previous=GENESIS, at_s=now, kind=EventKind.CREATED, facts=created_facts(plan))
+    event = follow(sequence=1, previous=GENESIS, at_s=now, kind=EventKind.CREATED, facts=plan_facts(plan))
     return fold([event]), event
 
 
@@ -104,12 +100,12 @@ def _record(rollout: Rollout, step: Step, now: float, events: list[Event]) -> Ro
 def _next_step(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     match rollout.state:
         case RolloutState.APPROVED:
-            return _start_wave(rollout, evidence)
+            return waves.start_wave(rollout, evidence)
         case RolloutState.RUNNING:
             step = _leave(rollout, evidence) or _hear(rollout, evidence, now) or _halt(rollout, evidence, now)
             return step if step is not None or rollout.paused else _go_on(rollout, evidence, now)
         case RolloutState.HALTED:
-            return _hear(rollout, evidence, now)
+            return _hear(rollout, evidence, now) or _revert_by_policy(rollout)
         case RolloutState.REVERTING:
             return _end_revert(rollout, evidence, now)
         case _:
@@ -132,15 +128,17 @@ def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
         facts = evidence.devices.get(device)
         if facts is None or member.stage not in (Stage.OFFERED, Stage.CONFIRMED) or facts.digest != rollout.plan.digest:
             continue
-        stage, code = _verdict(rollout, facts, silent_s=evidence.silent_s(device, now))
-        if stage is not member.stage and (member.stage is Stage.OFFERED or stage is Stage.FAILED):
+        if member.stage is Stage.CONFIRMED and facts.progress is not Progress.FAILED:
+            continue  # nearly all of them, nearly always
+        stage, code = _verdict(rollout, facts, is_lost=evidence.is_lost(device, now, after_s=rollout.plan.lost_after_s))
+        if stage is not member.stage:
             heard.append((facts.progress_s, device, stage, code))
     if not heard:
         return None
     return EventKind.OUTCOMES, {"outcomes": [[device, str(stage), code] for _, device, stage, code in sorted(heard)]}
 
 
-def _verdict(rollout: Rollout, facts: DeviceFacts, *, silent_s: float) -> tuple[Stage, str]:
+def _verdict(rollout: Rollout, facts: DeviceFacts, *, is_lost: bool) -> tuple[Stage, str]:
     match facts.progress:
         case Progress.CONFIRMED if facts.running_digest == rollout.plan.digest:
             return Stage.CONFIRMED, ""
@@ -148,7 +146,7 @@ def _verdict(rollout: Rollout, facts: DeviceFacts, *, silent_s: float) -> tuple[
             return Stage.FAILED, facts.failure_code
         case Progress.INCOMPATIBLE:
             return Stage.INCOMPATIBLE, facts.failure_code
-        case Progress.SWITCHED if silent_s > rollout.plan.lost_after_s:
+        case Progress.SWITCHED if is_lost:
             return Stage.LOST, "LOST_AFTER_SWITCH"
         case _:
             return Stage.OFFERED, ""
@@ -165,7 +163,7 @@ def _go_on(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     plan = rollout.plan
     match rollout.phase:
         case WavePhase.OFFER:
-            step = _join(rollout, evidence) or _offer(rollout, evidence, now)
+            step = waves.join(rollout, evidence) or waves.offer(rollout, evidence, now)
             if step is not None or rollout.count(*UNDECIDED):
                 return step
             return EventKind.SOAK_STARTED, {"reason": f"{_which(rollout)}: every device has a verdict; soaking {plan.soak_s:g} s"}
@@ -174,78 +172,31 @@ def _go_on(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
                 return None
             return EventKind.GATE_REACHED, {"reason": f"{_which(rollout)}: soak over"}
         case WavePhase.GATE:
-            reason = gates.nothing_learned(rollout)
-            return (EventKind.HALTED, {"reason": reason}) if reason else (EventKind.WAVE_PASSED, {"reason": gates.passed(rollout)})
+            return _judge(rollout, evidence, now)
         case WavePhase.NONE:
-            return _start_wave(rollout, evidence) if rollout.wave < len(plan.waves) else _complete(rollout)
+            return waves.start_wave(rollout, evidence) if rollout.wave < len(plan.waves) else _complete(rollout)
 
 
-def _eligible(rollout: Rollout, evidence: Evidence) -> list[str]:
-    allowed = rollout.plan.hardware
-    return [device for device, facts in evidence.devices.items() if not facts.is_revoked and is_allowed(facts.hardware, allowed)]
+def _judge(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    """The end of a wave: it passes, it halts the rollout, or it waits for data that others have."""
+    nothing = gates.nothing_learned(rollout)
+    if nothing is not None:
+        return EventKind.HALTED, {"reason": nothing}
+    comparisons = gates.compared(rollout, evidence, now=now)
+    missing = gates.data_missing(rollout, comparisons)
+    if missing is not None and rollout.clock_s(now) <= rollout.gate_clock_s + rollout.plan.deadline_s:
+        return None  # nor is the rest judged yet: a test that is looked at again and again keeps no error budget
+    facts = {"comparisons": [asdict(comparison) for comparison in comparisons]}
+    stop = gates.answers_worse(rollout, comparisons) or missing
+    if stop is not None:
+        return EventKind.HALTED, {**facts, "reason": stop}
+    return EventKind.WAVE_PASSED, {**facts, "reason": gates.passed(rollout, comparisons)}
 
 
-def _start_wave(rollout: Rollout, evidence: Evidence) -> Step | None:
-    plan, wave = rollout.plan, rollout.wave + 1
-    eligible = ranked(plan.salt, _eligible(rollout, evidence))
-    if not eligible and wave == 1:
-        return None  # nobody there yet: stays APPROVED until a device enrols
-    reached = eligible[: wave_reach(plan.waves, wave, len(eligible))]
-    new = [device for device in reached if device not in rollout.members]
-    facts = _joining(rollout, evidence, new, first_wave=wave == 1, waves_left=len(plan.waves) - wave + 1, known=())
-    says = f"wave {wave} of {len(plan.waves)}: {len(new)} of {len(eligible)} devices join"
-    return EventKind.WAVE_STARTED, {**facts, "wave": wave, "reason": says}
-
-
-def _join(rollout: Rollout, evidence: Evidence) -> Step | None:
-    """Devices that enrolled after the wave began and stand within its reach."""
-    salt, waves = rollout.plan.salt, rollout.plan.waves
-    eligible = _eligible(rollout, evidence)
-    new = ranked(salt, (device for device in eligible if device not in rollout.members))
-    if rollout.wave < len(
-        waves
-    ):  # a wave stays a share: it takes newcomers up to where it reaches, and no more of them than its size allows
-        reach = max((bucket(salt, device) for device in rollout.members), default=0)
-        room = wave_reach(waves, rollout.wave, len(eligible)) - len(rollout.members)
-        new = [device for device in new if bucket(salt, device) < reach][: max(room, 0)]
-    if not new:
+def _revert_by_policy(rollout: Rollout) -> Step | None:
+    if rollout.plan.on_halt is not OnHalt.REVERT:
         return None
-    left = len(waves) - rollout.wave + 1
-    return EventKind.JOINED, _joining(rollout, evidence, new, first_wave=False, waves_left=left, known=tuple(rollout.tests))
-
-
-def _joining(
-    rollout: Rollout, evidence: Evidence, new: Sequence[str], *, first_wave: bool, waves_left: int, known: Sequence[str]
-) -> dict[str, Any]:
-    devices = [[device, evidence.devices[device].hardware, _previous(rollout.plan, evidence.devices[device])] for device in new]
-    classes = sorted({hardware for _, hardware, _ in devices} - set(known))
-    return {"devices": devices, "alphas": _alphas(rollout, classes, first_wave=first_wave, waves_left=waves_left)}
-
-
-def _previous(plan: Plan, facts: DeviceFacts) -> str:
-    return "" if facts.target in plan.no_way_back else facts.target
-
-
-def _alphas(rollout: Rollout, classes: Sequence[str], *, first_wave: bool, waves_left: int) -> dict[str, float]:
-    if not classes:
-        return {}
-    alpha = allot(spent=rollout.alpha_spent, tests=len(classes), first_wave=first_wave, waves_left=waves_left)
-    return dict.fromkeys(classes, alpha)
-
-
-def _offer(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
-    plan = rollout.plan
-    later = max(plan.in_flight_first, math.ceil(plan.in_flight_share * len(evidence.devices)))
-    room = (plan.in_flight_first if rollout.wave == 1 else later) - rollout.count(Stage.OFFERED)
-    if room <= 0:
-        return None
-    waiting = (device for device, member in rollout.members.items() if member.stage is Stage.PENDING and evidence.is_present(device, now))
-    offered = _first(room, waiting)
-    return (EventKind.OFFERED, {"devices": offered}) if offered else None
-
-
-def _first(count: int, devices: Iterable[str]) -> list[str]:
-    return [device for _, device in zip(range(count), devices, strict=False)]
+    return EventKind.REVERT_STARTED, {"reason": f"devices go back by themselves, as the plan says; {rollout.halted_because}"}
 
 
 def _which(rollout: Rollout) -> str:
@@ -264,7 +215,9 @@ def _end_revert(rollout: Rollout, evidence: Evidence, now: float) -> Step | None
         return None
     kept = sum(1 for member in rollout.members.values() if member.stage is Stage.CONFIRMED and not member.previous)
     says = f"{len(waiting)} devices have not come back within {rollout.plan.deadline_s:g} s" if waiting else "every device is back"
-    return EventKind.REVERTED, {"reason": says + (f"; {kept} had no release before and keep this one" if kept else "")}
+    says += f"; {kept} had no release before and keep this one" if kept else ""
+    says += f"; it was halted: {rollout.halted_because}" if rollout.halted_because else ""
+    return EventKind.REVERTED, {"reason": says}
 
 
 def _is_back(rollout: Rollout, evidence: Evidence, device: str) -> bool:
@@ -293,8 +246,14 @@ def _resume(rollout: Rollout) -> Step | None:
         return None
     broken = sum(1 for member in rollout.members.values() if member.stage in BROKEN and not member.acknowledged)
     classes = sorted({member.hardware for member in rollout.members.values() if member.wave == rollout.wave})
-    alphas = _alphas(rollout, classes, first_wave=False, waves_left=len(rollout.plan.waves) - rollout.wave + 1)
-    return EventKind.RESUMED, {"alphas": alphas, "reason": f"resumed by the operator, who has seen {broken} failed devices"}
+    left = len(rollout.plan.waves) - rollout.wave + 1
+    accepts = [str(found.metric) for found in rollout.comparisons if found.finding in (Finding.WORSE, Finding.MISSING)]
+    says = f"resumed by the operator, who has seen {broken} failed devices" + (f" and accepts {', '.join(accepts)}" if accepts else "")
+    return EventKind.RESUMED, {
+        "alphas": waves.alphas(rollout, classes, first_wave=False, waves_left=left),
+        "accepts": accepts,
+        "reason": says,
+    }
 
 
 def _abort_keep(rollout: Rollout) -> Step | None:

@@ -20,7 +20,8 @@ from tests.kit.agent_process import AgentProcess
 from tests.kit.bundles import TEXTS, Trust, moved_table, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
-from workers.orchestrator.client import Operator, RolloutView, enrolment_files
+from workers.orchestrator.client import Operator, enrolment_files
+from workers.orchestrator.views import RolloutView
 from workers.rpc import fleet_pb2 as pb
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from pipeline.rollout.events import Event, check_chain
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Progress
-from pipeline.rollout.rollout import Plan, Rollout, Stage, apply, fold
+from pipeline.rollout.plan import Plan
+from pipeline.rollout.rollout import Rollout, Stage, apply, fold
 from pipeline.rollout.steering import Action, advance, command, create, desired
 
 START_S = 1_000_000.0

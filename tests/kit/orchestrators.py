@@ -16,6 +16,7 @@ from pipeline.releases.target import ReleaseTarget
 from tests.kit.bundles import Trust, target_of, text_bundle
 from tests.kit.wire_devices import Endpoints, SimulatedDevice, enrolled
 from workers.orchestrator.client import Operator
+from workers.orchestrator.operator_file import OperatorFile, write_operator_file
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import operator_credentials, utc
 from workers.orchestrator.ports import Ports
@@ -78,6 +79,13 @@ class RunningOrchestrator:
             self._thread.join(timeout=20)
             assert not self._thread.is_alive(), "the orchestrator stops when told"
             self._loop = None
+
+    def operator_file(self, path: Path) -> Path:
+        """For verbs of the command line."""
+        ca_pem, credentials = operator_credentials(self.folder / "fleet" / "pki")
+        endpoint = f"{self.endpoints.host}:{self.endpoints.operator}"
+        write_operator_file(path, OperatorFile(endpoint=endpoint, ca_pem=ca_pem, credentials=credentials))
+        return path
 
     def restart(self) -> None:
         self.stop()

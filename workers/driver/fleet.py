@@ -30,8 +30,9 @@ from workers.driver.reporter import Gauge
 from workers.driver.unlocking import handed_to
 from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
-from workers.orchestrator.client import Operator, OrchestratorRefusedError, RolloutView, enrolment_files
+from workers.orchestrator.client import Operator, OrchestratorRefusedError, enrolment_files
 from workers.orchestrator.pki import ensure_pki
+from workers.orchestrator.views import RolloutView
 
 POLL_S = 0.2
 PYTHON = (sys.executable, "-P")

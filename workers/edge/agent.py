@@ -22,6 +22,7 @@ from workers.edge.enrol import CertificateRefusedError
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.folder import RecordFile
 from workers.edge.install import Installer, InstallInterruptedError
+from workers.edge.machine import UNKNOWN_MEMORY_BYTES, free_memory_bytes, runtime_version
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError
 from workers.edge.serving import Serving
@@ -176,6 +177,9 @@ class Agent:
             hardware_class=self._hardware,
             agent_version=AGENT_VERSION,
             clock_wrong=self._clock_wrong,
+            runtime_version=runtime_version(),
+            free_memory_bytes=0 if (free := free_memory_bytes()) == UNKNOWN_MEMORY_BYTES else free,
+            serving=self._serving.window.told(),
         )
         try:
             response = self._fleet.sync(request)

@@ -1,6 +1,7 @@
 """What this machine is and has: hardware class, runtime, free disk, free memory."""
 
 import contextlib
+import functools
 import importlib.metadata
 import platform
 import shutil
@@ -17,21 +18,22 @@ def hardware_class() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
-def probe(folder: Path, hardware: str) -> Machine:
-    return Machine(
-        hardware=hardware,
-        runtime=runtime_version(),
-        free_disk_bytes=shutil.disk_usage(folder).free,
-        free_memory_bytes=free_memory_bytes(Path("/proc"), Path("/sys/fs/cgroup")),
-    )
-
-
+@functools.cache
 def runtime_version() -> str:
     """Of onnxruntime, without importing it: only the model worker does that."""
     return importlib.metadata.version("onnxruntime")
 
 
-def free_memory_bytes(proc: Path, cgroups: Path) -> int:
+def probe(folder: Path, hardware: str) -> Machine:
+    return Machine(
+        hardware=hardware,
+        runtime=runtime_version(),
+        free_disk_bytes=shutil.disk_usage(folder).free,
+        free_memory_bytes=free_memory_bytes(),
+    )
+
+
+def free_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """What can be had without swapping: of the machine, and of this process's control group and those above it."""
     free = [UNKNOWN_MEMORY_BYTES]
     with contextlib.suppress(OSError, ValueError):

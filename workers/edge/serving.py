@@ -7,6 +7,7 @@ decision. Remembers the last few live inputs, in memory only, for a shadow run. 
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipeline.rollout.slots import Slot
 from workers.edge.batches import Batches, BatchFailedError
 from workers.edge.inputs import Input, encode, softmax
 from workers.edge.model_process import Logits, ModelDiedError
+from workers.edge.serving_window import ServingWindow
 
 LIVE_INPUTS = 64
 DEATHS_ALLOWED = 5
@@ -71,6 +73,7 @@ class Serving:
         self._batches = Batches()
         self._live: deque[Input] = deque(maxlen=LIVE_INPUTS)
         self._heard = threading.Condition()
+        self.window = ServingWindow()
 
     @property
     def slot(self) -> Slot | None:
@@ -92,7 +95,9 @@ class Serving:
         model = self._model
         if model is None:
             raise NoModelError
+        started_s = time.perf_counter()
         answer = self._answer(model, inputs)
+        self.window.answered(answer.probabilities_BK.max(axis=1).tolist(), (time.perf_counter() - started_s) * 1000)
         with self._heard:
             self._live.extend(inputs)
             self._heard.notify_all()
@@ -121,6 +126,7 @@ class Serving:
             self._deaths = 0
         with self._heard:
             self._live.clear()
+        self.window.begin_anew()
         return old
 
     def tend(self) -> None:

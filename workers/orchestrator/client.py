@@ -4,7 +4,6 @@ Every call may be repeated. `wait_ready` is for the start of a run: it asks unti
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,10 +11,14 @@ from typing import Any, Self
 import grpc
 
 from pipeline.errors import FleetError
-from pipeline.rollout.rollout import RolloutState, WavePhase
+from pipeline.rollout.events import Event
 from pipeline.rollout.steering import Action
+from pipeline.rollout.targeting import Reach
+from workers.orchestrator.operator_file import read_operator_file
 from workers.orchestrator.pki import operator_credentials, write_enrolment
 from workers.orchestrator.ports import read_ports
+from workers.orchestrator.views import DeviceView, FleetView, PlanView, RolloutView, device_view, event_of, plan_view, rollout_view
+from workers.orchestrator.wishes import Wish
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 CALL_S = 10.0
@@ -46,53 +49,18 @@ class OrchestratorRefusedError(FleetError):
         return self.reason
 
 
-@dataclass(frozen=True, kw_only=True)
-class RolloutView:
-    """A rollout as the orchestrator describes it."""
+class RolloutEndedError(FleetError):
+    """A rollout that was followed did not complete."""
 
-    rollout_id: str
-    population: str
-    target: str
-    digest: str
-    state: RolloutState
-    phase: WavePhase
-    wave: int
-    waves: int
-    devices: int
-    offered: int
-    confirmed: int
-    failed: int
-    lost: int
-    incompatible: int
-    paused: bool
-    reason: str
+    def __init__(self, rollout_id: str, state: str, reason: str) -> None:
+        super().__init__(rollout_id, state, reason)
+        self.rollout_id, self.state, self.reason = rollout_id, state, reason
 
-    @property
-    def has_ended(self) -> bool:
-        """Nothing moves any more without an operator."""
-        return self.state not in (RolloutState.DRAFT, RolloutState.APPROVED, RolloutState.RUNNING, RolloutState.REVERTING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceView:
-    """A device as the orchestrator knows it."""
-
-    device_id: str
-    population: str
-    hardware: str
-    running_digest: str
-    state: str
-    failure_code: str
-    last_seen_unix_s: float
-    is_revoked: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetView:
-    """Every device and the rollouts that are in memory, oldest event first."""
-
-    devices: Sequence[DeviceView]
-    rollouts: Sequence[RolloutView]
+    def __str__(self) -> str:
+        return (
+            f"rollout {self.rollout_id}: {self.state}, {self.reason}; expected it to complete; "
+            "`kdpipe rollout show FLEET ROLLOUT --events` says how it came to that"
+        )
 
 
 class Operator:
@@ -118,6 +86,13 @@ class Operator:
             raise OrchestratorUnreachableError(str(fleet_dir), "it never started here (no ports.json)")
         ca_pem, credentials = operator_credentials(fleet_dir / "pki")
         return cls(address=f"{host}:{port}", ca_pem=ca_pem, key_pem=credentials.key_pem, certificate_pem=credentials.certificate_pem)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The operator whose file this is. Raises OperatorFileError."""
+        read = read_operator_file(path)
+        pair = read.credentials
+        return cls(address=read.endpoint, ca_pem=read.ca_pem, key_pem=pair.key_pem, certificate_pem=pair.certificate_pem)
 
     def close(self) -> None:
         self._channel.close()
@@ -148,22 +123,30 @@ class Operator:
         *,
         population: str,
         target: str,
-        waves: Sequence[float],
+        waves: Sequence[Reach],
         soak_s: float,
         deadline_s: float,
-        lost_after_s: float = 0.0,
+        **more: Any,
     ) -> RolloutView:
-        """Create a rollout in DRAFT; the same id with the same content again returns it as it is now."""
-        request = fleet_pb2.CreateRolloutRequest(
+        """Create a rollout in DRAFT; the same id with the same content again returns it as it is now. `more` as in `Wish`."""
+        wish = Wish(
             rollout_id=rollout_id,
             population=population,
             target=target,
-            waves=waves,
+            waves=tuple(waves),
             soak_s=soak_s,
             deadline_s=deadline_s,
-            lost_after_s=lost_after_s,
+            **more,
         )
-        return _rollout(self._call(self._stub.CreateRollout, request).rollout)
+        return self.create(wish)
+
+    def create(self, wish: Wish) -> RolloutView:
+        """Create a rollout in DRAFT; the same wish again returns it as it is now."""
+        return rollout_view(self._call(self._stub.CreateRollout, wish.to_message()).rollout)
+
+    def plan(self, wish: Wish) -> PlanView:
+        """A dry run: whom it would reach, and when. Changes nothing."""
+        return plan_view(self._call(self._stub.PlanRollout, fleet_pb2.PlanRolloutRequest(order=wish.to_message())))
 
     def approve(self, rollout_id: str) -> RolloutView:
         return self.control(rollout_id, Action.APPROVE)
@@ -171,11 +154,26 @@ class Operator:
     def control(self, rollout_id: str, action: Action) -> RolloutView:
         """Approve, pause, resume or abort. An action that is done already is no error."""
         request = fleet_pb2.ControlRolloutRequest(rollout_id=rollout_id, action=f"ROLLOUT_ACTION_{action.name}")
-        return _rollout(self._call(self._stub.ControlRollout, request).rollout)
+        return rollout_view(self._call(self._stub.ControlRollout, request).rollout)
 
     def get_rollout(self, rollout_id: str) -> RolloutView:
         request = fleet_pb2.GetRolloutRequest(rollout_id=rollout_id)
-        return _rollout(self._call(self._stub.GetRollout, request).rollout)
+        return rollout_view(self._call(self._stub.GetRollout, request).rollout)
+
+    def events(self, rollout_id: str) -> list[Event]:
+        """A rollout's whole log, not checked. Raises RolloutLogBrokenError for an event that does not read."""
+        events: list[Event] = []
+        while True:
+            request = fleet_pb2.GetRolloutEventsRequest(rollout_id=rollout_id, after_sequence=len(events))
+            page = self._call(self._stub.GetRolloutEvents, request)
+            events += (event_of(rollout_id, event) for event in page.events)
+            if page.is_last or not page.events:
+                return events
+
+    def label(self, device_id: str, *, put: Sequence[str] = (), remove: Sequence[str] = ()) -> DeviceView:
+        """Give a device labels (`name=value`), or take names away."""
+        request = fleet_pb2.LabelDeviceRequest(device_id=device_id, set=put, remove=remove)
+        return device_view(self._call(self._stub.LabelDevice, request).device)
 
     def get_fleet(self) -> FleetView:
         """Every device, page by page, and the rollouts."""
@@ -184,8 +182,8 @@ class Operator:
         request = fleet_pb2.GetFleetRequest()
         while True:
             page = self._call(self._stub.GetFleet, request)
-            devices += map(_device, page.devices)
-            rollouts += map(_rollout, page.rollouts)
+            devices += map(device_view, page.devices)
+            rollouts += map(rollout_view, page.rollouts)
             if not page.next_after_device_id:
                 return FleetView(devices=devices, rollouts=rollouts)
             request = fleet_pb2.GetFleetRequest(after_device_id=page.next_after_device_id)
@@ -233,38 +231,3 @@ def _parts(release_metadata: bytes, bundle: Path | None) -> Iterator[fleet_pb2.P
     with bundle.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield fleet_pb2.PublishRequest(chunk=chunk)
-
-
-def _rollout(rollout: fleet_pb2.Rollout) -> RolloutView:
-    phase = fleet_pb2.WavePhase.Name(rollout.phase).removeprefix("WAVE_PHASE_").lower()
-    return RolloutView(
-        rollout_id=rollout.rollout_id,
-        population=rollout.population,
-        target=rollout.target,
-        digest=rollout.digest,
-        state=RolloutState(fleet_pb2.RolloutState.Name(rollout.state).removeprefix("ROLLOUT_STATE_").lower()),
-        phase=WavePhase.NONE if phase == "unspecified" else WavePhase(phase),
-        wave=rollout.wave,
-        waves=rollout.waves,
-        devices=rollout.devices,
-        offered=rollout.offered,
-        confirmed=rollout.confirmed,
-        failed=rollout.failed,
-        lost=rollout.lost,
-        incompatible=rollout.incompatible,
-        paused=rollout.paused,
-        reason=rollout.reason,
-    )
-
-
-def _device(device: fleet_pb2.Device) -> DeviceView:
-    return DeviceView(
-        device_id=device.device_id,
-        population=device.population,
-        hardware=device.hardware_class,
-        running_digest=device.running_digest,
-        state=fleet_pb2.DeviceState.Name(device.state).removeprefix("DEVICE_STATE_").lower(),
-        failure_code=device.failure_code,
-        last_seen_unix_s=device.last_seen_unix_s,
-        is_revoked=device.revoked,
-    )

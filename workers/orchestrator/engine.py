@@ -17,11 +17,15 @@ from pipeline.errors import FleetError
 from pipeline.releases.assignment import MAX_GENERATION, Assignment, sign_assignment
 from pipeline.releases.online import BundleMissingError
 from pipeline.releases.target import ReleaseTarget
+from pipeline.rollout.comparison import USUAL_MARGINS, Margins
 from pipeline.rollout.events import Event
 from pipeline.rollout.evidence import Evidence, Progress
-from pipeline.rollout.rollout import LIVE, Plan, Rollout, RolloutState, Stage
+from pipeline.rollout.forecast import Forecast, forecast
+from pipeline.rollout.plan import OnHalt, Plan
+from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, Stage
 from pipeline.rollout.steering import Action, advance, command, create, desired, excuse_absence, supersede
-from pipeline.rollout.targeting import is_allowed
+from pipeline.rollout.targeting import EVERY_DEVICE, Reach, Selector, misfit
+from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
 from workers.orchestrator.writer import Session
@@ -63,41 +67,46 @@ class Releases(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A rollout as an operator asks for it."""
+    """A rollout as an operator asks for it; the rest of its plan follows from the release."""
 
     rollout_id: str
     population: str
     target: str
-    waves: tuple[float, ...]
+    waves: tuple[Reach, ...]
     soak_s: float
     deadline_s: float
     lost_after_s: float
+    selector: Selector = EVERY_DEVICE
+    in_flight_first: int = Plan.in_flight_first
+    in_flight_share: float = Plan.in_flight_share
+    bytes_per_s: float = Plan.bytes_per_s
+    margins: Margins = USUAL_MARGINS
+    on_halt: OnHalt = OnHalt.HOLD
 
 
 class Engine:
     """Decides and signs. Every method that takes a session runs in the writer's thread."""
 
-    def __init__(self, roster: Roster, releases: Releases, signer: Signer, *, started_s: float, present_within_s: float) -> None:
+    def __init__(self, roster: Roster, releases: Releases, signer: Signer, *, started_s: float, pacing: Pacing) -> None:
         self._roster, self._releases, self._signer = roster, releases, signer
-        self._started_s, self._present_within_s = started_s, present_within_s
+        self._started_s, self._pacing = started_s, pacing
 
     def order(self, session: Session, order: Order, *, salt: str, now: float) -> Rollout:
         """Create a rollout, or return the one that an equal order made before. Raises RolloutConflictError, BundleMissingError."""
-        release = self._releases.target(order.target)
-        floored = (
-            path
-            for path, other in self._releases.targets().items()
-            if other.student == release.student and other.release < release.security_floor
-        )
-        plan = Plan(**vars(order), digest=release.digest, salt=salt, hardware=release.hardware, no_way_back=tuple(sorted(floored)))
+        plan = self._plan(order, salt=salt)
         known = self.find(session, order.rollout_id)
         if known is None:
             rollout, created = create(plan, now=now)
             session.add_rollout(rollout, created)
             return rollout
-        if replace(known.plan, salt=salt, no_way_back=plan.no_way_back) != plan:
+        if replace(known.plan, salt=salt, no_way_back=plan.no_way_back, bundle_bytes=plan.bundle_bytes) != plan:
             raise RolloutConflictError(order.rollout_id, "it exists with another content", "the same content, or an id of its own")
         return known
+
+    def foresee(self, session: Session, order: Order, *, salt: str, now: float, sync_s: float) -> tuple[Plan, Forecast]:
+        """A dry run of `order`. Raises BundleMissingError."""
+        plan = self._plan(order, salt=salt)
+        return plan, forecast(plan, self._evidence(session, order.population), sync_s=sync_s)
 
     def act(self, session: Session, rollout_id: str, action: Action, *, now: float) -> Rollout:
         """An operator's action and all that follows from it at once.
@@ -174,6 +183,22 @@ class Engine:
             session.put_device(self._sign(session.device(row.device_id) or row, now))
         return len(stale)
 
+    def _plan(self, order: Order, *, salt: str) -> Plan:
+        release = self._releases.target(order.target)
+        floored = (
+            path
+            for path, other in self._releases.targets().items()
+            if other.student == release.student and other.release < release.security_floor
+        )
+        return Plan(
+            **vars(order),
+            digest=release.digest,
+            salt=salt,
+            hardware=release.hardware,
+            no_way_back=tuple(sorted(floored)),
+            bundle_bytes=release.length,
+        )
+
     def _sign(self, row: DeviceRow, now: float) -> DeviceRow:
         expires = utc(now) + ASSIGNMENT_VALID
         assignment = Assignment(
@@ -182,10 +207,15 @@ class Engine:
         return replace(row, envelope=sign_assignment(assignment, self._signer), expires_s=expires.timestamp())
 
     def _evidence(self, session: Session, population: str) -> Evidence:
-        seen = self._roster.seen
+        seen, served = self._roster.seen, self._roster.served
         rows = session.population(population)
-        facts = {device: row.facts(max(row.last_seen_s, seen.get(device, 0.0))) for device, row in rows.items()}
-        return Evidence(devices=facts, listening_since_s=self._started_s, present_within_s=self._present_within_s)
+        facts = {device: row.facts(max(row.last_seen_s, seen.get(device, 0.0)), served.get(device)) for device, row in rows.items()}
+        return Evidence(
+            devices=facts,
+            listening_since_s=self._started_s,
+            present_within_s=self._pacing.present_within_s(self._roster),
+            sync_s=self._pacing.busy_interval_s(self._roster),
+        )
 
     def _settle(self, session: Session, rollout: Rollout, events: list[Event], now: float) -> None:
         """Append what happened and assign what is desired now."""
@@ -226,20 +256,17 @@ class Engine:
             rows = [row for row in session.population(population).values() if not row.target and not row.is_revoked]
             if not rows:
                 continue
-            incumbent = self._incumbent(session, population)
-            if incumbent is None:
-                continue
-            busy = {device for other in _live(session, population) for device in desired(other)}
-            release = self._release(incumbent.plan.target)
+            completed = _completed(session, population)
+            busy = {device for other in _live(session, population) for device in desired(other)} if completed else set()
             for row in rows:
-                member = incumbent.members.get(row.device_id)
+                incumbent = _incumbent(completed, row)
+                member = incumbent.members.get(row.device_id) if incumbent is not None else None
                 is_unhappy = member is not None and member.stage in UNHAPPY
-                if release and row.device_id not in busy and not is_unhappy and is_allowed(row.hardware, incumbent.plan.hardware):
+                if incumbent is None or row.device_id in busy or is_unhappy:
+                    continue
+                release = self._release(incumbent.plan.target)
+                if release is not None:
                     self.assign(session, row, release, now=now)
-
-    def _incumbent(self, session: Session, population: str) -> Rollout | None:
-        done = [r for r in session.all_rollouts().values() if r.plan.population == population and r.state is RolloutState.COMPLETED]
-        return max(done, key=lambda rollout: rollout.last_event_s, default=None)
 
     def _make_way(self, session: Session, rollout: Rollout, now: float) -> None:
         """One rollout at a time per population: a halted one gives way, a moving one does not."""
@@ -251,6 +278,18 @@ class Engine:
                 raise RolloutConflictError(rollout.plan.rollout_id, found, "one rollout at a time; wait for it, or abort it")
             ended, events = supersede(other, rollout.plan.rollout_id, now=now)
             self._settle(session, ended, events, now)
+
+
+def _completed(session: Session, population: str) -> list[Rollout]:
+    """Newest first."""
+    done = [r for r in session.all_rollouts().values() if r.plan.population == population and r.state is RolloutState.COMPLETED]
+    return sorted(done, key=lambda rollout: rollout.last_event_s, reverse=True)
+
+
+def _incumbent(completed: Iterable[Rollout], row: DeviceRow) -> Rollout | None:
+    """The rollout that brought what devices like this one run: the last one that completed and was for them."""
+    facts = row.facts(row.last_seen_s)
+    return next((rollout for rollout in completed if not misfit(facts, rollout.plan.selector, rollout.plan.hardware)), None)
 
 
 def _live(session: Session, population: str) -> Iterable[Rollout]:

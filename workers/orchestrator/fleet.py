@@ -13,6 +13,7 @@ import grpc
 
 from pipeline.releases.online import BundleMissingError, OnlineRepository
 from pipeline.releases.repository import MAX_METADATA_BYTES, MetadataInvalidError
+from pipeline.rollout.evidence import Serving
 from workers.orchestrator.engine import Engine
 from workers.orchestrator.identity import caller
 from workers.orchestrator.metrics import OrchestratorMetrics
@@ -26,10 +27,11 @@ from workers.orchestrator.reports import (
     check_claims,
     check_digest,
     check_report,
+    check_serving,
     claim,
     take,
 )
-from workers.orchestrator.roster import DeviceRow, Roster
+from workers.orchestrator.roster import DeviceRow, Roster, Served
 from workers.orchestrator.writer import Session, Writer, encode_shadow
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
@@ -58,9 +60,12 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     async def Sync(self, request: fleet_pb2.SyncRequest, context: Context) -> fleet_pb2.SyncResponse:
         device_id, now = caller().name, self._clock()
         claims, reports, shadows = _read(request)
+        serving = _serving(request)
         row = self._roster.devices[device_id]
-        was_away = not self._pacing.is_present(self._roster.seen.get(device_id, 0.0), now)
+        was_away = not self._pacing.is_present(self._roster, self._roster.seen.get(device_id, 0.0), now)
         self._roster.seen[device_id] = now
+        if serving is not None:
+            self._roster.served[device_id] = Served(digest=claims.running_digest, serving=serving)
         is_news = bool(take(row, reports, now=now)[1]) or claim(row, claims) is not row
         if is_news or (row.device_generation > row.generation and row.target):
             row, fresh = await self._writer.run(lambda session: self._apply(session, device_id, claims, reports, shadows, now))
@@ -140,9 +145,27 @@ def _read(request: fleet_pb2.SyncRequest) -> tuple[Claims, list[DeviceReport], d
         hardware=request.hardware_class,
         agent_version=request.agent_version,
         clock_wrong=request.clock_wrong,
+        runtime=request.runtime_version,
+        free_memory_bytes=request.free_memory_bytes,
     )
     shadows = {(r.incarnation, r.sequence): encode_shadow(_shadow(r.shadow)) for r in request.reports if r.HasField("shadow")}
     return check_claims(claims), [check_report(_report(report)) for report in request.reports], shadows
+
+
+def _serving(request: fleet_pb2.SyncRequest) -> Serving | None:
+    """How the device's model answered, checked. Raises BodyRefusedError."""
+    if not request.HasField("serving"):
+        return None
+    told = request.serving
+    return check_serving(
+        Serving(
+            answers=told.answers,
+            confidence_mean=told.confidence_mean,
+            latency_p50_ms=told.latency_p50_ms,
+            asked=told.asked,
+            agreed=told.agreed,
+        )
+    )
 
 
 def _report(report: fleet_pb2.Report) -> DeviceReport:

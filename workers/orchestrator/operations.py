@@ -5,9 +5,7 @@ nothing, and an action that is done already is no error.
 """
 
 import asyncio
-import itertools
 import os
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -18,29 +16,30 @@ import grpc
 
 from pipeline.releases.bundle import MAX_BUNDLE_BYTES
 from pipeline.releases.online import OnlineRepository
-from pipeline.rollout.rollout import Rollout, Stage, WavePhase
+from pipeline.rollout.events import encode_facts
+from pipeline.rollout.rollout import Rollout
 from pipeline.rollout.steering import Action
-from workers.orchestrator.engine import Engine, Order, RolloutUnknownError
+from workers.orchestrator.describe import describe, describe_device, describe_forecast
+from workers.orchestrator.engine import Engine, RolloutUnknownError
 from workers.orchestrator.enrolment import create_tokens
 from workers.orchestrator.metrics import OrchestratorMetrics
+from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION, check_pattern, read_order
+from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import DEVICE_ID, utc
 from workers.orchestrator.refusals import CallerRefusedError
-from workers.orchestrator.reports import BodyRefusedError
-from workers.orchestrator.roster import DeviceRow, Roster
+from workers.orchestrator.reports import MAX_NUMBER, BodyRefusedError
+from workers.orchestrator.roster import DeviceRow, Roster, read_events
+from workers.orchestrator.salts import salt_of
 from workers.orchestrator.writer import Session, Writer
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 MAX_TOKENS = 1_000
 MAX_TOKEN_S = 30 * 86_400.0
 DEFAULT_TOKEN_S = 86_400.0
-MAX_WAVES = 50
-DEFAULT_LOST_S = 60.0
 PAGE = 1_000
+EVENTS_PAGE, EVENTS_BYTES = 500, 2 * 1024 * 1024
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_POPULATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
-_ROLLOUT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-
 _ACTIONS = {fleet_pb2.RolloutAction.Value(f"ROLLOUT_ACTION_{action.name}"): action for action in Action}
 
 
@@ -54,15 +53,16 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         writer: Writer,
         engine: Engine,
         repository: OnlineRepository,
+        pacing: Pacing,
         clock: Callable[[], float],
         metrics: OrchestratorMetrics,
         news: Callable[[], None],
     ) -> None:
         self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
-        self._clock, self._metrics, self._news = clock, metrics, news
+        self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
 
     async def CreateToken(self, request: fleet_pb2.CreateTokenRequest, context: Context) -> fleet_pb2.CreateTokenResponse:
-        _check(_POPULATION, "population", request.population)
+        check_pattern(POPULATION, "population", request.population)
         count, valid_s = request.count or 1, request.valid_s or DEFAULT_TOKEN_S
         if count > MAX_TOKENS:
             raise BodyRefusedError("count", str(count), f"at most {MAX_TOKENS}")
@@ -73,7 +73,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         return fleet_pb2.CreateTokenResponse(tokens=tokens)
 
     async def RevokeDevice(self, request: fleet_pb2.RevokeDeviceRequest, context: Context) -> fleet_pb2.RevokeDeviceResponse:
-        _check(DEVICE_ID, "device_id", request.device_id)
+        check_pattern(DEVICE_ID, "device_id", request.device_id)
 
         def revoke(session: Session) -> None:
             row = session.device(request.device_id)
@@ -100,10 +100,19 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         return fleet_pb2.PublishResponse(snapshot_version=version)
 
     async def CreateRollout(self, request: fleet_pb2.CreateRolloutRequest, context: Context) -> fleet_pb2.CreateRolloutResponse:
-        order, now = _order(request), self._clock()
-        salt = secrets.token_hex(16)
-        rollout = await self._writer.run(lambda session: self._engine.order(session, order, salt=salt, now=now))
+        order, now = read_order(request), self._clock()
+        rollout = await self._writer.run(
+            lambda session: self._engine.order(session, order, salt=salt_of(session, order.rollout_id), now=now)
+        )
         return fleet_pb2.CreateRolloutResponse(rollout=describe(rollout))
+
+    async def PlanRollout(self, request: fleet_pb2.PlanRolloutRequest, context: Context) -> fleet_pb2.PlanRolloutResponse:
+        order, now = read_order(request.order), self._clock()
+        sync_s = self._pacing.busy_interval_s(self._roster)
+        plan, forecast = await self._writer.run(
+            lambda session: self._engine.foresee(session, order, salt=salt_of(session, order.rollout_id), now=now, sync_s=sync_s)
+        )
+        return describe_forecast(plan, forecast, sync_s=sync_s)
 
     async def ControlRollout(self, request: fleet_pb2.ControlRolloutRequest, context: Context) -> fleet_pb2.ControlRolloutResponse:
         action = _ACTIONS.get(request.action)
@@ -115,12 +124,54 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         return fleet_pb2.ControlRolloutResponse(rollout=describe(rollout))
 
     async def GetRollout(self, request: fleet_pb2.GetRolloutRequest, context: Context) -> fleet_pb2.GetRolloutResponse:
-        known = self._roster.rollouts.get(request.rollout_id)
+        return fleet_pb2.GetRolloutResponse(rollout=describe(await self._find(request.rollout_id)))
+
+    async def GetRolloutEvents(self, request: fleet_pb2.GetRolloutEventsRequest, context: Context) -> fleet_pb2.GetRolloutEventsResponse:
+        rollout_id, after = (await self._find(request.rollout_id)).plan.rollout_id, min(request.after_sequence, MAX_NUMBER)
+        found = await self._writer.run(lambda session: read_events(session.connection, rollout_id, after=after, limit=EVENTS_PAGE))
+        page: list[fleet_pb2.RolloutEvent] = []
+        room = EVENTS_BYTES
+        for event in found:
+            facts = encode_facts(event.facts)
+            room -= len(facts)
+            if page and room < 0:
+                break
+            page.append(
+                fleet_pb2.RolloutEvent(sequence=event.sequence, at_s=event.at_s, kind=str(event.kind), facts_json=facts, hash=event.hash)
+            )
+        return fleet_pb2.GetRolloutEventsResponse(events=page, is_last=len(page) == len(found) < EVENTS_PAGE)
+
+    async def LabelDevice(self, request: fleet_pb2.LabelDeviceRequest, context: Context) -> fleet_pb2.LabelDeviceResponse:
+        check_pattern(DEVICE_ID, "device_id", request.device_id)
+        for label in request.set:
+            check_pattern(LABEL, "set", label)
+        for name in request.remove:
+            check_pattern(LABEL_NAME, "remove", name)
+        gone = {label.partition("=")[0] for label in request.set} | set(request.remove)
+
+        def relabel(session: Session) -> DeviceRow:
+            row = session.device(request.device_id)
+            if row is None:
+                raise CallerRefusedError(f"no device {request.device_id}", "an enrolled device")
+            kept = [label for label in row.labels.split(",") if label and label.partition("=")[0] not in gone]
+            labels = sorted({*kept, *request.set})
+            if len(labels) > MAX_NAMED:
+                raise BodyRefusedError("set", f"{len(labels)} labels in all", f"at most {MAX_NAMED}")
+            row = replace(row, labels=",".join(labels))
+            session.put_device(row)
+            return row
+
+        row = await self._writer.run(relabel)
+        self._news()
+        return fleet_pb2.LabelDeviceResponse(device=self._device(row))
+
+    async def _find(self, rollout_id: str) -> Rollout:
+        known = self._roster.rollouts.get(rollout_id)
         if known is None:
-            known = await self._writer.run(lambda session: self._engine.find(session, request.rollout_id))
+            known = await self._writer.run(lambda session: self._engine.find(session, rollout_id))
         if known is None:
-            raise RolloutUnknownError(request.rollout_id)
-        return fleet_pb2.GetRolloutResponse(rollout=describe(known))
+            raise RolloutUnknownError(rollout_id)
+        return known
 
     async def GetFleet(self, request: fleet_pb2.GetFleetRequest, context: Context) -> fleet_pb2.GetFleetResponse:
         size = min(request.page_size or PAGE, PAGE)
@@ -135,16 +186,8 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         )
 
     def _device(self, row: DeviceRow) -> fleet_pb2.Device:
-        return fleet_pb2.Device(
-            device_id=row.device_id,
-            population=row.population,
-            hardware_class=row.hardware,
-            running_digest=row.running_digest,
-            state=row.state,  # type: ignore[arg-type]  # an enum is a number on the wire
-            failure_code=row.failure_code,
-            last_seen_unix_s=max(row.last_seen_s, self._roster.seen.get(row.device_id, 0.0)),
-            revoked=row.is_revoked,
-        )
+        seen, served = self._roster.seen, self._roster.served
+        return describe_device(row, last_seen_s=seen.get(row.device_id, 0.0), served=served.get(row.device_id))
 
     async def _receive(self, parts: AsyncIterator[fleet_pb2.PublishRequest], upload: Path) -> int:
         length = 0
@@ -158,60 +201,6 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
                 await asyncio.to_thread(file.write, part.chunk)
             await asyncio.to_thread(_sync, file)
         return length
-
-
-def describe(rollout: Rollout) -> fleet_pb2.Rollout:
-    """A rollout as operators see it."""
-    plan = rollout.plan
-    return fleet_pb2.Rollout(
-        rollout_id=plan.rollout_id,
-        population=plan.population,
-        target=plan.target,
-        digest=plan.digest,
-        state=f"ROLLOUT_STATE_{rollout.state.name}",
-        phase="WAVE_PHASE_UNSPECIFIED" if rollout.phase is WavePhase.NONE else f"WAVE_PHASE_{rollout.phase.name}",
-        wave=rollout.wave,
-        waves=len(plan.waves),
-        devices=len(rollout.members) - rollout.count(Stage.LEFT),
-        offered=rollout.count(Stage.OFFERED),
-        confirmed=rollout.count(Stage.CONFIRMED),
-        failed=rollout.count(Stage.FAILED),
-        lost=rollout.count(Stage.LOST),
-        incompatible=rollout.count(Stage.INCOMPATIBLE),
-        reason=rollout.reason,
-        paused=rollout.paused,
-    )
-
-
-def _order(request: fleet_pb2.CreateRolloutRequest) -> Order:
-    _check(_ROLLOUT_ID, "rollout_id", request.rollout_id)
-    _check(_POPULATION, "population", request.population)
-    waves = tuple(request.waves)
-    grows = all(low < high for low, high in itertools.pairwise((0.0, *waves)))  # false for NaN too
-    if not 0 < len(waves) <= MAX_WAVES or not grows or waves[-1] != 1.0:
-        raise BodyRefusedError("waves", f"{list(waves)[:10]}", f"at most {MAX_WAVES} shares that grow from above 0 to 1.0")
-    lost_after_s = request.lost_after_s or min(DEFAULT_LOST_S, request.deadline_s)
-    for field, value, least in (
-        ("soak_s", request.soak_s, -1.0),
-        ("deadline_s", request.deadline_s, 0.0),
-        ("lost_after_s", lost_after_s, 0.0),
-    ):
-        if not least < value < 1e8 or value < 0:
-            raise BodyRefusedError(field, str(value), "seconds")
-    return Order(
-        rollout_id=request.rollout_id,
-        population=request.population,
-        target=request.target,
-        waves=waves,
-        soak_s=request.soak_s,
-        deadline_s=request.deadline_s,
-        lost_after_s=lost_after_s,
-    )
-
-
-def _check(pattern: re.Pattern[str], field: str, found: str) -> None:
-    if not pattern.fullmatch(found):
-        raise BodyRefusedError(field, f"{found!r:.100}", f"a name like {pattern.pattern}")
 
 
 def _sync(file: BinaryIO) -> None:

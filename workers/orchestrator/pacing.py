@@ -15,13 +15,15 @@ class Pacing:
     """Most calls that a whole population should make together."""
 
     def next_sync_s(self, roster: Roster, population: str) -> float:
-        wanted_s = self.busy_s if roster.is_busy(population) else self.idle_s
-        return max(wanted_s, len(roster.devices) / self.calls_per_s)
+        return self.busy_interval_s(roster) if roster.is_busy(population) else max(self.idle_s, len(roster.devices) / self.calls_per_s)
 
-    @property
-    def present_within_s(self) -> float:
-        """A device that called within this time is there."""
-        return max(30.0, 3 * self.idle_s)
+    def busy_interval_s(self, roster: Roster) -> float:
+        """While a rollout moves."""
+        return max(self.busy_s, len(roster.devices) / self.calls_per_s)
 
-    def is_present(self, last_seen_s: float, now: float) -> bool:
-        return last_seen_s > 0 and now - last_seen_s <= self.present_within_s
+    def present_within_s(self, roster: Roster) -> float:
+        """A device that called within this time is there: it may miss a call or two."""
+        return max(30.0, 3 * self.idle_s, 3 * self.busy_interval_s(roster))
+
+    def is_present(self, roster: Roster, last_seen_s: float, now: float) -> bool:
+        return last_seen_s > 0 and now - last_seen_s <= self.present_within_s(roster)

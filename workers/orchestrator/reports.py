@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pipeline.errors import FleetError
-from pipeline.rollout.evidence import Progress
+from pipeline.rollout.evidence import Progress, Serving
 from workers.orchestrator.roster import DeviceRow
 
 MAX_REPORTS = 64
 """In one call."""
 MAX_DETAIL = 500
 MAX_NUMBER = 2**62
+MAX_LATENCY_MS = 3.6e6
 
 IDLE, CHECK, DOWNLOAD, VERIFY, STAGED, SHADOW, TRIAL, CONFIRMED, ROLLED_BACK, FAILED, INCOMPATIBLE = range(1, 12)
 """Numbers of `kdpipe.fleet.v1.DeviceState`."""
@@ -73,6 +74,8 @@ class Claims:
     hardware: str
     agent_version: str
     clock_wrong: bool
+    runtime: str = ""
+    free_memory_bytes: int = 0
 
 
 def check_report(report: DeviceReport) -> DeviceReport:
@@ -97,7 +100,21 @@ def check_claims(claims: Claims) -> Claims:
         raise BodyRefusedError("assignment_generation", str(claims.generation), f"at most {MAX_NUMBER}")
     check_name("hardware_class", claims.hardware, is_optional=True)
     check_name("agent_version", claims.agent_version, is_optional=True)
+    check_name("runtime_version", claims.runtime, is_optional=True)
+    if not 0 <= claims.free_memory_bytes <= MAX_NUMBER:
+        raise BodyRefusedError("free_memory_bytes", str(claims.free_memory_bytes), f"at most {MAX_NUMBER}")
     return claims
+
+
+def check_serving(serving: Serving) -> Serving:
+    """Raises BodyRefusedError."""
+    if not 0 < serving.answers <= MAX_NUMBER or not 0 <= serving.agreed <= serving.asked <= serving.answers:
+        found = f"{serving.agreed} agreed of {serving.asked} asked of {serving.answers} answers"
+        raise BodyRefusedError("serving", found, "each no more than the next, and some answers")
+    if not 0 <= serving.confidence_mean <= 1 or not 0 <= serving.latency_p50_ms <= MAX_LATENCY_MS:  # false for NaN too
+        found = f"confidence {serving.confidence_mean}, latency {serving.latency_p50_ms} ms"
+        raise BodyRefusedError("serving", found, f"a confidence up to 1 and a latency up to {MAX_LATENCY_MS:g} ms")
+    return serving
 
 
 def check_digest(field: str, digest: str) -> None:
@@ -119,8 +136,15 @@ def claim(row: DeviceRow, claims: Claims) -> DeviceRow:
         hardware=claims.hardware or row.hardware,
         agent_version=claims.agent_version or row.agent_version,
         clock_wrong=claims.clock_wrong,
+        runtime=claims.runtime or row.runtime,
+        free_memory_bytes=_settled_memory(row.free_memory_bytes, claims.free_memory_bytes),
     )
     return row if changed == row else changed
+
+
+def _settled_memory(known: int, told: int) -> int:
+    """Free memory moves all the time; only a change by a quarter is worth a write."""
+    return known if told == 0 or abs(told - known) * 4 <= known else told
 
 
 def take(row: DeviceRow, reports: Iterable[DeviceReport], *, now: float) -> tuple[DeviceRow, list[DeviceReport]]:

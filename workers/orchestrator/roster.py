@@ -5,14 +5,13 @@ state before a transaction or after it. `seen` is the exception: a device's last
 answers it, and reaches the database with its next change or the next heartbeat.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, select
 
-from pipeline.rollout.events import Event, EventKind, check_chain
-from pipeline.rollout.evidence import DeviceFacts, Progress
+from pipeline.rollout.events import Event, check_chain, stored_event
+from pipeline.rollout.evidence import DeviceFacts, Progress, Serving
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, fold
 from workers.orchestrator import tables
 
@@ -48,8 +47,12 @@ class DeviceRow:
     digest: str = ""
     envelope: bytes = b""
     expires_s: float = 0.0
+    labels: str = ""
+    """`name=value`, sorted, with commas between."""
+    runtime: str = ""
+    free_memory_bytes: int = 0
 
-    def facts(self, last_seen_s: float) -> DeviceFacts:
+    def facts(self, last_seen_s: float, served: "Served | None" = None) -> DeviceFacts:
         """What rollout decisions may know of it."""
         return DeviceFacts(
             hardware=self.hardware,
@@ -61,10 +64,22 @@ class DeviceRow:
             progress_s=self.progress_s,
             failure_code=self.failure_code,
             running_digest=self.running_digest,
+            labels=frozenset(self.labels.split(",")) if self.labels else frozenset(),
+            runtime=self.runtime,
+            free_memory_bytes=self.free_memory_bytes,
+            serving=served.serving if served is not None and served.digest == self.running_digest else None,
         )
 
     def columns(self) -> dict[str, object]:
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """How a device's model answered, as it told last."""
+
+    digest: str
+    serving: Serving
 
 
 class Roster:
@@ -74,6 +89,8 @@ class Roster:
         self.devices: dict[str, DeviceRow] = {}
         self.rollouts: dict[str, Rollout] = {}
         self.seen: dict[str, float] = {}
+        self.served: dict[str, Served] = {}
+        """In memory only: devices tell it again, and after a restart a gate waits until they did."""
 
     def load(self, connection: Connection) -> None:
         """Read everything. Raises RolloutLogBrokenError where a rollout's log was tampered with."""
@@ -114,14 +131,17 @@ class Roster:
 
 def read_rollout(connection: Connection, rollout_id: str) -> Rollout:
     """Fold one rollout from its stored log. Raises RolloutLogBrokenError."""
-    table = tables.rollout_events
-    rows = connection.execute(select(table).where(table.c.rollout_id == rollout_id).order_by(table.c.sequence)).mappings()
-    events = [
-        Event(sequence=row["sequence"], at_s=row["at_s"], kind=EventKind(row["kind"]), facts=json.loads(row["facts"]), hash=row["hash"])
-        for row in rows
-    ]
+    events = read_events(connection, rollout_id)
     check_chain(rollout_id, events)
     return fold(events)
+
+
+def read_events(connection: Connection, rollout_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+    """Events of a stored log from sequence number `after` on, not checked against each other. Raises RolloutLogBrokenError."""
+    table = tables.rollout_events
+    wanted = (table.c.rollout_id == rollout_id) & (table.c.sequence > after)
+    rows = connection.execute(select(table).where(wanted).order_by(table.c.sequence).limit(limit)).mappings()
+    return [stored_event(**row) for row in rows]
 
 
 def _kept(connection: Connection) -> Iterable[str]:

@@ -136,8 +136,7 @@ class Orchestrator:
         self._metrics = OrchestratorMetrics(self._metrics_server)
         self._writer = Writer(self._database, self.roster, on_commit=self._metrics.committed)
         signer = load_key(settings.keys / "assignment.pem", settings.unlock)
-        pacing = settings.pacing
-        self._engine = Engine(self.roster, repository, signer, started_s=now, present_within_s=pacing.present_within_s)
+        self._engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
         engine = self._engine
         await self._writer.run(lambda session: engine.wake(session, alive_until_s=float(alive_until_s or now), now=now))
         await self._serve(wanted, pki, repository)
@@ -153,7 +152,7 @@ class Orchestrator:
         common["news"] = self._news.set
         servicer = Fleet(engine=self._engine, repository=repository, pacing=self._settings.pacing, **common)
         downloads = Artifact(repository=repository, metrics=self._metrics, downloads_max=MAX_DOWNLOADS)
-        operations = Operations(engine=self._engine, repository=repository, **common)
+        operations = Operations(engine=self._engine, repository=repository, pacing=self._settings.pacing, **common)
         certificate = [(pki.server.key_pem, pki.server.certificate_pem)]
         mutual = grpc.ssl_server_credentials(certificate, root_certificates=pki.ca_pem, require_client_auth=True)
         one_way = grpc.ssl_server_credentials(certificate)

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DatabaseError
 
 from pipeline.errors import FleetError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -70,6 +70,9 @@ devices = Table(
     Column("digest", String(64), nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     Column("expires_s", Float(53), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("runtime", String(41), nullable=False),
+    Column("free_memory_bytes", BigInteger, nullable=False),
 )
 
 reports = Table(

@@ -377,6 +377,21 @@ class OperatorStub:
                 request_serializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutRequest.SerializeToString,
                 response_deserializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutResponse.FromString,
                 _registered_method=True)
+        self.PlanRollout = channel.unary_unary(
+                '/kdpipe.fleet.v1.Operator/PlanRollout',
+                request_serializer=workers_dot_rpc_dot_fleet__pb2.PlanRolloutRequest.SerializeToString,
+                response_deserializer=workers_dot_rpc_dot_fleet__pb2.PlanRolloutResponse.FromString,
+                _registered_method=True)
+        self.GetRolloutEvents = channel.unary_unary(
+                '/kdpipe.fleet.v1.Operator/GetRolloutEvents',
+                request_serializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutEventsRequest.SerializeToString,
+                response_deserializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutEventsResponse.FromString,
+                _registered_method=True)
+        self.LabelDevice = channel.unary_unary(
+                '/kdpipe.fleet.v1.Operator/LabelDevice',
+                request_serializer=workers_dot_rpc_dot_fleet__pb2.LabelDeviceRequest.SerializeToString,
+                response_deserializer=workers_dot_rpc_dot_fleet__pb2.LabelDeviceResponse.FromString,
+                _registered_method=True)
         self.GetFleet = channel.unary_unary(
                 '/kdpipe.fleet.v1.Operator/GetFleet',
                 request_serializer=workers_dot_rpc_dot_fleet__pb2.GetFleetRequest.SerializeToString,
@@ -424,6 +439,26 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRollout(self, request, context):
+        """A dry run of CreateRollout: whom it would reach, and when. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRolloutEvents(self, request, context):
+        """The rollout's log, in pages: for an audit by whoever does not trust the server's word.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LabelDevice(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFleet(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -462,6 +497,21 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.GetRollout,
                     request_deserializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutRequest.FromString,
                     response_serializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutResponse.SerializeToString,
+            ),
+            'PlanRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRollout,
+                    request_deserializer=workers_dot_rpc_dot_fleet__pb2.PlanRolloutRequest.FromString,
+                    response_serializer=workers_dot_rpc_dot_fleet__pb2.PlanRolloutResponse.SerializeToString,
+            ),
+            'GetRolloutEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRolloutEvents,
+                    request_deserializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutEventsRequest.FromString,
+                    response_serializer=workers_dot_rpc_dot_fleet__pb2.GetRolloutEventsResponse.SerializeToString,
+            ),
+            'LabelDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.LabelDevice,
+                    request_deserializer=workers_dot_rpc_dot_fleet__pb2.LabelDeviceRequest.FromString,
+                    response_serializer=workers_dot_rpc_dot_fleet__pb2.LabelDeviceResponse.SerializeToString,
             ),
             'GetFleet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFleet,
@@ -632,6 +682,87 @@ class Operator:
             '/kdpipe.fleet.v1.Operator/GetRollout',
             workers_dot_rpc_dot_fleet__pb2.GetRolloutRequest.SerializeToString,
             workers_dot_rpc_dot_fleet__pb2.GetRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kdpipe.fleet.v1.Operator/PlanRollout',
+            workers_dot_rpc_dot_fleet__pb2.PlanRolloutRequest.SerializeToString,
+            workers_dot_rpc_dot_fleet__pb2.PlanRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRolloutEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kdpipe.fleet.v1.Operator/GetRolloutEvents',
+            workers_dot_rpc_dot_fleet__pb2.GetRolloutEventsRequest.SerializeToString,
+            workers_dot_rpc_dot_fleet__pb2.GetRolloutEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LabelDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kdpipe.fleet.v1.Operator/LabelDevice',
+            workers_dot_rpc_dot_fleet__pb2.LabelDeviceRequest.SerializeToString,
+            workers_dot_rpc_dot_fleet__pb2.LabelDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

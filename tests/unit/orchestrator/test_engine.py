@@ -18,6 +18,7 @@ from pipeline.rollout.rollout import Rollout, RolloutState
 from pipeline.rollout.steering import Action
 from workers.orchestrator import tables
 from workers.orchestrator.engine import ASSIGNMENT_VALID, Engine, Order, RolloutConflictError, RolloutUnknownError
+from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster
 from workers.orchestrator.writer import StoreUnavailableError, Writer
@@ -72,7 +73,7 @@ class World:
         with self.database.begin() as connection:
             self.roster.load(connection)
         self.writer = Writer(self.database, self.roster)
-        self.engine = Engine(self.roster, self.shelf, self.signer, started_s=self.now, present_within_s=30.0)
+        self.engine = Engine(self.roster, self.shelf, self.signer, started_s=self.now, pacing=Pacing())
 
     def close(self) -> None:
         self.writer.close()

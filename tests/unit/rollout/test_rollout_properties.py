@@ -1,11 +1,14 @@
 """Whatever devices, operators and clocks do: what must hold of every rollout."""
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pipeline.errors import FleetError
-from pipeline.rollout.evidence import Progress
+from pipeline.rollout.evidence import Progress, Serving
+from pipeline.rollout.plan import OnHalt
 from pipeline.rollout.rollout import BROKEN, TERMINAL, RolloutState, Stage
 from pipeline.rollout.sequential import ALPHA_TOTAL
 from pipeline.rollout.steering import Action, advance, excuse_absence
@@ -13,12 +16,17 @@ from tests.kit.fleets import Fleet, plan
 
 
 class AnyRollout(RuleBasedStateMachine):
-    @initialize(devices=st.integers(0, 90), waves=st.sampled_from([(1.0,), (0.34, 1.0), (0.1, 0.5, 1.0)]), previous=st.booleans())
-    def begin(self, devices: int, waves: tuple[float, ...], previous: bool) -> None:
+    @initialize(
+        devices=st.integers(0, 90),
+        waves=st.sampled_from([(1.0,), (0.34, 1.0), (0.1, 0.5, 1.0), (40, 1.0)]),
+        previous=st.booleans(),
+        on_halt=st.sampled_from(OnHalt),
+    )
+    def begin(self, devices: int, waves: tuple[float, ...], previous: bool, on_halt: OnHalt) -> None:
         classes = ("x86", "pi4")
         self.fleet = Fleet(
             devices,
-            plan=plan(waves=waves),
+            plan=plan(waves=waves, on_halt=on_halt, bundle_bytes=10, bytes_per_s=60.0),
             previous="releases/small-000001.kdpb" if previous else "",
             hardware=lambda n: classes[len(n) % 2],
         )
@@ -55,6 +63,15 @@ class AnyRollout(RuleBasedStateMachine):
         if self.fleet.facts:
             self.fleet.revoke(data.draw(st.sampled_from(sorted(self.fleet.facts))))
 
+    @rule(latency_ms=st.sampled_from([1.0, 5.0, None]))
+    def tell(self, latency_ms: float | None) -> None:
+        """Devices that run the release tell one thing, the others another; or those that run it tell nothing."""
+        for device, facts in self.fleet.facts.items():
+            runs_it = facts.running_digest == self.fleet.rollout.plan.digest
+            told_ms = latency_ms if runs_it else 1.0
+            serving = None if told_ms is None else Serving(answers=1, confidence_mean=0.9, latency_p50_ms=told_ms)
+            self.fleet.facts[device] = replace(facts, serving=serving)
+
     @rule(action=st.sampled_from(list(Action)))
     def act(self, action: Action) -> None:
         before = self.fleet.rollout
@@ -84,7 +101,7 @@ class AnyRollout(RuleBasedStateMachine):
         if self.ended is not None:
             assert rollout == self.ended, "terminal is terminal"
         self.ended = rollout if rollout.state in TERMINAL else None
-        assert rollout.alpha_spent <= ALPHA_TOTAL * (1 + 1e-9)
+        assert rollout.alpha_spent + rollout.alpha_compared <= ALPHA_TOTAL * (1 + 1e-9)
         now_broken = {device for device, member in rollout.members.items() if member.stage in BROKEN}
         assert self.broken <= now_broken, "a device that failed is never counted as good again"
         self.broken = now_broken

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pipeline.rollout.events import EventKind
 from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import RolloutState, Stage, WavePhase
-from pipeline.rollout.steering import Action, excuse_absence
+from pipeline.rollout.steering import Action, advance, excuse_absence
+from pipeline.rollout.targeting import Selector
 from tests.kit.fleets import PREVIOUS, Fleet, approved, plan, stages
 
 
@@ -98,6 +99,17 @@ def test_silence_after_the_switch_is_a_lost_device_and_a_lost_device_has_failed(
     fleet.tick()
     assert stages(fleet)[canary] is Stage.LOST
     assert fleet.rollout.state is RolloutState.HALTED
+
+
+def test_a_device_that_is_told_to_call_rarely_is_not_lost_for_calling_rarely() -> None:
+    fleet = approved(deadline_s=1000.0)
+    canary = fleet.offered()[0]
+    fleet.report(canary, Progress.SWITCHED)
+    fleet.wait(149.0)
+    moved, _ = advance(fleet.rollout, replace(fleet.evidence, sync_s=50.0), now=fleet.now)
+    assert moved.members[canary].stage is Stage.OFFERED
+    moved, _ = advance(fleet.rollout, replace(fleet.evidence, sync_s=50.0), now=fleet.now + 2)
+    assert moved.members[canary].stage is Stage.LOST
 
 
 def test_silence_while_the_server_was_down_says_nothing() -> None:
@@ -260,3 +272,38 @@ def test_a_revoked_device_leaves_and_holds_nobody_up() -> None:
     fleet.tick()
     assert stages(fleet)[canary] is Stage.LEFT
     assert fleet.settle().count(Stage.CONFIRMED) == 2
+
+
+def test_offers_ask_the_network_for_no_more_than_the_plan_allows() -> None:
+    fleet = approved(200, waves=(1.0,), in_flight_first=200, bundle_bytes=1_000, bytes_per_s=10_000.0)
+    began_s, sent = fleet.now, len(fleet.offered())
+    assert sent == 10, "a second's worth at once"
+    while len(fleet.ever_assigned) < 200:
+        fleet.wait(0.3)
+        fleet.call()
+        fleet.tick()
+        assert len(fleet.ever_assigned) * 1_000 <= 10_000.0 * (fleet.now - began_s + 1.0) + 1e-6
+    assert fleet.now - began_s <= 21.0, "and what is allowed is used"
+
+
+def test_a_bundle_larger_than_the_bandwidth_is_offered_one_at_a_time() -> None:
+    fleet = approved(5, waves=(1.0,), bundle_bytes=100_000, bytes_per_s=10_000.0)
+    assert len(fleet.offered()) == 1
+    fleet.wait(9.0)
+    fleet.call()
+    assert fleet.tick() == []
+    fleet.wait(1.1)
+    fleet.call()
+    fleet.tick()
+    assert len(fleet.ever_assigned) == 2
+
+
+def test_devices_that_the_selector_leaves_out_are_never_offered_it() -> None:
+    fleet = Fleet(6, plan=plan(selector=Selector(labels=("ring=beta",))), previous=PREVIOUS)
+    for device in ("d-1", "d-4"):
+        fleet.facts[device] = replace(fleet.facts[device], labels=frozenset({"ring=beta"}))
+    fleet.act(Action.APPROVE)
+    assert fleet.settle().state is RolloutState.COMPLETED
+    assert fleet.ever_assigned == {"d-1", "d-4"}
+    fleet = approved(6, waves=(4, 1.0))
+    assert len(fleet.offered()) == 4

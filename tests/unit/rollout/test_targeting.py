@@ -1,9 +1,15 @@
 """Who is reached by which wave."""
 
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rollout.targeting import bucket, is_allowed, ranked, wave_reach
+from pipeline.rollout.evidence import DeviceFacts
+from pipeline.rollout.targeting import Selector, bucket, is_allowed, misfit, ranked, wave_reach
 
 shares = st.lists(st.floats(0.001, 0.999), max_size=5, unique=True).map(lambda found: (*sorted(found), 1.0))
 
@@ -44,3 +50,44 @@ def test_hardware_that_a_release_does_not_name_is_not_allowed() -> None:
     assert is_allowed("pi4", ())
     assert is_allowed("pi4", ("pi4", "x86"))
     assert not is_allowed("pi3", ("pi4",))
+
+
+@given(population=st.integers(0, 500))
+def test_a_number_of_devices_is_that_many_and_never_fewer_than_the_wave_before(population: int) -> None:
+    waves = (0.5, 10, 100, 1.0)
+    reaches = [wave_reach(waves, wave, population) for wave in range(1, 5)]
+    assert reaches == sorted(reaches)
+    assert reaches[2] == min(population, max(100, population // 2, 3))
+    assert wave_reach((1, 1.0), 1, population) == min(1, population)
+
+
+def facts(**changes: Any) -> DeviceFacts:
+    return DeviceFacts(**{"hardware": "x86", "labels": frozenset({"ring=beta", "site=oslo"}), "runtime": "1.23.2", **changes})
+
+
+@pytest.mark.parametrize(
+    ("selector", "fits"),
+    [
+        (Selector(), True),
+        (Selector(labels=("ring=beta", "site=oslo")), True),
+        (Selector(labels=("ring=beta", "site=rome")), False),
+        (Selector(hardware=("pi4", "x86")), True),
+        (Selector(hardware=("pi4",)), False),
+        (Selector(runtime_at_least="1.9"), True),
+        (Selector(runtime_at_least="1.24"), False),
+        (Selector(free_memory_bytes=64), False),
+    ],
+)
+def test_a_device_must_meet_every_demand(selector: Selector, fits: bool) -> None:
+    assert (misfit(facts(), selector, ()) == "") is fits
+
+
+def test_what_a_device_does_not_tell_meets_no_demand() -> None:
+    assert misfit(facts(runtime=""), Selector(runtime_at_least="1.0"), ())
+    assert misfit(facts(runtime="nonsense"), Selector(runtime_at_least="1.0"), ())
+    assert misfit(facts(free_memory_bytes=0), Selector(free_memory_bytes=1), ())
+
+
+def test_a_selector_reads_back_from_its_log() -> None:
+    selector = Selector(labels=("ring=beta",), hardware=("x86",), runtime_at_least="1.2", free_memory_bytes=3)
+    assert Selector.from_facts(json.loads(json.dumps(asdict(selector)))) == selector

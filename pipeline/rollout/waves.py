@@ -1,0 +1,99 @@
+"""Who joins a wave, and who is offered the release now: pure decisions that return what the next event says.
+
+Always holds: no more devices are in flight than the plan allows, and no offer asks the network for more than the plan allows. Whether
+a wave goes on at all is decided in `pipeline.rollout.steering`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.rollout.events import EventKind, Step
+from pipeline.rollout.evidence import DeviceFacts, Evidence
+from pipeline.rollout.plan import Plan
+from pipeline.rollout.rollout import Rollout, Stage
+from pipeline.rollout.sequential import allot
+from pipeline.rollout.targeting import bucket, eligible, ranked, wave_reach
+
+BURST_S = 1.0
+"""Offers are made about once a second, so a second's worth of bandwidth may be promised at once."""
+
+
+def start_wave(rollout: Rollout, evidence: Evidence) -> Step | None:
+    """The next wave, with the devices that it reaches beyond those before it."""
+    plan, wave = rollout.plan, rollout.wave + 1
+    fitting = ranked(plan.salt, eligible(evidence.devices, plan.selector, plan.hardware))
+    if not fitting and wave == 1:
+        return None  # nobody there yet: stays APPROVED until a device enrols
+    reached = fitting[: wave_reach(plan.waves, wave, len(fitting))]
+    new = [device for device in reached if device not in rollout.members]
+    facts = _joining(rollout, evidence, new, first_wave=wave == 1, waves_left=len(plan.waves) - wave + 1, known=())
+    says = f"wave {wave} of {len(plan.waves)}: {len(new)} of {len(fitting)} devices join"
+    return EventKind.WAVE_STARTED, {**facts, "wave": wave, "reason": says}
+
+
+def join(rollout: Rollout, evidence: Evidence) -> Step | None:
+    """Devices that came after the wave began and stand within its reach."""
+    plan = rollout.plan
+    fitting = eligible(evidence.devices, plan.selector, plan.hardware)
+    room = wave_reach(plan.waves, rollout.wave, len(fitting)) - len(rollout.members)
+    if rollout.wave < len(plan.waves) and room <= 0:
+        return None
+    new = ranked(plan.salt, (device for device in fitting if device not in rollout.members))
+    if rollout.wave < len(plan.waves):
+        # A wave stays a share: it takes newcomers up to where it reaches, and no more of them than its size allows.
+        reach = max((bucket(plan.salt, device) for device in rollout.members), default=0)
+        new = [device for device in new if bucket(plan.salt, device) < reach][:room]
+    if not new:
+        return None
+    left = len(plan.waves) - rollout.wave + 1
+    return EventKind.JOINED, _joining(rollout, evidence, new, first_wave=False, waves_left=left, known=tuple(rollout.tests))
+
+
+def offer(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
+    """Offer the release to devices that wait for it and are there, as many as the caps allow."""
+    room = min(in_flight_most(rollout.plan, rollout.wave, len(evidence.devices)) - rollout.count(Stage.OFFERED), _sendable(rollout, now))
+    if room <= 0:
+        return None
+    waiting = (device for device, member in rollout.members.items() if member.stage is Stage.PENDING and evidence.is_present(device, now))
+    offered = _first(room, waiting)
+    return (EventKind.OFFERED, {"devices": offered}) if offered else None
+
+
+def in_flight_most(plan: Plan, wave: int, population: int) -> int:
+    """How many devices may have the release on offer at once."""
+    return plan.in_flight_first if wave <= 1 else max(plan.in_flight_first, math.ceil(plan.in_flight_share * population))
+
+
+def alphas(rollout: Rollout, classes: Sequence[str], *, first_wave: bool, waves_left: int) -> dict[str, float]:
+    """The error budget of a new install test for each hardware class."""
+    if not classes:
+        return {}
+    alpha = allot(spent=rollout.alpha_spent, tests=len(classes), first_wave=first_wave, waves_left=waves_left)
+    return dict.fromkeys(classes, alpha)
+
+
+def _sendable(rollout: Rollout, now: float) -> int:
+    """How many more bundles the bandwidth lets through by a burst from now; one where nothing is under way, however large it is."""
+    plan, clock_s = rollout.plan, rollout.clock_s(now)
+    if not plan.bytes_per_s or not plan.bundle_bytes:
+        return len(rollout.members)
+    idle = rollout.sent_until_clock_s <= clock_s
+    room_s = clock_s + BURST_S - max(rollout.sent_until_clock_s, clock_s)
+    return max(int(idle), math.floor(room_s * plan.bytes_per_s / plan.bundle_bytes))
+
+
+def _joining(
+    rollout: Rollout, evidence: Evidence, new: Sequence[str], *, first_wave: bool, waves_left: int, known: Sequence[str]
+) -> dict[str, Any]:
+    devices = [[device, evidence.devices[device].hardware, _previous(rollout.plan, evidence.devices[device])] for device in new]
+    classes = sorted({hardware for _, hardware, _ in devices} - set(known))
+    return {"devices": devices, "alphas": alphas(rollout, classes, first_wave=first_wave, waves_left=waves_left)}
+
+
+def _previous(plan: Plan, facts: DeviceFacts) -> str:
+    return "" if facts.target in plan.no_way_back else facts.target
+
+
+def _first(count: int, devices: Iterable[str]) -> list[str]:
+    return [device for _, device in zip(range(count), devices, strict=False)]

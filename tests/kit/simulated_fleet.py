@@ -1,0 +1,238 @@
+"""Many simulated devices: each a TLS client of its own with a certificate of its own, speaking the real protocol; no model, no slots.
+
+They run in processes of their own (`python -m tests.kit.simulated_fleet`), so that what the load costs is told apart from what the server
+costs. A device waits as long as the server says, with an agent's jitter; backs off with an agent's backoff while nobody answers; takes an
+assignment, fetches the bundle, and reports TRIAL and then a verdict, each as an agent would. It does not verify signatures: that
+work is the device's own CPU, which is not what is measured here.
+"""
+
+import asyncio
+import base64
+import json
+import random
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.kit.wire_devices import OPTIONS, private_pem, signing_request
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+JITTER, MAX_BACKOFF_S, CALL_S = 0.2, 300.0, 20.0
+ENROL_AT_ONCE = 32
+TELL_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What one load process is to play."""
+
+    fleet_address: str
+    enrolment_address: str
+    ca_pem: str
+    tokens: list[str]
+    first_within_s: float
+    """First calls are spread over this time."""
+    seed: int = 1
+
+
+@dataclass
+class Device:
+    """One simulated device's memory."""
+
+    key_pem: bytes
+    certificate_pem: bytes
+    device_id: str
+    generation: int = 0
+    digest: str = ""
+    running: str = ""
+    sequence: int = 0
+    queue: list[fleet_pb2.Report] = field(default_factory=list)
+    wait_s: float = 0.0
+    failures: int = 0
+
+
+class Crowd:
+    """The devices of one process."""
+
+    def __init__(self, load: Load) -> None:
+        self.load, self.rng = load, random.Random(load.seed)
+        self.counts: Counter[str] = Counter()
+        self.devices: list[Device] = []
+        self.failing = 0.0
+        """Share of installs that fail, after the switch."""
+
+    async def run(self) -> None:
+        await self._enrol()
+        self._tell("enrolled")
+        lives = [asyncio.create_task(self._live(device)) for device in self.devices]
+        telling = asyncio.create_task(self._keep_telling())
+        while line := await asyncio.to_thread(sys.stdin.readline):  # until the parent closes it
+            self.failing = float(line)
+        for task in (*lives, telling):
+            task.cancel()
+        await asyncio.gather(*lives, telling, return_exceptions=True)
+
+    async def _enrol(self) -> None:
+        credentials = grpc.ssl_channel_credentials(self.load.ca_pem.encode())
+        room = asyncio.Semaphore(ENROL_AT_ONCE)
+        async with grpc.aio.secure_channel(self.load.enrolment_address, credentials, options=OPTIONS) as channel:
+            stub = fleet_pb2_grpc.EnrollmentStub(channel)
+
+            async def enrol(token: str) -> Device:
+                async with room:
+                    key = ec.generate_private_key(ec.SECP256R1())
+                    request = fleet_pb2.EnrollRequest(
+                        token=token, csr_der=signing_request(key), hardware_class="simulated", agent_version="1"
+                    )
+                    answer = await stub.Enroll(request, timeout=60)
+                    return Device(key_pem=private_pem(key), certificate_pem=answer.certificate_pem, device_id=answer.device_id)
+
+            self.devices = list(await asyncio.gather(*map(enrol, self.load.tokens)))
+
+    async def _live(self, device: Device) -> None:
+        await asyncio.sleep(self.rng.random() * self.load.first_within_s)
+        credentials = grpc.ssl_channel_credentials(self.load.ca_pem.encode(), device.key_pem, device.certificate_pem)
+        options = (*OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 5_000))
+        async with grpc.aio.secure_channel(self.load.fleet_address, credentials, options=options) as channel:
+            fleet, artifact = fleet_pb2_grpc.FleetStub(channel), fleet_pb2_grpc.ArtifactStub(channel)
+            while True:
+                await self._turn(device, fleet, artifact)
+                await asyncio.sleep(device.wait_s * (1 + JITTER * (2 * self.rng.random() - 1)))
+
+    async def _turn(self, device: Device, fleet: Any, artifact: Any) -> None:
+        try:
+            answer = await self._sync(device, fleet)
+            if answer.assignment and self._accepts(device, answer.assignment):
+                await self._install(device, fleet, artifact)
+            device.wait_s, device.failures = answer.next_sync_s, 0
+        except grpc.aio.AioRpcError as error:
+            self.counts[f"error {error.code().name}"] += 1
+            device.failures += 1
+            device.wait_s = min(MAX_BACKOFF_S, max(device.wait_s, 0.5 * 2 ** min(device.failures, 12)))
+
+    async def _sync(self, device: Device, fleet: Any) -> fleet_pb2.SyncResponse:
+        request = fleet_pb2.SyncRequest(
+            reports=device.queue,
+            running_digest=device.running,
+            assignment_generation=device.generation,
+            hardware_class="simulated",
+            agent_version="1",
+        )
+        self.counts["tried"] += 1
+        answer: fleet_pb2.SyncResponse = await fleet.Sync(request, timeout=CALL_S)
+        self.counts["synced"] += 1
+        device.queue = [report for report in device.queue if report.sequence > answer.acknowledged_sequence]
+        return answer
+
+    def _accepts(self, device: Device, envelope: bytes) -> bool:
+        assignment = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+        if assignment["generation"] <= device.generation:
+            return False
+        device.generation, device.digest = assignment["generation"], assignment["digest"]
+        return device.digest != device.running
+
+    async def _install(self, device: Device, fleet: Any, artifact: Any) -> None:
+        async for part in artifact.Fetch(fleet_pb2.FetchRequest(digest=device.digest), timeout=CALL_S):
+            self.counts["bytes"] += len(part.chunk)
+        before, device.running = device.running, device.digest
+        self.counts["switched"] += 1
+        self._report(device, "TRIAL")
+        await self._sync(device, fleet)
+        if self.rng.random() < self.failing:
+            device.running = before
+            self._report(device, "ROLLED_BACK", code="SIMULATED")
+        else:
+            self._report(device, "CONFIRMED")
+        await self._sync(device, fleet)
+
+    def _report(self, device: Device, state: str, *, code: str = "") -> None:
+        device.sequence += 1
+        report = fleet_pb2.Report(
+            incarnation=1,
+            sequence=device.sequence,
+            generation=device.generation,
+            digest=device.digest,
+            state=f"DEVICE_STATE_{state}",
+            failure_code=code,
+        )
+        device.queue.append(report)
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            self._tell("living")
+
+    def _tell(self, what: str) -> None:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        facts = {"what": what, "at_s": time.time(), "cpu_s": usage.ru_utime + usage.ru_stime, "rss_bytes": rss, "counts": dict(self.counts)}
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+
+
+class LoadProcess:
+    """One load process, from its parent's side; a context manager."""
+
+    def __init__(self, load: Load, *, log: Path) -> None:
+        self._load, self._log_path = load, log
+        self.told: list[dict[str, Any]] = []
+        """What it has said so far, oldest first."""
+
+    def __enter__(self) -> Self:
+        self._log = self._log_path.open("wb")
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "tests.kit.simulated_fleet"]
+        self._child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=self._log)
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps(asdict(self._load)).encode() + b"\n")
+        self._child.stdin.flush()
+        return self
+
+    def wait_enrolled(self) -> None:
+        """Wait until its devices are enrolled; from then on what it says is heard by a thread."""
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        assert line, f"a load process ended: {self._log_path.read_text()[-1000:]}"
+        self.told.append(json.loads(line))
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def _hear(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            self.told.append(json.loads(line))
+
+    def fail(self, share: float) -> None:
+        """From now on this share of installs fails, after the switch."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{share}\n".encode())
+        self._child.stdin.flush()
+
+    def __exit__(self, *_: object) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        try:
+            self._child.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._log.close()
+
+
+def main() -> None:
+    load = Load(**json.loads(sys.stdin.readline()))
+    asyncio.run(Crowd(load).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""A wave against devices not yet offered the release: what is worse is seen, what is not is hardly ever, and no data is no success."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.rollout.comparison import USUAL_MARGINS, Comparison, Finding, Metric, compare, worse_p_value
+from pipeline.rollout.evidence import DeviceFacts, Serving
+
+ALPHA = 0.0005
+
+
+def device(latency_ms: float = 1.0, *, confidence: float = 0.9, hardware: str = "x86", asked: int = 0, agreed: int = 0) -> DeviceFacts:
+    serving = Serving(answers=max(1, asked), confidence_mean=confidence, latency_p50_ms=latency_ms, asked=asked, agreed=agreed)
+    return DeviceFacts(hardware=hardware, serving=serving)
+
+
+def silent(count: int) -> list[DeviceFacts]:
+    return [DeviceFacts(hardware="x86")] * count
+
+
+def latency(wave: list[DeviceFacts], control: list[DeviceFacts], *, alpha: float = ALPHA) -> Comparison:
+    return compare(Metric.LATENCY, wave, control, USUAL_MARGINS, alpha=alpha)
+
+
+def drawn(seed: int, count: int, median_ms: float, hardware: str = "x86") -> list[DeviceFacts]:
+    values = np.random.default_rng(seed).lognormal(np.log(median_ms), 0.2, count)
+    return [device(float(value), hardware=hardware) for value in values]
+
+
+@given(lower=st.lists(st.integers(0, 20), min_size=3, max_size=60), higher=st.lists(st.integers(0, 20), min_size=3, max_size=60))
+def test_one_class_is_the_rank_sum_test_of_scipy(lower: list[int], higher: list[int]) -> None:
+    ours = worse_p_value([([float(v) for v in lower], [float(v) for v in higher])])
+    if len({*lower, *higher}) == 1:
+        assert ours == 1.0
+        return
+    theirs = stats.mannwhitneyu(lower, higher, alternative="less", method="asymptotic", use_continuity=False).pvalue
+    assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+def test_twice_as_slow_is_worse_and_says_the_numbers() -> None:
+    found = latency(drawn(1, 60, 2.0), drawn(2, 200, 1.0))
+    assert found.finding is Finding.WORSE
+    assert "ms against" in found.says
+    assert "60 devices of the wave, 200 not yet offered" in found.says
+
+
+def test_slower_by_less_than_the_margin_is_no_harm() -> None:
+    assert latency(drawn(1, 500, 1.1), drawn(2, 5000, 1.0)).finding is Finding.NO_WORSE
+
+
+def test_a_release_that_is_no_slower_is_halted_no_oftener_than_alpha() -> None:
+    """At the margin itself, the worst case of what is no harm."""
+    random, alpha, trials = np.random.default_rng(3), 0.02, 1500
+    wave = random.lognormal(np.log(1.25), 0.3, (trials, 40)) / 1.25
+    control = random.lognormal(0.0, 0.3, (trials, 60))
+    worse = sum(worse_p_value([((-w).tolist(), (-c).tolist())]) <= alpha for w, c in zip(wave, control, strict=True))
+    assert worse / trials <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / trials)
+
+
+def test_a_wave_with_more_of_the_slow_hardware_is_not_slower() -> None:
+    wave = [*drawn(1, 80, 10.0, "pi3"), *drawn(2, 40, 1.0)]
+    control = [*drawn(3, 40, 10.0, "pi3"), *drawn(4, 400, 1.0)]
+    assert latency(wave, control).finding is Finding.NO_WORSE
+
+
+def test_slower_on_one_hardware_class_alone_is_worse() -> None:
+    wave = [*drawn(1, 80, 30.0, "pi3"), *drawn(2, 80, 1.0)]
+    control = [*drawn(3, 200, 10.0, "pi3"), *drawn(4, 200, 1.0)]
+    assert latency(wave, control).finding is Finding.WORSE
+
+
+def test_a_device_that_floods_or_lies_is_one_rank() -> None:
+    assert latency([*drawn(1, 60, 1.0), *[device(1e6)] * 5], drawn(2, 200, 1.0)).finding is Finding.NO_WORSE
+
+
+@pytest.mark.parametrize(("wave", "control"), [(29, 500), (500, 29), (0, 0)])
+def test_under_thirty_devices_on_a_side_give_no_verdict(wave: int, control: int) -> None:
+    assert latency(drawn(1, wave, 9.0), drawn(2, control, 1.0)).finding is Finding.TOO_FEW
+
+
+def test_hardware_that_is_on_one_side_only_does_not_count() -> None:
+    assert latency(drawn(1, 60, 9.0, "pi3"), drawn(2, 200, 1.0)).finding is Finding.TOO_FEW
+
+
+def test_a_wave_that_does_not_tell_what_others_tell_is_missing() -> None:
+    assert latency(silent(60), drawn(2, 200, 1.0)).finding is Finding.MISSING
+
+
+def test_a_wave_as_quiet_as_the_others_is_not_missing() -> None:
+    assert latency([*silent(90), *drawn(1, 10, 1.0)], [*silent(900), *drawn(2, 100, 1.0)]).finding is Finding.TOO_FEW
+
+
+def test_less_sure_and_less_in_agreement_is_worse_too() -> None:
+    wave = [device(confidence=0.6 + n / 1000, asked=10, agreed=7) for n in range(60)]
+    control = [device(confidence=0.9 + n / 1000, asked=10, agreed=9) for n in range(90)]
+    for metric in (Metric.CONFIDENCE, Metric.AGREEMENT):
+        assert compare(metric, wave, control, USUAL_MARGINS, alpha=ALPHA).finding is Finding.WORSE
+    assert compare(Metric.CONFIDENCE, control, wave, USUAL_MARGINS, alpha=ALPHA).finding is Finding.NO_WORSE
+
+
+def test_who_was_never_asked_says_nothing_of_agreement() -> None:
+    found = compare(Metric.AGREEMENT, [device()] * 50, [device()] * 50, USUAL_MARGINS, alpha=ALPHA)
+    assert (found.finding, found.wave_devices, found.control_devices) == (Finding.TOO_FEW, 0, 0)

@@ -1,0 +1,189 @@
+"""`kdpipe rollout`, `device` and `audit` against a real orchestrator: what they do, what they print, what they exit with."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipeline.rollout.rollout import RolloutState
+from tests.kit.orchestrators import RunningOrchestrator
+from workers.cli import app
+from workers.commands.quantities import seconds, shown_s, size, waves
+
+PLAN = ("small-000001", "--population", "mail", "--waves", "1,100%", "--soak", "0s", "--deadline", "1m")
+
+
+@pytest.fixture(name="orchestrator")
+def _orchestrator(tmp_path: Path) -> Iterator[RunningOrchestrator]:
+    with RunningOrchestrator(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(name="file")
+def _file(orchestrator: RunningOrchestrator, tmp_path: Path) -> str:
+    return str(orchestrator.operator_file(tmp_path / "operator.json"))
+
+
+def kdpipe(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def told(*words: str) -> str:
+    result = kdpipe(*words)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def test_plan_then_start_reaches_whom_the_plan_named(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(3)
+    orchestrator.release()
+    plan = json.loads(told("rollout", "plan", file, *PLAN, "--json"))
+    assert [wave["devices"] for wave in plan["waves"]] == [1, 2]
+    text = told("rollout", "plan", file, *PLAN, "--devices")
+    assert "Nothing was changed" in text
+    assert plan["waves"][0]["device_ids"][0] in text
+    assert "no rollout yet" in told("rollout", "ls", file)
+    first = json.loads(told("rollout", "start", file, *PLAN, "--json"))
+    assert first["rollout_id"] == "mail-small-000001"
+    assert json.loads(told("rollout", "start", file, *PLAN, "--json"))["created_unix_s"] == first["created_unix_s"], "again is harmless"
+    offered = [device.device_id for device in orchestrator.operator.get_fleet().devices if device.assigned_target]
+    assert offered == plan["waves"][0]["device_ids"]
+
+
+def test_pause_resume_and_abort_may_be_repeated_and_say_what_is(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(3)
+    orchestrator.release()
+    told("rollout", "start", file, *PLAN)
+    for _ in range(2):
+        assert "running, paused" in told("rollout", "pause", file, "mail-small-000001")
+    for _ in range(2):
+        assert "running." in told("rollout", "resume", file, "mail-small-000001")
+    for _ in range(2):
+        assert "aborted" in told("rollout", "abort", file, "mail-small-000001", "keep")
+    assert kdpipe("rollout", "abort", file, "mail-small-000001", "perhaps").exit_code == 2
+    refused = kdpipe("rollout", "pause", file, "mail-small-000001")
+    assert "cannot pause while it is aborted" in str(refused.exception)
+    assert "aborted" in told("rollout", "ls", file)
+
+
+def test_watch_over_a_pipe_is_lines_until_it_completes(orchestrator: RunningOrchestrator, file: str) -> None:
+    devices = orchestrator.devices(3)
+    target = orchestrator.release()
+    told("rollout", "start", file, *PLAN)
+
+    def live() -> None:
+        while orchestrator.operator.get_rollout("mail-small-000001").state is not RolloutState.COMPLETED:
+            for device in orchestrator.offered(*devices, digest=target.digest):
+                device.confirm()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    text = told("rollout", "watch", file, "mail-small-000001", "--every", "0.1")
+    thread.join()
+    assert text.splitlines()[-1].startswith("mail-small-000001: completed, wave 2 of 2")
+    last = json.loads(told("rollout", "watch", file, "mail-small-000001", "--json").splitlines()[-1])
+    assert [wave["confirmed"] for wave in last["wave_views"]] == [1, 2]
+    shown = told("rollout", "show", file, "mail-small-000001", "--events")
+    assert "3 of 3 devices run it and confirmed it" in shown
+    assert "wave_started" in shown
+
+
+def test_watch_of_a_rollout_that_halts_says_why_and_is_an_error(orchestrator: RunningOrchestrator, file: str) -> None:
+    devices = orchestrator.devices(3)
+    target = orchestrator.release()
+    told("rollout", "start", file, *PLAN)
+    (canary,) = orchestrator.offered(*devices, digest=target.digest)
+    canary.sync(canary.report("FAILED", code="GOLDEN_MISMATCH"))
+    result = kdpipe("rollout", "watch", file, "mail-small-000001", "--every", "0.1")
+    assert "1 of 1 devices failed" in str(result.exception)
+    assert getattr(result.exception, "exit_code", 0) == 8
+    picture = told("rollout", "show", file, "mail-small-000001")
+    assert "halted" in picture
+    assert "+1.61 nats" in picture
+    assert "6.91" in picture
+
+
+def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrchestrator, file: str) -> None:
+    first, second = orchestrator.devices(2)
+    assert "ring=beta" in told("device", "label", file, first.device_id, "ring=beta")
+    listed = [json.loads(line) for line in told("device", "ls", file, "--label", "ring=beta", "--json").splitlines()]
+    assert [device["device_id"] for device in listed] == [first.device_id]
+    assert second.device_id in told("device", "ls", file)
+    assert "ring=beta" in told("device", "show", file, first.device_id)
+    assert "no label" in told("device", "label", file, first.device_id, "--remove", "ring")
+    told("device", "revoke", file, second.device_id)
+    told("device", "revoke", file, second.device_id)
+    assert second.device_id not in told("device", "ls", file)
+    assert second.device_id in told("device", "ls", file, "--revoked")
+    assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
+
+
+def completed(orchestrator: RunningOrchestrator) -> Path:
+    """A run's folder whose orchestrator has brought a release to two devices, and stopped."""
+    devices = orchestrator.devices(2)
+    target = orchestrator.release()
+    orchestrator.roll_out(target)
+    for device in orchestrator.offered(*devices, digest=target.digest):
+        device.confirm()
+    orchestrator.wait_for(lambda: orchestrator.operator.get_rollout("r1").state is RolloutState.COMPLETED)
+    orchestrator.stop()
+    (orchestrator.folder / "origin.json").write_text('{"run": {"fleet": {"host": "127.0.0.1"}}}')
+    return orchestrator.folder
+
+
+def change(folder: Path, statement: str) -> None:
+    with sqlite3.connect(folder / "fleet" / "orchestrator.db") as database:
+        assert database.execute(statement).rowcount > 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE rollout_events SET facts = replace(facts, 'confirmed', 'failed') WHERE kind = 'outcomes'", "event 5 has hash"),
+        ("UPDATE rollout_events SET facts = '{' WHERE sequence = 2", "event 2 has hash nothing"),
+        ("DELETE FROM rollout_events WHERE sequence = 3", "event 3 has hash"),
+        ("UPDATE rollout_events SET sequence = CASE sequence WHEN 3 THEN 104 ELSE 103 END WHERE sequence IN (3, 4)", "event 3 has hash"),
+        ("DELETE FROM rollout_events WHERE kind = 'completed'", "which was there at the last audit"),
+        ("DELETE FROM rollout_events", "its log ends at event 0"),
+        ("UPDATE rollouts SET state = 'halted'", "shows it as halted; expected completed"),
+        ("DELETE FROM rollouts", "shows it as none of its rollouts; expected completed"),
+    ],
+)
+def test_a_tampered_database_is_named_entry_by_entry(orchestrator: RunningOrchestrator, statement: str, says: str) -> None:
+    folder = completed(orchestrator)
+    (before,) = json.loads(told("audit", "verify", str(folder), "--json"))
+    assert (before["ok"], before["state"]) == (True, "completed")
+    assert "the head seen last" in told("audit", "verify", str(folder))
+    change(folder, statement)
+    for _ in range(2):
+        result = kdpipe("audit", "verify", str(folder))
+        assert says in str(result.exception), "and again: a bad log does not become the one that is known"
+        assert getattr(result.exception, "exit_code", 0) == 8
+
+
+def test_an_audit_by_an_operators_file_checks_here_what_the_server_says(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(1)
+    orchestrator.roll_out(orchestrator.release())
+    assert "events hold together and give running" in told("audit", "verify", file)
+    assert "the head seen last" in told("audit", "verify", file, "r1")
+
+
+@pytest.mark.parametrize("verb", [("rollout", "ls"), ("device", "ls"), ("audit", "verify")])
+def test_a_place_that_is_no_fleet_is_one_line(tmp_path: Path, verb: tuple[str, str]) -> None:
+    result = kdpipe(*verb, str(tmp_path / "nowhere"))
+    assert getattr(result.exception, "exit_code", 0) == 2
+    assert "expected" in str(result.exception)
+
+
+def test_quantities_as_people_write_them() -> None:
+    assert [seconds(text) for text in ("90", "90s", "10m", "2h", "1d", "0")] == [90, 90, 600, 7200, 86_400, 0]
+    assert [size(text) for text in ("500k", "64M", "512Mi", "7")] == [500_000, 64_000_000, 512 << 20, 7]
+    assert waves("1, 5%,100%") == (1, 0.05, 1.0)
+    assert [shown_s(value) for value in (40, 720, 3900)] == ["40 s", "12 min", "1 h 05 min"]
+    for call, text in ((seconds, "soon"), (size, "big"), (waves, "5%,50"), (waves, "half,100%"), (waves, "0,100%")):
+        with pytest.raises(Exception, match="expected"):
+            call(text)

@@ -1,0 +1,58 @@
+"""`kdpipe rollout start`: create a rollout and approve it. Safe to repeat after a lost answer: its name is chosen here."""
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from workers.commands.fleet_access import AsJson, Where, open_operator
+from workers.commands.rollout import arguments as a
+
+
+def start(
+    where: Where,
+    release: a.Release,
+    population: a.Population,
+    name: a.Name = "",
+    waves: a.Waves = a.USUAL_WAVES,
+    soak: a.Soak = a.USUAL_SOAK,
+    deadline: a.Deadline = a.USUAL_DEADLINE,
+    lost_after: a.Lost = "0",
+    label: a.Labels = None,
+    hardware: a.Hardware = None,
+    runtime: a.Runtime = "",
+    free_memory: a.Memory = "0",
+    in_flight: a.InFlight = 0,
+    in_flight_share: a.InFlightShare = a.USUAL_IN_FLIGHT_SHARE,
+    bandwidth: a.Bandwidth = "0",
+    margin: a.MarginOptions = None,
+    on_halt: a.OnHalt = "hold",
+    as_json: AsJson = False,
+) -> None:
+    """Bring a published release to a population, wave by wave; a wave that goes wrong stops the rollout by itself."""
+    wish = a.wish_of(
+        release=release,
+        population=population,
+        name=name,
+        waves_=waves,
+        soak=soak,
+        deadline=deadline,
+        lost_after=lost_after,
+        labels=label,
+        hardware=hardware,
+        runtime=runtime,
+        free_memory=free_memory,
+        in_flight=in_flight,
+        in_flight_share=in_flight_share,
+        bandwidth=bandwidth,
+        margins=margin,
+        on_halt=on_halt,
+    )
+    with open_operator(where) as operator:
+        operator.create(wish)
+        view = operator.approve(wish.rollout_id)
+    if as_json:
+        typer.echo(json.dumps(asdict(view)))
+        return
+    typer.echo(f"{view.rollout_id}: {view.state.value}, {view.reason}")
+    typer.echo(f"`kdpipe rollout watch {where} {view.rollout_id}` follows it")

@@ -1,19 +1,21 @@
 """What the database says, in memory: every device and the rollouts that matter now.
 
 Changed by the writer thread alone, after its commit, by replacing whole immutable values; other threads read without a lock and see the
-state before a transaction or after it. `seen` is the exception: a device's last call is noted at once by whoever
+state before a transaction or after it. What other replicas committed comes in by `catch_up`, at the start of each transaction and
+at least every so often (`turns`). `seen` is the exception: a device's last call is noted at once by whoever
 answers it, and reaches the database with its next change or the next heartbeat.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
-from pipeline.rollout.events import Event, EventKind, check_chain
+from pipeline.rollout.events import Event, EventKind, RolloutLogBrokenError, check_chain, follow
 from pipeline.rollout.evidence import DeviceFacts, Progress
-from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, fold
+from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, apply, fold
 from workers.orchestrator import tables
 
 TERMINAL_KEPT = 8
@@ -64,7 +66,12 @@ class DeviceRow:
         )
 
     def columns(self) -> dict[str, object]:
-        return asdict(self)
+        return dict(vars(self))
+
+
+_REVISION = select(tables.changes.c.revision).with_for_update()
+_DEVICES_SINCE = select(tables.devices).where(tables.devices.c.revision > bindparam("since"))
+_ROLLOUTS_SINCE = select(tables.rollouts.c.rollout_id).where(tables.rollouts.c.revision > bindparam("since"))
 
 
 class Roster:
@@ -74,13 +81,34 @@ class Roster:
         self.devices: dict[str, DeviceRow] = {}
         self.rollouts: dict[str, Rollout] = {}
         self.seen: dict[str, float] = {}
+        self.revision = 0
+        """Number of the last change that this image has."""
 
     def load(self, connection: Connection) -> None:
         """Read everything. Raises RolloutLogBrokenError where a rollout's log was tampered with."""
+        self.revision = connection.execute(_REVISION).scalar_one()
         rows = connection.execute(select(tables.devices)).mappings()
-        self.devices = {row["device_id"]: DeviceRow(**row) for row in rows}
+        self.devices = {row["device_id"]: _device(row) for row in rows}
         self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
         self.rollouts = {rollout_id: read_rollout(connection, rollout_id) for rollout_id in _kept(connection)}
+
+    def catch_up(self, connection: Connection) -> bool:
+        """Take in what other replicas have committed; True where there was anything. The transaction holds the lock from here on.
+
+        Raises RolloutLogBrokenError.
+        """
+        revision = connection.execute(_REVISION).scalar_one()
+        if revision == self.revision:
+            return False
+        since = {"since": self.revision}
+        for row in connection.execute(_DEVICES_SINCE, since).mappings():
+            device = _device(row)
+            self.devices[device.device_id] = device
+        for rollout_id in connection.execute(_ROLLOUTS_SINCE, since).scalars():
+            known = self.rollouts.get(rollout_id)
+            self.rollouts[rollout_id] = read_rollout(connection, rollout_id) if known is None else read_on(connection, known)
+        self.revision = revision
+        return True
 
     def population(self, name: str) -> list[DeviceRow]:
         return [row for row in list(self.devices.values()) if row.population == name]
@@ -114,14 +142,36 @@ class Roster:
 
 def read_rollout(connection: Connection, rollout_id: str) -> Rollout:
     """Fold one rollout from its stored log. Raises RolloutLogBrokenError."""
-    table = tables.rollout_events
-    rows = connection.execute(select(table).where(table.c.rollout_id == rollout_id).order_by(table.c.sequence)).mappings()
-    events = [
-        Event(sequence=row["sequence"], at_s=row["at_s"], kind=EventKind(row["kind"]), facts=json.loads(row["facts"]), hash=row["hash"])
-        for row in rows
-    ]
+    events = _events(connection, rollout_id, after=0)
     check_chain(rollout_id, events)
     return fold(events)
+
+
+def read_on(connection: Connection, rollout: Rollout) -> Rollout:
+    """The rollout with the events that its stored log has beyond it. Raises RolloutLogBrokenError."""
+    rollout_id = rollout.plan.rollout_id
+    for event in _events(connection, rollout_id, after=rollout.sequence):
+        due = rollout.sequence + 1
+        expected = follow(sequence=due, previous=rollout.head, at_s=event.at_s, kind=event.kind, facts=event.facts).hash
+        if event.sequence != due or event.hash != expected:
+            raise RolloutLogBrokenError(rollout_id, due, event.hash, expected)
+        rollout = apply(rollout, event)
+    return rollout
+
+
+def _events(connection: Connection, rollout_id: str, *, after: int) -> list[Event]:
+    table = tables.rollout_events
+    of_it = select(table).where(table.c.rollout_id == rollout_id, table.c.sequence > after)
+    return [
+        Event(sequence=row["sequence"], at_s=row["at_s"], kind=EventKind(row["kind"]), facts=json.loads(row["facts"]), hash=row["hash"])
+        for row in connection.execute(of_it.order_by(table.c.sequence)).mappings()
+    ]
+
+
+def _device(row: Mapping[Any, Any]) -> DeviceRow:
+    columns = dict(row)
+    del columns["revision"]
+    return DeviceRow(**columns)
 
 
 def _kept(connection: Connection) -> Iterable[str]:

@@ -1,0 +1,74 @@
+"""`python -m workers.orchestrator` as a process of its own, one after another on the same folder."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from tests.kit.bundles import Trust
+from tests.kit.wire_devices import Endpoints
+from workers.orchestrator.client import Operator
+from workers.orchestrator.pki import operator_credentials, utc
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class OrchestratorProcess:
+    """One replica. `trust` and `pki` are shared where there are several; a context manager that leaves no process behind."""
+
+    def __init__(self, folder: Path, *, trust: Trust | None = None, name: str = "fleet", options: tuple[str, ...] = ()) -> None:
+        self.folder, self.fleet_dir = folder, folder / name
+        self.trust = trust or Trust.make(folder, now=utc(time.time()))
+        self.child: subprocess.Popen[str] | None = None
+        self.ready: dict[str, Any] = {}
+        self._options = options
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self._close()
+
+    def spawn(self, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(self.fleet_dir), "--repository", str(self.trust.repository)]
+        command += ["--keys", str(self.trust.keys / "online"), "--busy-sync-s", "0.05", "--idle-sync-s", "0.1", *self._options, *options]
+        pipe = subprocess.PIPE
+        self.child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        return self.child
+
+    def start(self, *options: str) -> None:
+        child = self.spawn(*options)
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        assert line, child.communicate(timeout=10)[1][-2000:]
+        self.ready = json.loads(line)
+
+    def end(self, number: int) -> int:
+        """Signal the process, return its exit code."""
+        assert self.child is not None
+        self.child.send_signal(number)
+        return self._close()
+
+    @property
+    def pki_dir(self) -> Path:
+        return self.fleet_dir / "pki"
+
+    def endpoints(self) -> Endpoints:
+        ports = {name: self.ready[f"{name}_port"] for name in ("fleet", "enrolment", "operator")}
+        return Endpoints(host="127.0.0.1", ca_pem=operator_credentials(self.pki_dir)[0], **ports)
+
+    def operator(self) -> Operator:
+        return Operator.open(self.fleet_dir)
+
+    def _close(self) -> int:
+        assert self.child is not None
+        code = self.child.wait(timeout=30)
+        for stream in (self.child.stdin, self.child.stdout, self.child.stderr):
+            if stream is not None:
+                stream.close()
+        self.child = None
+        return code

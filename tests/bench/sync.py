@@ -1,13 +1,12 @@
-"""sync: what a device's call costs the orchestrator: calls per CPU-second of all its processes, over mTLS, each with a report that is durable before
-it is answered.
+"""sync: what a device's call costs the orchestrator: calls per CPU-second of all its processes, over mTLS.
 
-The orchestrator is a process of its own on SQLite; so is `bare grpc.aio echo`, which does nothing but send back the same bytes under the same
-certificates. Devices are real TLS clients with a key and a connection each; what they cost is not counted. `warm` calls over connections that
-are open, `cold` opens one for each call. In `quiet` a call brings nothing new, as most do, and needs no transaction. Ours and the echo take turns.
+Each call brings a report that is durable before it is answered; in `quiet` it brings nothing new, as most do, and needs no transaction.
+`warm` calls over connections that are open, `cold` opens one for each call. The orchestrator is a process of its own on SQLite; so is
+`bare grpc.aio echo`, which only sends back the same bytes under the same certificates. Devices are real TLS clients with a key and a
+connection each; what they cost is not counted. Ours and the echo take turns.
 """
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -20,11 +19,11 @@ from typing import Self
 import grpc
 import psutil
 
-from tests.bench.compare import Comparison, alone, compare
+from tests.bench.compare import Comparison, compare
 from tests.kit.bundles import target_of, text_bundle
 from tests.kit.orchestrator_process import OrchestratorProcess
 from tests.kit.wire_devices import SimulatedDevice, enrolled, private_pem
-from workers.orchestrator.pki import _read as read_credentials, operator_credentials, utc
+from workers.orchestrator.pki import SERVER_FILE, operator_credentials, read_pair, utc
 from workers.rpc import fleet_pb2
 
 DEVICES, WARM_CALLS, COLD_CALLS = 48, 100, 8
@@ -100,11 +99,18 @@ def run(*, runs: int = 5) -> list[Comparison]:
                     found["cold"][of].append(cold(callers, process))
             memory = [kib_per_connection(Caller(devices[0], where), process) for process, where in ((pid, port), (echo.pid, echo.port))]
         server.end(signal.SIGTERM)
-    comparisons = [
-        compare(name="sync", case=case, unit="calls/CPU-s", ours=ours, against=AGAINST, theirs=theirs) for case, (ours, theirs) in found.items()
+    found["memory"] = (memory[:1], memory[1:])
+    return [
+        compare(
+            name="sync",
+            case=case,
+            unit="KiB/device" if case == "memory" else "calls/CPU-s",
+            ours=ours,
+            against=AGAINST,
+            theirs=theirs,
+        )
+        for case, (ours, theirs) in found.items()
     ]
-    comparisons.append(compare(name="sync", case="memory", unit="KiB/device", ours=memory[:1], against=AGAINST, theirs=memory[1:]))
-    return comparisons
 
 
 def settled(server: OrchestratorProcess, count: int) -> list[SimulatedDevice]:
@@ -179,7 +185,7 @@ async def serve_echo(pki: Path) -> None:
         return request
 
     ca_pem, _ = operator_credentials(pki)
-    pair = read_credentials(pki / "server.pem")
+    pair = read_pair(pki / SERVER_FILE)
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("kdpipe.fleet.v1.Fleet", {"Sync": handler}),))

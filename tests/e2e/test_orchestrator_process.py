@@ -5,8 +5,6 @@ import random
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,63 +15,22 @@ import pytest
 
 from pipeline.errors import FleetError
 from pipeline.rollout.rollout import RolloutState
-from tests.kit.bundles import Trust, target_of, text_bundle
+from tests.kit.bundles import target_of, text_bundle
+from tests.kit.orchestrator_process import OrchestratorProcess
 from tests.kit.wire_devices import Endpoints, SimulatedDevice, enrolled
 from workers.orchestrator.client import Operator, enrolment_files
-from workers.orchestrator.pki import operator_credentials, utc
+from workers.orchestrator.pki import utc
 
-ROOT = Path(__file__).resolve().parents[2]
 READY_S = 60.0
 
 
-class Process:
-    """One orchestrator process after another on the same folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.fleet_dir = folder, folder / "fleet"
-        self.trust = Trust.make(folder, now=utc(time.time()))
-        self.child: subprocess.Popen[str] | None = None
-        self.ready: dict[str, Any] = {}
-
-    def spawn(self, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(self.fleet_dir), "--repository", str(self.trust.repository)]
-        command += ["--keys", str(self.trust.keys / "online"), "--busy-sync-s", "0.05", "--idle-sync-s", "0.1", *options]
-        pipe = subprocess.PIPE
-        self.child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        return self.child
-
-    def start(self, *options: str) -> None:
-        child = self.spawn(*options)
-        assert child.stdout is not None
-        line = child.stdout.readline()
-        assert line, child.communicate(timeout=10)[1][-2000:]
-        self.ready = json.loads(line)
-
-    def end(self, number: int) -> int:
-        """Signal the process, return its exit code."""
-        assert self.child is not None
-        self.child.send_signal(number)
-        code = self.child.wait(timeout=30)
-        for stream in (self.child.stdin, self.child.stdout, self.child.stderr):
-            if stream is not None:
-                stream.close()
-        self.child = None
-        return code
-
-    def endpoints(self) -> Endpoints:
-        ports = {name: self.ready[f"{name}_port"] for name in ("fleet", "enrolment", "operator")}
-        return Endpoints(host="127.0.0.1", ca_pem=operator_credentials(self.fleet_dir / "pki")[0], **ports)
-
-
 @pytest.fixture(name="process")
-def _process(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path)
-    yield process
-    if process.child is not None:
-        process.end(signal.SIGKILL)
+def _process(tmp_path: Path) -> Iterator[OrchestratorProcess]:
+    with OrchestratorProcess(tmp_path) as process:
+        yield process
 
 
-def test_it_says_when_it_is_ready_serves_and_stops_promptly_when_told(process: Process) -> None:
+def test_it_says_when_it_is_ready_serves_and_stops_promptly_when_told(process: OrchestratorProcess) -> None:
     process.start()
     assert process.ready["ready"] is True
     assert all(process.ready[f"{name}_port"] > 0 for name in ("fleet", "enrolment", "operator", "metrics"))
@@ -85,7 +42,7 @@ def test_it_says_when_it_is_ready_serves_and_stops_promptly_when_told(process: P
     assert time.monotonic() - began_s < 10
 
 
-def test_it_ends_with_its_parent(process: Process) -> None:
+def test_it_ends_with_its_parent(process: OrchestratorProcess) -> None:
     process.start("--exit-with-parent")
     assert process.child is not None
     assert process.child.stdin is not None
@@ -93,7 +50,7 @@ def test_it_ends_with_its_parent(process: Process) -> None:
     assert process.child.wait(timeout=30) == 0
 
 
-def test_a_taken_port_is_one_line_and_exit_code_10(process: Process) -> None:
+def test_a_taken_port_is_one_line_and_exit_code_10(process: OrchestratorProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         out, err = process.spawn("--fleet-port", str(port)).communicate(timeout=READY_S)
@@ -105,7 +62,7 @@ def test_a_taken_port_is_one_line_and_exit_code_10(process: Process) -> None:
     process.child = None
 
 
-def test_a_second_one_on_the_same_folder_is_exit_code_11(process: Process) -> None:
+def test_a_second_one_on_the_same_folder_is_exit_code_11(process: OrchestratorProcess) -> None:
     process.start()
     first = process.child
     _, err = process.spawn().communicate(timeout=READY_S)
@@ -115,7 +72,7 @@ def test_a_second_one_on_the_same_folder_is_exit_code_11(process: Process) -> No
     process.child = first
 
 
-def test_enrolment_files_are_all_that_a_device_needs(process: Process, tmp_path: Path) -> None:
+def test_enrolment_files_are_all_that_a_device_needs(process: OrchestratorProcess, tmp_path: Path) -> None:
     process.start()
     with Operator.open(process.fleet_dir) as operator:
         paths = enrolment_files(
@@ -142,7 +99,7 @@ def test_enrolment_files_are_all_that_a_device_needs(process: Process, tmp_path:
     device.close()
 
 
-def test_killed_again_and_again_it_loses_nothing_and_does_nothing_twice(process: Process) -> None:
+def test_killed_again_and_again_it_loses_nothing_and_does_nothing_twice(process: OrchestratorProcess) -> None:
     """Devices go through a whole rollout while the server is killed, each time soon after one of them got somewhere.
 
     What was acknowledged stays, each report and each event is there once, and nobody is assigned anything twice.

@@ -35,7 +35,8 @@ class OrchestratorProcess:
 
     def spawn(self, *options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "workers.orchestrator", "--dir", str(self.fleet_dir), "--repository", str(self.trust.repository)]
-        command += ["--keys", str(self.trust.keys / "online"), "--busy-sync-s", "0.05", "--idle-sync-s", "0.1", *self._options, *options]
+        command += ["--keys", str(self.trust.keys / "online"), "--busy-sync-s", "0.05", "--idle-sync-s", "0.1"]
+        command += ["--device-calls-per-s", "10000", *self._options, *options]
         pipe = subprocess.PIPE
         self.child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         return self.child

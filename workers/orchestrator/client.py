@@ -14,6 +14,7 @@ import grpc
 from pipeline.errors import FleetError
 from pipeline.rollout.rollout import RolloutState, WavePhase
 from pipeline.rollout.steering import Action
+from workers.orchestrator.operator_file import read_operator_file
 from workers.orchestrator.pki import operator_credentials, write_enrolment
 from workers.orchestrator.ports import read_ports
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
@@ -119,6 +120,13 @@ class Operator:
         ca_pem, credentials = operator_credentials(fleet_dir / "pki")
         return cls(address=f"{host}:{port}", ca_pem=ca_pem, key_pem=credentials.key_pem, certificate_pem=credentials.certificate_pem)
 
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The operator whose file this is. Raises OperatorFileError."""
+        read = read_operator_file(path)
+        pair = read.credentials
+        return cls(address=read.endpoint, ca_pem=read.ca_pem, key_pem=pair.key_pem, certificate_pem=pair.certificate_pem)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -194,6 +202,10 @@ class Operator:
         """Refuse this device from its next call on."""
         request = fleet_pb2.RevokeDeviceRequest(device_id=device_id)
         self._call(self._stub.RevokeDevice, request)
+
+    def revoke_operator(self, name: str) -> None:
+        """Refuse operators of this name from their next call on."""
+        self._call(self._stub.RevokeOperator, fleet_pb2.RevokeOperatorRequest(name=name))
 
     def _call(self, method: Callable[..., Any], request: object, *, timeout_s: float = CALL_S, wait_for_ready: bool = False) -> Any:
         try:

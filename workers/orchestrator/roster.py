@@ -73,6 +73,8 @@ _REVISION = select(tables.changes.c.revision).with_for_update()
 _DEVICES_SINCE = select(tables.devices).where(tables.devices.c.revision > bindparam("since"))
 _ROLLOUTS_SINCE = select(tables.rollouts.c.rollout_id).where(tables.rollouts.c.revision > bindparam("since"))
 
+_REVOKED_SINCE = select(tables.revoked_operators.c.name).where(tables.revoked_operators.c.revision > bindparam("since"))
+
 
 class Roster:
     """The image. `load` once, then only the writer's transactions change it."""
@@ -81,6 +83,7 @@ class Roster:
         self.devices: dict[str, DeviceRow] = {}
         self.rollouts: dict[str, Rollout] = {}
         self.seen: dict[str, float] = {}
+        self.revoked_operators: frozenset[str] = frozenset()
         self.revision = 0
         """Number of the last change that this image has."""
 
@@ -90,6 +93,7 @@ class Roster:
         rows = connection.execute(select(tables.devices)).mappings()
         self.devices = {row["device_id"]: _device(row) for row in rows}
         self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
+        self.revoked_operators = frozenset(connection.execute(_REVOKED_SINCE, {"since": 0}).scalars())
         self.rollouts = {rollout_id: read_rollout(connection, rollout_id) for rollout_id in _kept(connection)}
 
     def catch_up(self, connection: Connection) -> bool:
@@ -107,6 +111,7 @@ class Roster:
         for rollout_id in connection.execute(_ROLLOUTS_SINCE, since).scalars():
             known = self.rollouts.get(rollout_id)
             self.rollouts[rollout_id] = read_rollout(connection, rollout_id) if known is None else read_on(connection, known)
+        self.revoked_operators |= frozenset(connection.execute(_REVOKED_SINCE, since).scalars())
         self.revision = revision
         return True
 

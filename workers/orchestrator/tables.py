@@ -97,6 +97,14 @@ devices = Table(
     Column("revision", BigInteger, nullable=False, index=True),
 )
 
+revoked_operators = Table(
+    "revoked_operators",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("revoked_s", Float(53), nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
 reports = Table(
     "reports",
     metadata,

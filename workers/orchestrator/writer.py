@@ -70,6 +70,7 @@ class Session:
         self._savepoint: Any = None
         self.devices: dict[str, DeviceRow] = {}
         self.rollouts: dict[str, Rollout] = {}
+        self.revoked_operators: dict[str, float] = {}
         self._new_devices: set[str] = set()
         self._new_rollouts: list[Mapping[str, Any]] = []
         self._events: list[Mapping[str, Any]] = []
@@ -95,6 +96,12 @@ class Session:
     def add_device(self, row: DeviceRow) -> None:
         self._new_devices.add(row.device_id)
         self.put_device(row)
+
+    def revoke_operator(self, name: str, *, now: float) -> None:
+        """Nothing happens where it was revoked before."""
+        below = self._roster.revoked_operators if self._below is None else {*self._roster.revoked_operators, *self._below.revoked_operators}
+        if name not in below:
+            self.revoked_operators[name] = now
 
     def population(self, name: str) -> dict[str, DeviceRow]:
         rows = {row.device_id: row for row in self._roster.population(name)} if self._below is None else self._below.population(name)
@@ -126,6 +133,7 @@ class Session:
         """Take over what a job that succeeded has changed."""
         self.devices.update(above.devices)
         self.rollouts.update(above.rollouts)
+        self.revoked_operators |= above.revoked_operators
         self._new_devices |= above._new_devices
         self._new_rollouts += above._new_rollouts
         self._events += above._events
@@ -141,7 +149,7 @@ class Session:
         run, revision = self._connection.execute, self._roster.revision + 1
         if self._reports:
             run(_ADD_REPORT, self._reports)
-        if not (self.devices or self.rollouts):
+        if not (self.devices or self.rollouts or self.revoked_operators):
             return False
         added, moved = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
         for device, row in self.devices.items():
@@ -151,6 +159,9 @@ class Session:
             run(_ADD_DEVICE, added)
         if moved:
             run(_UPDATE_DEVICE, moved)
+        if self.revoked_operators:
+            revoked = [{"name": name, "revoked_s": at_s, "revision": revision} for name, at_s in self.revoked_operators.items()]
+            run(insert(tables.revoked_operators), revoked)
         if self._new_rollouts:
             run(insert(tables.rollouts), [{**row, "state": "", "revision": revision} for row in self._new_rollouts])
         for rollout_id, rollout in self.rollouts.items():
@@ -251,6 +262,7 @@ class Writer:
             return [(call, None, failure) for call, _, _ in taken or [(first, None, None)]], is_last
         self._roster.devices.update(shared.devices)
         self._roster.rollouts.update(shared.rollouts)
+        self._roster.revoked_operators |= shared.revoked_operators.keys()
         self._roster.revision += is_changed
         self.current_s = began_s
         self._on_commit(len(taken), time.monotonic() - began_s)

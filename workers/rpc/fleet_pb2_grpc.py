@@ -357,6 +357,11 @@ class OperatorStub:
                 request_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceRequest.SerializeToString,
                 response_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceResponse.FromString,
                 _registered_method=True)
+        self.RevokeOperator = channel.unary_unary(
+                '/kdpipe.fleet.v1.Operator/RevokeOperator',
+                request_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorRequest.SerializeToString,
+                response_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorResponse.FromString,
+                _registered_method=True)
         self.Publish = channel.stream_unary(
                 '/kdpipe.fleet.v1.Operator/Publish',
                 request_serializer=workers_dot_rpc_dot_fleet__pb2.PublishRequest.SerializeToString,
@@ -395,6 +400,12 @@ class OperatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeDevice(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOperator(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -442,6 +453,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.RevokeDevice,
                     request_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceRequest.FromString,
                     response_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceResponse.SerializeToString,
+            ),
+            'RevokeOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOperator,
+                    request_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorRequest.FromString,
+                    response_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorResponse.SerializeToString,
             ),
             'Publish': grpc.stream_unary_rpc_method_handler(
                     servicer.Publish,
@@ -524,6 +540,33 @@ class Operator:
             '/kdpipe.fleet.v1.Operator/RevokeDevice',
             workers_dot_rpc_dot_fleet__pb2.RevokeDeviceRequest.SerializeToString,
             workers_dot_rpc_dot_fleet__pb2.RevokeDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kdpipe.fleet.v1.Operator/RevokeOperator',
+            workers_dot_rpc_dot_fleet__pb2.RevokeOperatorRequest.SerializeToString,
+            workers_dot_rpc_dot_fleet__pb2.RevokeOperatorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,12 +1,13 @@
 """The one thread that changes the database, and the transactions it runs.
 
-Jobs of concurrent calls share a transaction: the thread takes what waits, for at most `SHARE_S`, commits, and only then
-answers. A job that refuses (raises) is undone by itself; a commit that fails fails every job in it, and the roster stays as it was.
+Jobs of concurrent calls share a transaction: the thread takes what waits (and what comes within `SHARE_S`, where the
+transaction before has only just ended), commits, and only then answers. A job that refuses (raises) is undone by itself; a commit that fails fails every job in it, and the roster stays as it was.
 The roster changes only after the commit, so nobody ever reads what a crash could take back. A transaction first takes in what other
 replicas committed (`Roster.catch_up`), under a lock that all of them respect: no job ever decides on an old picture.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import queue
@@ -183,6 +184,7 @@ class _Call:
     loop: asyncio.AbstractEventLoop | None
 
 
+_Done = tuple[_Call, Any, BaseException | None]
 _Outcome = tuple["Future[Any] | asyncio.Future[Any]", Any, BaseException | None]
 
 
@@ -199,6 +201,7 @@ class Writer:
     ) -> None:
         self._engine, self._roster, self._on_commit, self._on_foreign = engine, roster, on_commit, on_foreign
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None
         self._closed = False
         self._lock = threading.Lock()
         self.current_s = time.monotonic()
@@ -234,49 +237,62 @@ class Writer:
             self._queue.put(call)
 
     def _run(self) -> None:
-        is_last = False
+        is_last, ended_s = False, 0.0
         while not is_last and (first := self._queue.get()) is not None:
-            taken, is_last = self._transact(first)
-            _answer(taken)
+            if time.monotonic() - ended_s < SHARE_S:
+                time.sleep(SHARE_S)  # calls come close together: one commit for those of the next moment costs each of them less
+            calls, is_last = self._take(first)
+            done, ended_s = self._transact(calls), time.monotonic()
+            _answer(done)
+        self._disconnect()
 
-    def _transact(self, first: _Call) -> tuple[list[tuple[_Call, Any, BaseException | None]], bool]:
-        """One transaction; returns its calls with their results, and whether the writer is to stop after it."""
+    def _take(self, first: _Call) -> tuple[list[_Call], bool]:
+        """The calls of the next transaction, and whether the writer is to stop after it."""
+        calls = [first]
+        while len(calls) < MAX_SHARED:
+            try:
+                call = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if call is None:
+                return calls, True
+            calls.append(call)
+        return calls, False
+
+    def _connected(self) -> Connection:
+        """The one connection, kept from transaction to transaction."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.close()
+
+    def _transact(self, calls: list[_Call]) -> list[_Done]:
         began_s = time.monotonic()
-        taken: list[tuple[_Call, Any, BaseException | None]] = []
-        waiting: _Call | None = first
-        is_last = False
         try:
-            with self._engine.begin() as connection:
+            connection = self._connected()
+            with connection.begin():
                 if self._roster.catch_up(connection):
                     self._on_foreign()
                 shared = Session(connection, self._roster)
-                while waiting is not None:
-                    call = waiting
-                    taken.append((call, None, None))
-                    taken[-1] = (call, *_attempt(call.job, shared, self._roster))
-                    waiting, is_last = self._next(began_s, len(taken))
+                done = [(call, *_attempt(call.job, shared, self._roster)) for call in calls]
                 is_changed = shared.flush(seen=self._roster.seen)
         except Exception as error:  # whatever it is, the calls must hear of it and the thread must go on
-            log.exception("transaction failed", extra={"jobs": len(taken)})
+            log.exception("transaction failed", extra={"jobs": len(calls)})
+            self._disconnect()
             failure = StoreUnavailableError(" ".join(str(getattr(error, "orig", None) or error).split())[:200])
-            return [(call, None, failure) for call, _, _ in taken or [(first, None, None)]], is_last
+            return [(call, None, failure) for call in calls]
         self._roster.devices.update(shared.devices)
         self._roster.rollouts.update(shared.rollouts)
         self._roster.revoked_operators |= shared.revoked_operators.keys()
         self._roster.revision += is_changed
         self.current_s = began_s
-        self._on_commit(len(taken), time.monotonic() - began_s)
-        return taken, is_last
-
-    def _next(self, began_s: float, taken: int) -> tuple[_Call | None, bool]:
-        """The next job for this transaction, and whether the writer is to stop after it."""
-        if taken >= MAX_SHARED or time.monotonic() - began_s >= SHARE_S:
-            return None, False
-        try:
-            waiting = self._queue.get_nowait()
-        except queue.Empty:
-            return None, False
-        return waiting, waiting is None
+        self._on_commit(len(calls), time.monotonic() - began_s)
+        return done
 
 
 def _attempt(job: Job, shared: Session, roster: Roster) -> tuple[Any, BaseException | None]:
@@ -298,10 +314,10 @@ def _attempt(job: Job, shared: Session, roster: Roster) -> tuple[Any, BaseExcept
     return result, None
 
 
-def _answer(taken: list[tuple[_Call, Any, BaseException | None]]) -> None:
+def _answer(done: list[_Done]) -> None:
     """Tell every caller; those of one event loop with one wake-up."""
     of_loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for call, result, refusal in taken:
+    for call, result, refusal in done:
         if call.loop is None:
             _settle([(call.future, result, refusal)])
         else:

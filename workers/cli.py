@@ -10,12 +10,27 @@ import typer
 
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.files import refused
-from workers.commands import clean, doctor, feed, gate, init, labels, logs, run, status, stop, teachers, token
+from workers.commands import clean, doctor, feed, gate, init, labels, logs, operator, run, status, stop, teachers, token
 from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
 CLUSTER_PACKAGES = frozenset(
-    {"datasketch", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn", "sqlalchemy", "torch"}
+    {
+        "datasketch",
+        "grpc_health",
+        "grpc_reflection",
+        "obstore",
+        "onnx",
+        "onnxscript",
+        "psutil",
+        "pyarrow",
+        "ray",
+        "scipy",
+        "skops",
+        "sklearn",
+        "sqlalchemy",
+        "torch",
+    }
 )
 
 app = typer.Typer(
@@ -38,6 +53,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(labels.app, name="labels")
 app.add_typer(teachers.app, name="teachers")
 app.add_typer(token.app, name="token")
+app.add_typer(operator.app, name="operator")
 app.add_typer(edge_app, name="edge")
 
 

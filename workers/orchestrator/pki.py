@@ -37,7 +37,7 @@ MAX_CSR_BYTES = 4_096
 ENROLMENT_VERSION = 1
 LOCAL = "local"
 """The operator that an orchestrator's own folder makes its reader: an admin."""
-SERVER_FILE = "server.pem"
+CA_KEY_FILE, SERVER_FILE = "ca-private.pem", "server.pem"
 
 DEVICE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -108,7 +108,7 @@ def ensure_pki(folder: Path, *, host: str, now: datetime, names: Sequence[str] =
     name `host` and `names`. Raises PkiBrokenError.
     """
     make_private_folder(folder)
-    ca_path = (folder if ca_folder is None else make_private_folder(ca_folder)) / "ca-private.pem"
+    ca_path = (folder if ca_folder is None else make_private_folder(ca_folder)) / CA_KEY_FILE
     if not ca_path.exists():
         create_exclusive(ca_path, _make_ca(now))
     ca_credentials = read_pair(ca_path)

@@ -1,9 +1,10 @@
 """The one thread that changes the database, and the transactions it runs.
 
-Jobs of concurrent calls share a transaction: the thread takes what waits (and what comes within `SHARE_S`, where the
-transaction before has only just ended), commits, and only then answers. A job that refuses (raises) is undone by itself; a commit that fails fails every job in it, and the roster stays as it was.
-The roster changes only after the commit, so nobody ever reads what a crash could take back. A transaction first takes in what other
-replicas committed (`Roster.catch_up`), under a lock that all of them respect: no job ever decides on an old picture.
+Jobs of concurrent calls share a transaction: the thread takes what waits (and what comes within `SHARE_S`, where the transaction before
+has only just ended), commits, and only then answers. A job that refuses (raises) is undone by itself; a commit that fails fails every
+job in it, and the roster stays as it was. The roster changes only after the commit, so nobody ever reads what a crash could take back.
+A transaction first takes in what other replicas committed (`Roster.catch_up`), under a lock that all of them respect: no job ever
+decides on an old picture.
 """
 
 import asyncio

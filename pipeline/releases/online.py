@@ -2,10 +2,14 @@
 
 Holds the snapshot and timestamp keys only, so it cannot make a release. A publication verifies everything first, stores
 bundle and metadata under names of their own, and becomes visible with the rename of `timestamp.json`; a crash before it
-leaves the old state. A published path never changes its digest. Safe to call from several threads.
+leaves the old state. A published path never changes its digest. Safe to call from several threads, and by several replicas that
+share the folder: one publishes at a time, and each sees what another has published.
 """
 
+import contextlib
+import fcntl
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -66,6 +70,7 @@ class OnlineRepository:
     def targets(self) -> dict[str, ReleaseTarget]:
         """Every published release, by path, whether or not its bundle is here."""
         with self._lock:
+            self._catch_up()
             return {path: ReleaseTarget.from_tuf(target) for path, target in self._releases.signed.targets.items()}
 
     def target(self, path: str) -> ReleaseTarget:
@@ -95,7 +100,7 @@ class OnlineRepository:
         Publishing the same again changes nothing. Raises MetadataInvalidError (unsigned, rolled back, expired, changed path) or
         BundleInvalidError (not one of the signed releases, wrong length); then nothing is changed.
         """
-        with self._lock:
+        with self._alone():
             metadata = self._verify(release_metadata, now)
             targets = [ReleaseTarget.from_tuf(target) for target in metadata.signed.targets.values()]
             if bundle is not None:
@@ -109,12 +114,29 @@ class OnlineRepository:
 
     def resign_timestamp(self, *, now: datetime) -> int:
         """Sign a fresh timestamp (and a snapshot when half its term is over). Returns the timestamp's version."""
-        with self._lock:
+        with self._alone():
             if self._snapshot.signed.expires - now < SNAPSHOT_VALID / 2:
                 self._commit(dict(self._snapshot.signed.meta), now)
             else:
                 self._point_at(self.snapshot_version, now)
             return self._timestamp.signed.version
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread and no other replica publishes, and what they published is known."""
+        with self._lock, (self._dir / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._catch_up()
+            yield
+
+    def _catch_up(self) -> None:
+        if self._stamp_of_timestamp() != self._stamp:
+            self._load()
+
+    def _stamp_of_timestamp(self) -> tuple[int, int]:
+        """Changes whenever timestamp.json is replaced."""
+        found = (self._dir / "metadata" / "timestamp.json").stat()
+        return found.st_ino, found.st_mtime_ns
 
     def _commit(self, meta: dict[str, MetaFile], now: datetime) -> None:
         version = self.snapshot_version + 1
@@ -165,7 +187,7 @@ class OnlineRepository:
 
     def _load(self) -> None:
         """Read the state that timestamp.json names, and check it against the newest root."""
-        version = 1
+        version, stamp = 1, self._stamp_of_timestamp()
         while (self._dir / "metadata" / f"{version + 1}.root.json").exists():
             version += 1
         root = parse_metadata(self.metadata(f"{version}.root.json"), Root, name="root")
@@ -181,3 +203,4 @@ class OnlineRepository:
         except UnsignedMetadataError as error:
             raise MetadataInvalidError(str(self._dir), f"{error}"[:120], "metadata signed by the keys of this repository") from error
         self._timestamp, self._snapshot, self._targets, self._releases = timestamp, snapshot, targets, releases
+        self._stamp = stamp

@@ -15,8 +15,8 @@ from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
 CLUSTER_PACKAGES = frozenset(
-    ("datasketch", "grpc_health", "grpc_reflection", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops")
-    + ("sklearn", "sqlalchemy", "torch")
+    {"datasketch", "grpc_health", "grpc_reflection", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray"}
+    | {"scipy", "skops", "sklearn", "sqlalchemy", "torch"}
 )
 
 app = typer.Typer(

@@ -27,7 +27,8 @@ class FencedError(FleetError):
         self.held, self.found, self.holder = held, found, holder
 
     def __str__(self) -> str:
-        return f"leadership: term {self.found} of {self.holder}; expected {self.held}, ours; nothing was written, this replica follows now"
+        ours = f"{self.held}, ours" if self.held else "one of ours"
+        return f"leadership: term {self.found} of {self.holder}; expected {ours}; nothing was written, this replica follows now"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from workers.commands import (
     keys,
     labels,
     logs,
+    operator,
     releases,
     report,
     rollout,
@@ -34,8 +35,8 @@ from workers.edge.cli import app as edge_app
 from workers.privacy import opt_out
 
 CLUSTER_PACKAGES = frozenset(
-    {"datasketch", "jinja2", "markupsafe", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray", "scipy", "skops", "sklearn"}
-    | {"sqlalchemy", "torch"}
+    {"datasketch", "grpc_health", "grpc_reflection", "jinja2", "markupsafe", "obstore", "onnx", "onnxscript", "psutil", "pyarrow", "ray"}
+    | {"scipy", "skops", "sklearn", "sqlalchemy", "torch"}
 )
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ app.add_typer(releases.app, name="releases")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(device.app, name="device")
 app.add_typer(audit.app, name="audit")
+app.add_typer(operator.app, name="operator")
 app.add_typer(edge_app, name="edge")
 
 

@@ -2,10 +2,14 @@
 
 Holds the snapshot and timestamp keys only, so it cannot make a release. A publication verifies everything first, stores
 bundle and metadata under names of their own, and becomes visible with the rename of `timestamp.json`; a crash before it
-leaves the old state. A published path never changes its digest. Safe to call from several threads.
+leaves the old state. A published path never changes its digest. Safe to call from several threads, and by several replicas that
+share the folder: one publishes at a time, and each sees what another has published.
 """
 
+import contextlib
+import fcntl
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -80,6 +84,7 @@ class OnlineRepository:
     def targets(self) -> dict[str, ReleaseTarget]:
         """Every published release, by path, whether or not its bundle is here."""
         with self._lock:
+            self._catch_up()
             return {path: ReleaseTarget.from_tuf(target) for path, target in self._releases.signed.targets.items()}
 
     def target(self, path: str) -> ReleaseTarget:
@@ -111,7 +116,7 @@ class OnlineRepository:
         Publishing the same again changes nothing. Raises MetadataInvalidError (unsigned, rolled back, expired, changed path) or
         BundleInvalidError (not one of the signed releases, wrong length); then nothing is changed.
         """
-        with self._lock:
+        with self._alone():
             metadata = self._verify(release_metadata, now)
             targets = [ReleaseTarget.from_tuf(target) for target in metadata.signed.targets.values()]
             if bundle is not None:
@@ -125,12 +130,29 @@ class OnlineRepository:
 
     def resign_timestamp(self, *, now: datetime) -> int:
         """Sign a fresh timestamp (and a snapshot when half its term is over). Returns the timestamp's version."""
-        with self._lock:
+        with self._alone():
             if self._snapshot.signed.expires - now < SNAPSHOT_VALID / 2:
                 self._commit(dict(self._snapshot.signed.meta), now)
             else:
                 self._point_at(self.snapshot_version, now)
             return self._timestamp.signed.version
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread and no other replica publishes, and what they published is known."""
+        with self._lock, (self._dir / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._catch_up()
+            yield
+
+    def _catch_up(self) -> None:
+        if self._stamp_of_timestamp() != self._stamp:
+            self._load()
+
+    def _stamp_of_timestamp(self) -> tuple[int, int]:
+        """Changes whenever timestamp.json is replaced."""
+        found = (self._dir / "metadata" / "timestamp.json").stat()
+        return found.st_ino, found.st_mtime_ns
 
     def _commit(self, meta: dict[str, MetaFile], now: datetime) -> None:
         version = self.snapshot_version + 1
@@ -190,5 +212,7 @@ class OnlineRepository:
 
     def _load(self) -> None:
         """Read the state that timestamp.json names, verified from the first root on."""
+        stamp = self._stamp_of_timestamp()
         found = read_published(self._dir)
         self._timestamp, self._snapshot, self._targets, self._releases = found.timestamp, found.snapshot, found.targets, found.releases
+        self._stamp = stamp

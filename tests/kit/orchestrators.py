@@ -16,11 +16,15 @@ from pipeline.releases.target import ReleaseTarget
 from tests.kit.bundles import Trust, target_of, text_bundle
 from tests.kit.wire_devices import Endpoints, SimulatedDevice, enrolled
 from workers.orchestrator.client import Operator
+from workers.orchestrator.limits import Limits
 from workers.orchestrator.operator_file import OperatorFile, write_operator_file
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import operator_credentials, utc
 from workers.orchestrator.ports import Ports
 from workers.orchestrator.server import Orchestrator, Settings
+
+UNHURRIED = Limits(device_calls_per_s=10_000.0, device_calls_burst=10_000.0, enrolment_failures_burst=10_000.0)
+"""Tests call as fast as they can; those about limits ask for some."""
 
 
 class MovableClock:
@@ -45,6 +49,7 @@ class RunningOrchestrator:
                 repository=self.trust.repository,
                 keys=self.trust.keys / ONLINE,
                 pacing=Pacing(busy_s=0.05, idle_s=0.1),
+                limits=UNHURRIED,
             ),
             **settings,
         )

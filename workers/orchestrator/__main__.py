@@ -18,6 +18,8 @@ from pathlib import Path
 from pipeline.errors import KdpipeError
 from pipeline.releases.keys import Unlock
 from workers.logs import log_as_json
+from workers.orchestrator.leadership import LEASE_S
+from workers.orchestrator.limits import Limits
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.ports import Ports
 from workers.orchestrator.server import Orchestrator, Settings
@@ -67,7 +69,11 @@ def _settings(options: argparse.Namespace) -> Settings:
         host=options.host,
         ports=ports,
         pacing=Pacing(busy_s=options.busy_sync_s, idle_s=options.idle_sync_s),
-        database_url=options.database,
+        limits=Limits(device_calls_per_s=options.device_calls_per_s, device_calls_burst=10 * options.device_calls_per_s),
+        database_url=options.database_url,
+        ca_folder=options.ca_dir,
+        names=tuple(options.name),
+        lease_s=options.lease_s,
     )
 
 
@@ -81,7 +87,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}-port", type=int, default=0, help="0 takes the last one, or picks a free one on the first start")
     parser.add_argument("--busy-sync-s", type=float, default=Pacing.busy_s, help="interval of Sync while a rollout moves")
     parser.add_argument("--idle-sync-s", type=float, default=Pacing.idle_s, help="interval of Sync otherwise")
-    parser.add_argument("--database", default="", help="SQLAlchemy URL; SQLite in --dir by default")
+    parser.add_argument(
+        "--device-calls-per-s", type=float, default=Limits.device_calls_per_s, help="most that one device may call on average"
+    )
+    parser.add_argument("--database-url", default="", help="postgresql://USER@HOST/NAME or sqlite:///FILE; SQLite in --dir by default")
+    parser.add_argument("--ca-dir", type=Path, help="where replicas share the CA's private key; --dir/pki by default")
+    parser.add_argument("--name", action="append", default=[], help="a further name or address by which devices reach this replica")
+    parser.add_argument("--lease-s", type=float, default=LEASE_S, help="how long the leading replica may be silent before another leads")
     parser.add_argument("--exit-with-parent", action="store_true", help="stop when stdin ends")
     return parser.parse_args(arguments)
 

@@ -193,6 +193,10 @@ class Operator:
         request = fleet_pb2.RevokeDeviceRequest(device_id=device_id)
         self._call(self._stub.RevokeDevice, request)
 
+    def revoke_operator(self, name: str) -> None:
+        """Refuse operators of this name from their next call on."""
+        self._call(self._stub.RevokeOperator, fleet_pb2.RevokeOperatorRequest(name=name))
+
     def _call(self, method: Callable[..., Any], request: object, *, timeout_s: float = CALL_S, wait_for_ready: bool = False) -> Any:
         try:
             return method(request, timeout=timeout_s, wait_for_ready=wait_for_ready)

@@ -45,25 +45,23 @@ class OrchestratorMetrics:
         self._devices = Gauge("devices", "Devices by their last reported state; revoked ones are not counted.", ("state",), **of)
         self._rollouts = Gauge("rollouts", "Rollouts in memory by state.", ("state",), **of)
         self._timestamp_expires = Gauge("timestamp_expires_unix_seconds", "When the signed timestamp ends.", **of)
-        for port in PORTS:
-            for code in CODES:
-                self._calls.labels(port, code)
+        # Looking a series up costs as much as counting, and these are counted at every call.
+        self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
+        self._report_of = [self._reports.labels(state) for state in STATES]
+        self._sync_of = {True: self._syncs.labels("yes"), False: self._syncs.labels("no")}
         for state in STATES:
-            self._reports.labels(state)
             self._devices.labels(state)
-        for durable in ("yes", "no"):
-            self._syncs.labels(durable)
         for rollout_state in RolloutState:
             self._rollouts.labels(str(rollout_state))
 
     def answered(self, port: str, code: str) -> None:
-        self._calls.labels(port, code if code in CODES else "INTERNAL").inc()
+        self._call_of[port, code if code in CODES else "INTERNAL"].inc()
 
     def synced(self, *, durable: bool) -> None:
-        self._syncs.labels("yes" if durable else "no").inc()
+        self._sync_of[durable].inc()
 
     def reported(self, state: int) -> None:
-        self._reports.labels(STATES[state]).inc()
+        self._report_of[state].inc()
 
     def enrolled(self) -> None:
         self._enrolments.inc()

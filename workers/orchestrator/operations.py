@@ -25,7 +25,7 @@ from workers.orchestrator.enrolment import create_tokens
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION, check_pattern, read_order
 from workers.orchestrator.pacing import Pacing
-from workers.orchestrator.pki import DEVICE_ID, utc
+from workers.orchestrator.pki import DEVICE_ID, LOCAL, OPERATOR_NAME, utc
 from workers.orchestrator.refusals import CallerRefusedError
 from workers.orchestrator.reports import MAX_NUMBER, BodyRefusedError
 from workers.orchestrator.roster import DeviceRow, Roster, read_events
@@ -84,6 +84,14 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         await self._writer.run(revoke)
         self._news()
         return fleet_pb2.RevokeDeviceResponse()
+
+    async def RevokeOperator(self, request: fleet_pb2.RevokeOperatorRequest, context: Context) -> fleet_pb2.RevokeOperatorResponse:
+        check_pattern(OPERATOR_NAME, "name", request.name)
+        if request.name == LOCAL:
+            raise CallerRefusedError(f"the operator {LOCAL}, whom the orchestrator's own folder makes", "another operator's name")
+        now = self._clock()
+        await self._writer.run(lambda session: session.revoke_operator(request.name, now=now))
+        return fleet_pb2.RevokeOperatorResponse()
 
     async def Publish(self, parts: AsyncIterator[fleet_pb2.PublishRequest], context: Context) -> fleet_pb2.PublishResponse:
         first = await anext(aiter(parts), None)

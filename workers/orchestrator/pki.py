@@ -1,7 +1,7 @@
 """The fleet's certificates: one CA, the server, operators, and a certificate per device.
 
-A role is in the common name (`device:ID`, `operator:NAME`), a population in the organisational unit; nothing else of a
-caller is believed. `ensure_pki` makes what is missing and never replaces a CA; a private key lies in one file with its
+Who it is for is in the common name (`device:ID`, `operator:NAME`), a device's population or an operator's role in the organisational unit;
+nothing else of a caller is believed. `ensure_pki` makes what is missing and never replaces a CA; a private key lies in one file with its
 certificate, so that a crash never leaves a pair that does not fit. Revocation is the roster's, per call; tokens are `enrolment`'s.
 """
 
@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pipeline.errors import FleetError
 from pipeline.files import create_exclusive, make_private_folder, read_bounded, write_atomic
+from workers.orchestrator.access import Role, role_named
 
 CA_VALID = timedelta(days=3650)
 SERVER_VALID = timedelta(days=398)
@@ -34,9 +35,13 @@ BACKDATED = timedelta(hours=1)
 MAX_PEM_BYTES = 65_536
 MAX_CSR_BYTES = 4_096
 ENROLMENT_VERSION = 1
+LOCAL = "local"
+"""The operator that an orchestrator's own folder makes its reader: an admin."""
+CA_KEY_FILE, SERVER_FILE = "ca-private.pem", "server.pem"
 
 DEVICE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_ROLE = re.compile(r"(device|operator):([a-z0-9][a-z0-9_-]{0,62})")
+OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NAME = re.compile(r"(device|operator):([a-z0-9][a-z0-9_-]{0,62})")
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
 
 
@@ -66,10 +71,15 @@ class PkiBrokenError(FleetError):
 class Identity:
     """Who a certificate says the caller is."""
 
-    role: str
+    kind: str
+    """"device" or "operator"."""
     name: str
     population: str
+    """Of a device."""
+    role: Role | None
+    """Of an operator; None where the certificate names none that we know."""
     not_after: datetime
+    not_after_s: float
     key_hash: str
 
 
@@ -91,32 +101,51 @@ class Pki:
     ca: x509.Certificate
 
 
-def ensure_pki(folder: Path, *, host: str, now: datetime) -> Pki:
+def ensure_pki(folder: Path, *, host: str, now: datetime, names: Sequence[str] = (), ca_folder: Path | None = None) -> Pki:
     """CA, server and operator certificates under `folder`, made where they are missing. Safe to call twice, and by two at once.
 
-    The server's certificate is renewed when it ends soon or does not name `host`. Raises PkiBrokenError.
+    `ca_folder` holds the CA's private key where replicas share one. The server's certificate is renewed when it ends soon or does not
+    name `host` and `names`. Raises PkiBrokenError.
     """
     make_private_folder(folder)
-    ca_path = folder / "ca-private.pem"
+    ca_path = (folder if ca_folder is None else make_private_folder(ca_folder)) / CA_KEY_FILE
     if not ca_path.exists():
         create_exclusive(ca_path, _make_ca(now))
-    ca_credentials = _read(ca_path)
+    ca_credentials = read_pair(ca_path)
     ca, ca_key = _certificate(ca_credentials.certificate_pem), _private_key(ca_path, ca_credentials.key_pem)
     if not (folder / "ca.pem").exists():
         write_atomic(folder / "ca.pem", ca_credentials.certificate_pem, mode=0o644)
-    server_path, operator_path = folder / "server.pem", folder / "operator.pem"
-    names = _server_names(host)
-    if not _is_good(server_path, ca, now, names):
-        write_atomic(server_path, _issue_pair("kdpipe orchestrator", ca, ca_key, now=now, valid=SERVER_VALID, server_names=names))
-    if not _is_good(operator_path, ca, now, ()):
-        write_atomic(operator_path, _issue_pair("operator:local", ca, ca_key, now=now, valid=OPERATOR_VALID))
-    return Pki(ca_pem=ca_credentials.certificate_pem, server=_read(server_path), ca_key=ca_key, ca=ca)
+    elif read_bounded(folder / "ca.pem", MAX_PEM_BYTES) != ca_credentials.certificate_pem:
+        raise PkiBrokenError(str(folder / "ca.pem"), f"another CA than that of {ca_path}")
+    server_path, operator_path = folder / SERVER_FILE, folder / "operator.pem"
+    listed = _server_names([host, *names])
+    if not _is_good(server_path, ca, now, names=listed):
+        write_atomic(server_path, _issue_pair("kdpipe orchestrator", ca, ca_key, now=now, valid=SERVER_VALID, server_names=listed))
+    if not _is_good(operator_path, ca, now, role=Role.ADMIN):
+        write_atomic(
+            operator_path, _issue_pair(f"operator:{LOCAL}", ca, ca_key, now=now, valid=OPERATOR_VALID, unit=Role.ADMIN.name.lower())
+        )
+    return Pki(ca_pem=ca_credentials.certificate_pem, server=read_pair(server_path), ca_key=ca_key, ca=ca)
+
+
+def issue_operator(ca_path: Path, *, name: str, role: Role, now: datetime, valid: timedelta) -> tuple[bytes, Credentials]:
+    """The CA's certificate, and a new operator's key and certificate. Raises PkiBrokenError, CertificateRefusedError."""
+    if _NAME.fullmatch(f"operator:{name}") is None or name == LOCAL:
+        raise CertificateRefusedError(f"an operator named {name!r:.80}", f"a-z, 0-9, `_`, `-`, at most 63, and not {LOCAL!r}")
+    try:
+        own = read_pair(ca_path)
+    except FileNotFoundError as error:
+        raise PkiBrokenError(str(ca_path), "no such file") from error
+    ca, ca_key = _certificate(own.certificate_pem), _private_key(ca_path, own.key_pem)
+    return own.certificate_pem, split_pair(
+        _issue_pair(f"operator:{name}", ca, ca_key, now=now, valid=valid, unit=role.name.lower()), ca_path
+    )
 
 
 def operator_credentials(folder: Path) -> tuple[bytes, Credentials]:
     """The CA's certificate and the operator's credentials, as `ensure_pki` left them. Raises PkiBrokenError."""
     try:
-        return read_bounded(folder / "ca.pem", MAX_PEM_BYTES), _read(folder / "operator.pem")
+        return read_bounded(folder / "ca.pem", MAX_PEM_BYTES), read_pair(folder / "operator.pem")
     except FileNotFoundError as error:
         raise PkiBrokenError(str(error.filename), "no such file") from error
 
@@ -124,7 +153,7 @@ def operator_credentials(folder: Path) -> tuple[bytes, Credentials]:
 def issue_device(pki: Pki, request: x509.CertificateSigningRequest, *, device_id: str, population: str, now: datetime) -> bytes:
     """A device's certificate, PEM. Only the request's public key is used; its names are not believed."""
     return _issue(
-        f"device:{device_id}", request.public_key(), pki.ca, pki.ca_key, now=now, valid=DEVICE_VALID, population=population
+        f"device:{device_id}", request.public_key(), pki.ca, pki.ca_key, now=now, valid=DEVICE_VALID, unit=population
     ).public_bytes(serialization.Encoding.PEM)
 
 
@@ -161,15 +190,18 @@ def identify(certificate_pem: bytes) -> Identity:
     """
     certificate = _certificate(certificate_pem)
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    match = _ROLE.fullmatch(str(names[0].value)) if len(names) == 1 else None
+    match = _NAME.fullmatch(str(names[0].value)) if len(names) == 1 else None
     if match is None:
         raise CertificateRefusedError(f"a name of {[str(name.value)[:80] for name in names]}", "device:ID or operator:NAME")
     units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    unit, is_device = str(units[0].value) if len(units) == 1 else "", match[1] == "device"
     return Identity(
-        role=match[1],
+        kind=match[1],
         name=match[2],
-        population=str(units[0].value) if units else "",
+        population=unit if is_device else "",
+        role=None if is_device else role_named(unit),
         not_after=certificate.not_valid_after_utc,
+        not_after_s=certificate.not_valid_after_utc.timestamp(),
         key_hash=key_hash(certificate.public_key()),
     )
 
@@ -189,8 +221,8 @@ def check_renewal(
     except (ValueError, TypeError, InvalidSignature) as error:
         raise CertificateRefusedError("one that this CA did not sign", "the device's last certificate") from error
     identity = identify(certificate.public_bytes(serialization.Encoding.PEM))
-    if identity.role != "device":
-        raise CertificateRefusedError(f"one of role {identity.role}", "a device's")
+    if identity.kind != "device":
+        raise CertificateRefusedError(f"an {identity.kind}'s", "a device's")
     if now > identity.not_after + RENEW_GRACE:
         raise CertificateRefusedError(
             f"one that ended at {identity.not_after.isoformat()}", f"one not older than {RENEW_GRACE.days} days; enrol anew"
@@ -246,10 +278,11 @@ def _issue_pair(
     *,
     now: datetime,
     valid: timedelta,
+    unit: str = "",
     server_names: Sequence[x509.GeneralName] = (),
 ) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
-    return _pair(key, _issue(name, key.public_key(), ca, ca_key, now=now, valid=valid, server_names=server_names))
+    return _pair(key, _issue(name, key.public_key(), ca, ca_key, now=now, valid=valid, unit=unit, server_names=server_names))
 
 
 def _issue(
@@ -260,14 +293,14 @@ def _issue(
     *,
     now: datetime,
     valid: timedelta,
-    population: str = "",
+    unit: str = "",
     server_names: Sequence[x509.GeneralName] = (),
 ) -> x509.Certificate:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CertificateRefusedError(f"a {type(key).__name__}", "an elliptic-curve key")
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    if population:
-        subject.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, population))
+    if unit:
+        subject.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name(subject))
@@ -302,25 +335,29 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _server_names(host: str) -> list[x509.GeneralName]:
+def _server_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    try:
-        named: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        named = x509.DNSName(host)
-    return names if named in names else [*names, named]
+    for host in hosts:
+        try:
+            named: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            named = x509.DNSName(host)
+        if named not in names:
+            names.append(named)
+    return names
 
 
-def _is_good(path: Path, ca: x509.Certificate, now: datetime, names: Sequence[x509.GeneralName]) -> bool:
+def _is_good(path: Path, ca: x509.Certificate, now: datetime, *, names: Sequence[x509.GeneralName] = (), role: Role | None = None) -> bool:
     if not path.exists():
         return False
-    certificate = _certificate(_read(path).certificate_pem)
+    pem = read_pair(path).certificate_pem
+    certificate = _certificate(pem)
     if certificate.issuer != ca.subject or certificate.not_valid_after_utc - now < timedelta(days=30):
         return False
-    if not names:
-        return True
-    listed = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return set(names) <= set(listed)
+    if names:
+        listed = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return set(names) <= set(listed)
+    return identify(pem).role is role
 
 
 def _pair(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> bytes:
@@ -328,8 +365,12 @@ def _pair(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> byt
     return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _read(path: Path) -> Credentials:
-    data = read_bounded(path, MAX_PEM_BYTES)
+def read_pair(path: Path) -> Credentials:
+    """A private key and its certificate from one file. Raises PkiBrokenError, FileNotFoundError."""
+    return split_pair(read_bounded(path, MAX_PEM_BYTES), path)
+
+
+def split_pair(data: bytes, path: Path) -> Credentials:
     begin = data.find(b"-----BEGIN CERTIFICATE-----")
     if begin <= 0:
         raise PkiBrokenError(str(path), "no certificate after a key")

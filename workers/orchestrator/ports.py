@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,12 +80,13 @@ def choose(wanted: Ports, remembered: Ports) -> Ports:
 
 def settled(ports: Ports, host: str) -> Ports:
     """With a free port of PICKED for each that may be any; 0, the system's choice, where none of many was free."""
-    picked = {name: port or _free(host) for name, port in asdict(ports).items()}
+    candidates = iter(random.sample(PICKED, TRIES))  # no port twice
+    picked = {name: port or _free(host, candidates) for name, port in asdict(ports).items()}
     return Ports(**picked)
 
 
-def _free(host: str) -> int:
-    for port in random.sample(PICKED, TRIES):
+def _free(host: str, candidates: Iterator[int]) -> int:
+    for port in candidates:
         try:
             socket.create_server((host, port)).close()
         except OSError:

@@ -30,3 +30,17 @@ class OverloadedError(FleetError):
 
     def __str__(self) -> str:
         return f"the orchestrator is busy: {self.found}; expected {self.expected}; ask again in a moment"
+
+
+class PictureOldError(FleetError):
+    """This replica has not heard from the database for too long to know who was revoked since."""
+
+    def __init__(self, found_s: float, most_s: float) -> None:
+        super().__init__(found_s, most_s)
+        self.found_s, self.most_s = found_s, most_s
+
+    def __str__(self) -> str:
+        return (
+            f"the orchestrator last heard from its database {self.found_s:.0f} s ago; expected at most {self.most_s:.0f} s; "
+            f"its log says why; ask again, or ask another replica"
+        )

@@ -1,18 +1,20 @@
 """What the database says, in memory: every device and the rollouts that matter now.
 
 Changed by the writer thread alone, after its commit, by replacing whole immutable values; other threads read without a lock and see the
-state before a transaction or after it. `seen` is the exception: a device's last call is noted at once by whoever
+state before a transaction or after it. What other replicas committed comes in by `catch_up`, at the start of each transaction and
+at least every so often (`turns`). `seen` is the exception: a device's last call is noted at once by whoever
 answers it, and reaches the database with its next change or the next heartbeat.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
-from pipeline.rollout.events import Event, check_chain, stored_event
+from pipeline.rollout.events import Event, RolloutLogBrokenError, check_chain, follow, stored_event
 from pipeline.rollout.evidence import DeviceFacts, Progress, Serving
-from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, fold
+from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, apply, fold
 from workers.orchestrator import tables
 
 TERMINAL_KEPT = 8
@@ -71,7 +73,14 @@ class DeviceRow:
         )
 
     def columns(self) -> dict[str, object]:
-        return asdict(self)
+        return dict(vars(self))
+
+
+_REVISION = select(tables.changes.c.revision).with_for_update()
+_DEVICES_SINCE = select(tables.devices).where(tables.devices.c.revision > bindparam("since"))
+_ROLLOUTS_SINCE = select(tables.rollouts.c.rollout_id).where(tables.rollouts.c.revision > bindparam("since"))
+
+_REVOKED_SINCE = select(tables.revoked_operators.c.name).where(tables.revoked_operators.c.revision > bindparam("since"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +100,37 @@ class Roster:
         self.seen: dict[str, float] = {}
         self.served: dict[str, Served] = {}
         """In memory only: devices tell it again, and after a restart a gate waits until they did."""
+        self.revoked_operators: frozenset[str] = frozenset()
+        self.revision = 0
+        """Number of the last change that this image has."""
 
     def load(self, connection: Connection) -> None:
         """Read everything. Raises RolloutLogBrokenError where a rollout's log was tampered with."""
+        self.revision = connection.execute(_REVISION).scalar_one()
         rows = connection.execute(select(tables.devices)).mappings()
-        self.devices = {row["device_id"]: DeviceRow(**row) for row in rows}
+        self.devices = {row["device_id"]: _device(row) for row in rows}
         self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
+        self.revoked_operators = frozenset(connection.execute(_REVOKED_SINCE, {"since": 0}).scalars())
         self.rollouts = {rollout_id: read_rollout(connection, rollout_id) for rollout_id in _kept(connection)}
+
+    def catch_up(self, connection: Connection) -> bool:
+        """Take in what other replicas have committed; True where there was anything. The transaction holds the lock from here on.
+
+        Raises RolloutLogBrokenError.
+        """
+        revision = connection.execute(_REVISION).scalar_one()
+        if revision == self.revision:
+            return False
+        since = {"since": self.revision}
+        for row in connection.execute(_DEVICES_SINCE, since).mappings():
+            device = _device(row)
+            self.devices[device.device_id] = device
+        for rollout_id in connection.execute(_ROLLOUTS_SINCE, since).scalars():
+            known = self.rollouts.get(rollout_id)
+            self.rollouts[rollout_id] = read_rollout(connection, rollout_id) if known is None else read_on(connection, known)
+        self.revoked_operators |= frozenset(connection.execute(_REVOKED_SINCE, since).scalars())
+        self.revision = revision
+        return True
 
     def population(self, name: str) -> list[DeviceRow]:
         return [row for row in list(self.devices.values()) if row.population == name]
@@ -136,12 +169,30 @@ def read_rollout(connection: Connection, rollout_id: str) -> Rollout:
     return fold(events)
 
 
+def read_on(connection: Connection, rollout: Rollout) -> Rollout:
+    """The rollout with the events that its stored log has beyond it. Raises RolloutLogBrokenError."""
+    rollout_id = rollout.plan.rollout_id
+    for event in read_events(connection, rollout_id, after=rollout.sequence):
+        due = rollout.sequence + 1
+        expected = follow(sequence=due, previous=rollout.head, at_s=event.at_s, kind=event.kind, facts=event.facts).hash
+        if event.sequence != due or event.hash != expected:
+            raise RolloutLogBrokenError(rollout_id, due, event.hash, expected)
+        rollout = apply(rollout, event)
+    return rollout
+
+
 def read_events(connection: Connection, rollout_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
     """Events of a stored log from sequence number `after` on, not checked against each other. Raises RolloutLogBrokenError."""
     table = tables.rollout_events
     wanted = (table.c.rollout_id == rollout_id) & (table.c.sequence > after)
     rows = connection.execute(select(table).where(wanted).order_by(table.c.sequence).limit(limit)).mappings()
     return [stored_event(**row) for row in rows]
+
+
+def _device(row: Mapping[Any, Any]) -> DeviceRow:
+    columns = dict(row)
+    del columns["revision"]
+    return DeviceRow(**columns)
 
 
 def _kept(connection: Connection) -> Iterable[str]:

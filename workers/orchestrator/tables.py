@@ -1,14 +1,19 @@
 """The database: its tables, and how it is opened.
 
-SQLite in WAL mode by default; everything here is plain SQLAlchemy Core, so that another database is a URL. One writer thread
+SQLite in WAL mode by default, or PostgreSQL by a URL; everything here is plain SQLAlchemy Core. One writer thread a process
 (`writer`) is the only one to use it once the server runs. The rollouts' truth is their event log; a device is one row,
 its present assignment included, so that one update moves both.
+
+Always holds: every transaction begins by locking the one row of `changes`, so transactions of all replicas come one after
+another and each sees all that went before; a row that changed carries the number of the change, so a replica reads what
+others changed by asking for higher numbers.
 """
 
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Boolean,
     Column,
@@ -24,17 +29,36 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
+    make_url,
     select,
+    text,
 )
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from pipeline.errors import FleetError
 
 SCHEMA_VERSION = 2
+BUSY_S = 5
+"""How long a transaction waits for those of other replicas."""
+
+_MAKING = 0x6B647069
+"""Key of the lock under which the tables are made."""
 
 metadata = MetaData()
 
 facts = Table("facts", metadata, Column("name", String(40), primary_key=True), Column("value", Text, nullable=False))
+
+changes = Table("changes", metadata, Column("id", Integer, primary_key=True), Column("revision", BigInteger, nullable=False))
+
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("term", BigInteger, nullable=False),
+    Column("holder", String(80), nullable=False),
+    Column("beats", BigInteger, nullable=False),
+)
 
 tokens = Table(
     "tokens",
@@ -73,6 +97,15 @@ devices = Table(
     Column("labels", Text, nullable=False),
     Column("runtime", String(41), nullable=False),
     Column("free_memory_bytes", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+revoked_operators = Table(
+    "revoked_operators",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("revoked_s", Float(53), nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
 )
 
 reports = Table(
@@ -98,6 +131,7 @@ rollouts = Table(
     Column("created_s", Float(53), nullable=False),
     Column("ended_s", Float(53)),
     Column("state", String(20), nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
 )
 
 rollout_events = Table(
@@ -122,7 +156,7 @@ class DatabaseUnusableError(FleetError):
     def __str__(self) -> str:
         return (
             f"{self.url}: {self.found}; expected a database of schema version {SCHEMA_VERSION}; "
-            f"restore it from a backup or use another folder"
+            f"restore it from a backup, or use another folder or --database-url (sqlite:///FILE, postgresql://USER@HOST/NAME)"
         )
 
 
@@ -131,32 +165,57 @@ def database_url(folder: Path) -> str:
 
 
 def open_database(url: str) -> Engine:
-    """The engine, its tables made where they are missing. Raises DatabaseUnusableError."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+    """The engine, its tables made where they are missing. Safe to call by several replicas at once. Raises DatabaseUnusableError."""
+    shown = url
     try:
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            found = connection.scalar(select(facts.c.value).where(facts.c.name == "schema_version"))
-            if found is None:
-                connection.execute(insert(facts).values(name="schema_version", value=str(SCHEMA_VERSION)))
+        shown = make_url(url).render_as_string(hide_password=True)
+        engine = _engine(make_url(url).set(drivername="postgresql+psycopg") if url.startswith("postgresql:") else make_url(url))
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise DatabaseUnusableError("--database-url", f"{error}"[:200]) from error
+    try:
+        found = _make_tables(engine)
     except DatabaseError as error:
         engine.dispose()
-        raise DatabaseUnusableError(url, str(error.orig)[:200]) from error
-    if found not in (None, str(SCHEMA_VERSION)):
+        raise DatabaseUnusableError(shown, " ".join(str(error.orig).split())[:200]) from error
+    if found != str(SCHEMA_VERSION):
         engine.dispose()
-        raise DatabaseUnusableError(url, f"schema version {found}")
+        raise DatabaseUnusableError(shown, f"schema version {found}")
     return engine
+
+
+def _engine(url: URL) -> Engine:
+    dialect = url.get_backend_name()
+    if dialect == "sqlite":
+        engine = create_engine(url)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if dialect == "postgresql":
+        # A replica that freezes inside a transaction must not hold up the others: the server ends its transaction.
+        limits = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={BUSY_S}s -c synchronous_commit=on"
+        return create_engine(url, pool_size=1, max_overflow=1, connect_args={"connect_timeout": BUSY_S, "options": limits})
+    raise DatabaseUnusableError("--database-url", f"a database of kind {dialect!r}")
+
+
+def _make_tables(engine: Engine) -> str:
+    """Make what is missing; returns the schema's version."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKING})
+        if not inspect(connection).has_table(facts.name):
+            metadata.create_all(connection)
+            connection.execute(insert(facts).values(name="schema_version", value=str(SCHEMA_VERSION)))
+            connection.execute(insert(changes).values(id=1, revision=0))
+            connection.execute(insert(leadership).values(id=1, term=0, holder="", beats=0))
+        return str(connection.scalar(select(facts.c.value).where(facts.c.name == "schema_version")))
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # SQLAlchemy says BEGIN itself, below; the driver's own guess breaks savepoints
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # a call is answered after its commit: that must survive a power cut
-    cursor.execute("PRAGMA busy_timeout=5000")
     cursor.close()
 
 

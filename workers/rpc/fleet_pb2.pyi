@@ -257,6 +257,16 @@ class RevokeDeviceResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RevokeOperatorRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RevokeOperatorResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class PublishRequest(_message.Message):
     __slots__ = ("release_metadata", "chunk")
     RELEASE_METADATA_FIELD_NUMBER: _ClassVar[int]

@@ -263,7 +263,7 @@ class Fleet:
 
 
 class ArtifactStub:
-    """mTLS. Bundles, in chunks of at most 256 KiB, from any offset.
+    """mTLS. Bundles and deltas, in chunks of at most 256 KiB, from any offset.
     """
 
     def __init__(self, channel):
@@ -280,7 +280,7 @@ class ArtifactStub:
 
 
 class ArtifactServicer:
-    """mTLS. Bundles, in chunks of at most 256 KiB, from any offset.
+    """mTLS. Bundles and deltas, in chunks of at most 256 KiB, from any offset.
     """
 
     def Fetch(self, request, context):
@@ -306,7 +306,7 @@ def add_ArtifactServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Artifact:
-    """mTLS. Bundles, in chunks of at most 256 KiB, from any offset.
+    """mTLS. Bundles and deltas, in chunks of at most 256 KiB, from any offset.
     """
 
     @staticmethod
@@ -356,6 +356,11 @@ class OperatorStub:
                 '/kdpipe.fleet.v1.Operator/RevokeDevice',
                 request_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceRequest.SerializeToString,
                 response_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceResponse.FromString,
+                _registered_method=True)
+        self.RevokeOperator = channel.unary_unary(
+                '/kdpipe.fleet.v1.Operator/RevokeOperator',
+                request_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorRequest.SerializeToString,
+                response_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorResponse.FromString,
                 _registered_method=True)
         self.Publish = channel.stream_unary(
                 '/kdpipe.fleet.v1.Operator/Publish',
@@ -410,6 +415,12 @@ class OperatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeDevice(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOperator(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -477,6 +488,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.RevokeDevice,
                     request_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceRequest.FromString,
                     response_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeDeviceResponse.SerializeToString,
+            ),
+            'RevokeOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOperator,
+                    request_deserializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorRequest.FromString,
+                    response_serializer=workers_dot_rpc_dot_fleet__pb2.RevokeOperatorResponse.SerializeToString,
             ),
             'Publish': grpc.stream_unary_rpc_method_handler(
                     servicer.Publish,
@@ -574,6 +590,33 @@ class Operator:
             '/kdpipe.fleet.v1.Operator/RevokeDevice',
             workers_dot_rpc_dot_fleet__pb2.RevokeDeviceRequest.SerializeToString,
             workers_dot_rpc_dot_fleet__pb2.RevokeDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kdpipe.fleet.v1.Operator/RevokeOperator',
+            workers_dot_rpc_dot_fleet__pb2.RevokeOperatorRequest.SerializeToString,
+            workers_dot_rpc_dot_fleet__pb2.RevokeOperatorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.orchestrators import RunningOrchestrator
+from tests.kit.postgres import Postgres, postgres
 
 
 @pytest.fixture(name="orchestrator")
@@ -19,3 +20,18 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningOrchest
     """One orchestrator for all tests that only are refused; its clock and its state are nobody's to change."""
     with RunningOrchestrator(tmp_path_factory.mktemp("shared")) as running:
         yield running
+
+
+@pytest.fixture(name="postgres", scope="session")
+def _postgres() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(name="store_url", params=["sqlite", "postgresql"])
+def _store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind that the orchestrator runs on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()

@@ -98,7 +98,7 @@ def test_a_device_certificate_says_what_the_server_decided_and_not_what_was_aske
     request = parse_request(signing_request(ec.generate_private_key(ec.SECP256R1()), name="operator:mallory"))
     certificate = issue_device(pki, request, device_id="d-1", population="mail", now=NOW)
     identity = identify(certificate)
-    assert (identity.role, identity.name, identity.population) == ("device", "d-1", "mail")
+    assert (identity.kind, identity.name, identity.population) == ("device", "d-1", "mail")
     usage = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.BasicConstraints).value
     assert not usage.ca
 
@@ -149,7 +149,7 @@ def test_an_operators_certificate_is_not_renewed_over_the_device_port(tmp_path: 
     _, operator = operator_credentials(tmp_path / "pki")
     key = serialization.load_pem_private_key(operator.key_pem, password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    with pytest.raises(CertificateRefusedError, match="role operator"):
+    with pytest.raises(CertificateRefusedError, match="an operator's"):
         renewal(pki, key, operator.certificate_pem, now=NOW)
 
 

@@ -1,0 +1,264 @@
+"""What every database that the orchestrator runs on must do; SQLite and a real PostgreSQL pass the same tests.
+
+A replica here is a writer with a roster of its own on one shared database.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, select, text
+
+from pipeline.errors import FleetError
+from pipeline.rollout.events import RolloutLogBrokenError
+from pipeline.rollout.rollout import Plan, RolloutState
+from pipeline.rollout.steering import Action, command, create
+from workers.orchestrator import tables
+from workers.orchestrator.enrolment import create_tokens, enrol
+from workers.orchestrator.leadership import FencedError, Leadership
+from workers.orchestrator.refusals import TokenRefusedError
+from workers.orchestrator.roster import DeviceRow, Roster
+from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
+
+ROW = DeviceRow(device_id="d-1", population="mail", hardware="x86", envelope=b"\x00\xff", clock_wrong=True, last_seen_s=1.0e9 + 0.123456)
+PLAN = Plan(
+    rollout_id="r1", population="mail", target="t", digest="a" * 64, salt="s", waves=(1.0,), soak_s=0.0, deadline_s=9.0, lost_after_s=9.0
+)
+
+
+class Replica:
+    """Its part of an orchestrator that is about the database."""
+
+    def __init__(self, url: str) -> None:
+        self.database, self.roster, self.foreign = tables.open_database(url), Roster(), 0
+        with self.database.begin() as connection:
+            self.roster.load(connection)
+        self.writer = Writer(self.database, self.roster, on_foreign=self._hear)
+
+    def do(self, job: Callable[[Session], object]) -> object:
+        return self.writer.submit(job).result(20)
+
+    def look(self) -> None:
+        self.do(lambda session: None)
+
+    def close(self) -> None:
+        self.writer.close()
+        self.database.dispose()
+
+    def _hear(self) -> None:
+        self.foreign += 1
+
+
+@pytest.fixture(name="open_replica")
+def _open_replica(store_url: str) -> Iterator[Callable[[], Replica]]:
+    opened: list[Replica] = []
+
+    def open_one() -> Replica:
+        opened.append(Replica(store_url))
+        return opened[-1]
+
+    yield open_one
+    for replica in opened:
+        replica.close()
+
+
+@pytest.fixture(name="replicas")
+def _replicas(open_replica: Callable[[], Replica]) -> tuple[Replica, Replica]:
+    return open_replica(), open_replica()
+
+
+def grow(session: Session) -> int:
+    row = session.device("d-1")
+    assert row is not None
+    session.put_device(replace(row, generation=row.generation + 1))
+    return row.generation + 1
+
+
+def test_what_was_answered_is_there_when_it_is_opened_again(open_replica: Callable[[], Replica]) -> None:
+    open_replica().do(lambda session: session.add_device(ROW))
+    assert open_replica().roster.devices == {"d-1": ROW}
+
+
+def test_each_replica_sees_what_the_other_committed(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+    assert there.roster.devices == {}
+    assert there.do(grow) == 1, "a job begins with what others committed"
+    assert (there.foreign, here.foreign) == (1, 0)
+    here.look()
+    assert here.roster.devices["d-1"].generation == 1
+    here.look()
+    assert here.foreign == 1, "nothing new is no news"
+
+
+def test_no_change_is_lost_between_replicas_and_a_generation_is_given_once(replicas: tuple[Replica, Replica]) -> None:
+    replicas[0].do(lambda session: session.add_device(ROW))
+    given: list[int] = []
+
+    def work(replica: Replica) -> None:
+        futures = [replica.writer.submit(grow) for _ in range(40)]
+        given.extend(future.result(60) for future in futures)
+
+    threads = [threading.Thread(target=work, args=(replica,)) for replica in replicas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(given) == list(range(1, 81))
+
+
+def test_a_token_is_used_once_whichever_replica_it_is_shown_to(replicas: tuple[Replica, Replica]) -> None:
+    (token,) = replicas[0].writer.submit(lambda s: create_tokens(s, population="mail", count=1, expires_s=9.0)).result(20)
+
+    def use(replica: Replica, key: str) -> object:
+        return replica.do(lambda s: enrol(s, token=token, hardware="x86", agent_version="1", device_key_hash=key, now=1.0))
+
+    first = use(replicas[0], "a" * 64)
+    assert use(replicas[1], "a" * 64) == first
+    with pytest.raises(TokenRefusedError):
+        use(replicas[1], "b" * 64)
+
+
+def test_a_rollout_is_followed_event_by_event(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    rollout, created = create(PLAN, now=1.0)
+    here.do(lambda session: session.add_rollout(rollout, created))
+    there.look()
+    assert there.roster.rollouts == {"r1": rollout}
+    approved, events = command(rollout, Action.APPROVE, now=2.0)
+    here.do(lambda session: session.put_rollout(approved, events))
+    there.look()
+    assert there.roster.rollouts == {"r1": approved}
+    assert approved.state is RolloutState.APPROVED
+
+
+def test_an_event_that_was_tampered_with_is_not_followed(replicas: tuple[Replica, Replica], open_replica: Callable[[], Replica]) -> None:
+    here, there = replicas
+    rollout, created = create(PLAN, now=1.0)
+    here.do(lambda session: session.add_rollout(rollout, created))
+    there.look()
+    approved, events = command(rollout, Action.APPROVE, now=2.0)
+    here.do(lambda session: session.put_rollout(approved, events))
+    with here.database.begin() as connection:
+        connection.execute(tables.rollout_events.update().where(tables.rollout_events.c.sequence == 2).values(at_s=3.0))
+    with pytest.raises(StoreUnavailableError, match="event 2"):
+        there.look()
+    with pytest.raises(RolloutLogBrokenError):
+        open_replica()
+
+
+def test_a_revoked_operator_is_revoked_everywhere_and_for_ever(
+    replicas: tuple[Replica, Replica], open_replica: Callable[[], Replica]
+) -> None:
+    for replica in replicas:
+        replica.do(lambda session: session.revoke_operator("eve", now=1.0))
+    assert [replica.roster.revoked_operators for replica in (*replicas, open_replica())] == [{"eve"}] * 3
+
+
+def test_a_refused_job_is_undone_alone(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+
+    def refuse(session: Session) -> None:
+        create_tokens(session, population="mail", count=3, expires_s=9.0)
+        session.put_device(replace(ROW, hardware="evil"))
+        raise FleetError("no")
+
+    futures = [here.writer.submit(grow), here.writer.submit(refuse), here.writer.submit(grow)]
+    wait(futures, timeout=20)
+    assert [futures[0].result(), futures[2].result()] == [1, 2]
+    there.look()
+    assert there.roster.devices["d-1"] == replace(ROW, generation=2)
+    with here.database.begin() as connection:
+        assert connection.scalar(select(func.count()).select_from(tables.tokens)) == 0
+
+
+def test_a_database_error_changes_nothing_and_the_next_transaction_works(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+    with pytest.raises(StoreUnavailableError):
+        here.do(lambda session: session.connection.execute(text("SELECT * FROM nowhere")))
+    with pytest.raises(StoreUnavailableError):
+        here.do(lambda session: session.add_device(ROW))
+    assert here.do(grow) == 1
+    there.look()
+    assert there.roster.devices["d-1"].generation == 1
+
+
+def test_many_that_open_an_empty_database_at_once_agree(store_url: str) -> None:
+    made: list[Replica] = []
+    threads = [threading.Thread(target=lambda: made.append(Replica(store_url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 4
+    for replica in made:
+        replica.look()
+        replica.close()
+
+
+def test_a_database_of_another_version_is_refused(store_url: str, replicas: tuple[Replica, Replica]) -> None:
+    with replicas[0].database.begin() as connection:
+        connection.execute(tables.facts.update().where(tables.facts.c.name == "schema_version").values(value="99"))
+    with pytest.raises(tables.DatabaseUnusableError, match="version 99"):
+        tables.open_database(store_url)
+
+
+class Watch:
+    """A monotonic clock that a test moves."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_one_leads_and_another_takes_over_only_after_its_patience(replicas: tuple[Replica, Replica]) -> None:
+    watch = Watch()
+    (here, there), (a, b) = replicas, (Leadership(name, patience_s=10.0, monotonic=watch) for name in "ab")
+    assert here.do(lambda s: a.step(s.connection)) is True
+    for _ in range(5):
+        watch.now_s += 4.0
+        assert there.do(lambda s: b.step(s.connection)) is False
+        here.do(lambda s: a.step(s.connection))
+    there.do(lambda s: b.step(s.connection))
+    watch.now_s += 9.9
+    assert there.do(lambda s: b.step(s.connection)) is False
+    watch.now_s += 0.2
+    assert there.do(lambda s: b.step(s.connection)) is True
+    assert (a.term, b.term) == (1, 2), "the one that was silent does not know yet"
+
+
+def test_a_write_under_an_old_term_is_refused_and_undone(replicas: tuple[Replica, Replica]) -> None:
+    watch = Watch()
+    (here, there), (a, b) = replicas, (Leadership(name, patience_s=1.0, monotonic=watch) for name in "ab")
+    here.do(lambda s: a.step(s.connection))
+    there.do(lambda s: b.step(s.connection))
+    watch.now_s += 2.0
+    there.do(lambda s: b.step(s.connection))
+
+    def late(session: Session) -> None:
+        session.add_device(ROW)
+        a.check(session.connection)
+
+    with pytest.raises(FencedError, match="term 2 of b; expected 1"):
+        here.do(late)
+    there.look()
+    assert there.roster.devices == {}
+    assert not a.leads
+    there.do(lambda s: b.check(s.connection))
+
+
+def test_who_resigns_is_followed_at_once_and_who_starts_again_does_not_wait_for_itself(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    a, b, again = Leadership("a"), Leadership("b"), Leadership("b")
+    here.do(lambda s: a.step(s.connection))
+    assert there.do(lambda s: b.step(s.connection)) is False
+    here.do(lambda s: a.resign(s.connection))
+    assert there.do(lambda s: b.step(s.connection)) is True
+    assert there.do(lambda s: again.step(s.connection)) is True, "its folder is locked: whoever had this name is dead"
+    with pytest.raises(FencedError):
+        there.do(lambda s: b.check(s.connection))

@@ -1,0 +1,67 @@
+"""`kdpipe operator`: who may do what at an orchestrator."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MAX_DAYS = 398
+app = typer.Typer(help="Say who may do what at an orchestrator.", no_args_is_help=True, rich_markup_mode=None)
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of an orchestrator, that has started here.")]
+Role = Annotated[
+    str, typer.Option("--role", metavar="ROLE", help="viewer (looks), operator (publishes, moves rollouts) or admin (tokens, revocations).")
+]
+Endpoint = Annotated[str, typer.Option("--endpoint", metavar="HOST:PORT", help="Where to reach the orchestrator; this machine by default.")]
+
+
+@app.callback()
+def operator() -> None:
+    """Say who may do what at an orchestrator."""
+
+
+@app.command("new")
+def new(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is: a person, or a script.")],
+    role: Role,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the operator's file is written, mode 0600.")],
+    endpoint: Endpoint = "",
+    days: Annotated[int, typer.Option("--days", metavar="N", min=1, max=MAX_DAYS, help="How long it is valid.")] = 90,
+) -> None:
+    """Write an operator's file: a key and a certificate with a role. Needs the CA's key, so it runs where the orchestrator does."""
+    from pipeline.errors import ConfigError
+    from workers.orchestrator.access import role_named
+    from workers.orchestrator.operator_file import OperatorFile, write_operator_file
+    from workers.orchestrator.pki import CA_KEY_FILE, issue_operator
+    from workers.orchestrator.ports import read_ports
+
+    chosen = role_named(role)
+    if chosen is None:
+        raise ConfigError("--role", f"{role!r:.40}", "viewer, operator or admin")
+    folder = _orchestrator(directory)
+    path, now = folder / "pki" / CA_KEY_FILE, datetime.now(UTC)
+    ca_pem, credentials = issue_operator(path, name=name, role=chosen, now=now, valid=timedelta(days=days))
+    where = endpoint or f"127.0.0.1:{read_ports(folder).operator}"
+    write_operator_file(out, OperatorFile(endpoint=where, ca_pem=ca_pem, credentials=credentials))
+    typer.echo(f"wrote {out}: whoever has it is {name}, {role} at {where}, for {days} days")
+
+
+@app.command("revoke")
+def revoke(directory: Directory, name: Annotated[str, typer.Argument(metavar="NAME", help="Name that a file was made for.")]) -> None:
+    """Refuse every certificate of this name from now on, for ever; who comes back gets another name."""
+    from workers.orchestrator.client import Operator
+
+    with Operator.open(_orchestrator(directory)) as admin:
+        admin.revoke_operator(name)
+    typer.echo(f"{name} is no operator any more")
+
+
+def _orchestrator(directory: Path) -> Path:
+    """The orchestrator's folder: the one named, or that of a run."""
+    from pipeline.errors import ConfigError
+
+    for folder in (directory, directory / "fleet"):
+        if (folder / "ports.json").exists():
+            return folder
+    raise ConfigError(str(directory), "no orchestrator that ever started", "the folder of a run, or of an orchestrator", "start it first")

@@ -1,0 +1,69 @@
+"""How much one caller may ask: a token bucket each, and what a refused caller is told.
+
+A bucket fills at a steady rate up to a burst. Buckets are few and small: one for each device that is known, and one for each of the last
+addresses that failed to enrol, the oldest of which is forgotten first.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from pipeline.errors import FleetError
+
+
+class RateExceededError(FleetError):
+    """A caller asks more often than it may. Over gRPC the wait comes with it as `grpc-retry-pushback-ms`."""
+
+    def __init__(self, who: str, per_s: float, wait_s: float) -> None:
+        super().__init__(who, per_s, wait_s)
+        self.who, self.per_s, self.wait_s = who, per_s, wait_s
+
+    def __str__(self) -> str:
+        return f"{self.who} calls too often; expected at most {self.per_s:g} a second; ask again in {self.wait_s:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What callers may ask of one replica."""
+
+    device_calls_per_s: float = 10.0
+    """Of one device, on average."""
+    device_calls_burst: float = 100.0
+    enrolment_failures_per_s: float = 1.0
+    """Of one address; enrolments that succeed are not counted."""
+    enrolment_failures_burst: float = 30.0
+    connections: int = 20_000
+    """Open at once, on each port."""
+    streams: int = 16
+    """Calls at once over one connection."""
+
+
+class Buckets:
+    """One bucket per name; at most `most` of them."""
+
+    def __init__(self, *, per_s: float, burst: float, most: int = 100_000) -> None:
+        self._per_s, self._burst, self._most = per_s, burst, most
+        self._filled: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str, who: str, *, now_s: float) -> None:
+        """Take one token. Raises RateExceededError where there is none."""
+        self.check(name, who, now_s=now_s)
+        self.spend(name, now_s=now_s)
+
+    def check(self, name: str, who: str, *, now_s: float) -> None:
+        """Take nothing. Raises RateExceededError where there is no token."""
+        level = self._level(name, now_s)
+        if level < 1.0:
+            raise RateExceededError(who, self._per_s, (1.0 - level) / self._per_s)
+
+    def spend(self, name: str, *, now_s: float) -> None:
+        """Take a token, or what is left of one."""
+        self._set(name, max(0.0, self._level(name, now_s) - 1.0), now_s)
+
+    def _set(self, name: str, level: float, now_s: float) -> None:
+        self._filled[name] = (level, now_s)
+        if len(self._filled) > self._most:
+            self._filled.popitem(last=False)
+
+    def _level(self, name: str, now_s: float) -> float:
+        level, at_s = self._filled.get(name, (self._burst, now_s))
+        return min(self._burst, level + (now_s - at_s) * self._per_s)

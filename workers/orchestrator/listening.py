@@ -1,0 +1,104 @@
+"""The three gRPC servers: which service is on which port, behind which gate, within which limits.
+
+Three servers, because the ports trust different callers. Health checking is on all of them, without its `Watch`, whose streams a
+caller could pile up; reflection is on the operator port only. A port that somebody else has is an error, never shared in silence.
+"""
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from workers.orchestrator.gate import Gate
+from workers.orchestrator.identity import Authenticate
+from workers.orchestrator.limits import Limits
+from workers.orchestrator.metrics import OrchestratorMetrics
+from workers.orchestrator.pki import Pki
+from workers.orchestrator.ports import Ports, PortTakenError
+from workers.rpc import fleet_pb2
+
+STOP_GRACE_S = 0.5
+MAX_DEVICE_MESSAGE_BYTES = 128 * 1024
+MAX_OPERATOR_MESSAGE_BYTES = 6 * 1024 * 1024
+MAX_CALLS = 512
+SERVICES = fleet_pb2.DESCRIPTOR.services_by_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What answers; each has the methods that `fleet.proto` gives its service."""
+
+    fleet: object
+    artifact: object
+    enrolment: object
+    operator: object
+
+
+class Listeners:
+    """`start`, then `stop`."""
+
+    def __init__(self, *, host: str, pki: Pki, authenticate: Authenticate, limits: Limits, metrics: OrchestratorMetrics) -> None:
+        self._host, self._pki, self._authenticate, self._limits, self._metrics = host, pki, authenticate, limits, metrics
+        self._servers: list[grpc.aio.Server] = []
+        self._health = health.aio.HealthServicer()
+
+    async def start(self, services: Services, wanted: Ports) -> Ports:
+        """Serve; returns the ports, without that of the metrics. Raises PortTakenError."""
+        certificate = [(self._pki.server.key_pem, self._pki.server.certificate_pem)]
+        mutual = grpc.ssl_server_credentials(certificate, root_certificates=self._pki.ca_pem, require_client_auth=True)
+        one_way = grpc.ssl_server_credentials(certificate)
+        on_fleet = [(SERVICES["Fleet"], services.fleet), (SERVICES["Artifact"], services.artifact)]
+        names = [SERVICES["Operator"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflected = (reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], reflection.aio.ReflectionServicer(names))
+        fleet = self._server("fleet", on_fleet, MAX_DEVICE_MESSAGE_BYTES)
+        enrolment = self._server("enrolment", [(SERVICES["Enrollment"], services.enrolment)], MAX_DEVICE_MESSAGE_BYTES)
+        operator = self._server("operator", [(SERVICES["Operator"], services.operator), reflected], MAX_OPERATOR_MESSAGE_BYTES)
+        ports = Ports(
+            fleet=self._bind(fleet, wanted.fleet, mutual, "fleet"),
+            enrolment=self._bind(enrolment, wanted.enrolment, one_way, "enrolment"),
+            operator=self._bind(operator, wanted.operator, mutual, "operator"),
+        )
+        for server in (fleet, enrolment, operator):
+            await server.start()
+            self._servers.append(server)
+        return ports
+
+    async def stop(self) -> None:
+        """Answer what is being asked. A second call does nothing."""
+        servers, self._servers = self._servers, []
+        await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
+
+    async def say(self, *, is_well: bool) -> None:
+        """What a health check hears from now on, of the server as a whole."""
+        status = health_pb2.HealthCheckResponse.SERVING if is_well else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set("", status)
+
+    def _server(self, port: str, services: list[tuple[ServiceDescriptor, object]], message_bytes: int) -> grpc.aio.Server:
+        options: list[tuple[str, Any]] = [
+            ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_connection_idle_ms", 600_000),
+            ("grpc.max_concurrent_streams", self._limits.streams),
+            ("grpc.max_allowed_incoming_connections", self._limits.connections),
+        ]
+        gate = Gate(port, self._authenticate, self._limits, self._metrics)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
+        checked = gate.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health, but=frozenset({"Watch"}))
+        server.add_generic_rpc_handlers((*(gate.handlers(service, servicer) for service, servicer in services), checked))
+        return server
+
+    def _bind(self, server: grpc.aio.Server, port: int, credentials: grpc.ServerCredentials, what: str) -> int:
+        try:
+            socket.create_server((self._host, port)).close()  # gRPC would print lines of its own about a taken port
+            bound: int = server.add_secure_port(f"{self._host}:{port}", credentials)
+        except (OSError, OverflowError, RuntimeError) as error:
+            raise PortTakenError(self._host, port, what) from error
+        if bound == 0:
+            raise PortTakenError(self._host, port, what)
+        return bound

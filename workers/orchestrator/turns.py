@@ -1,0 +1,203 @@
+"""What a replica does by itself: passes of the wave engine, beats, a look at what others did, housekeeping.
+
+The engine wakes on news (a report, an enrolment, an operator, another replica) and by the clock only while a rollout could move by
+itself; there is no busy polling. Only the replica that leads runs it, and each of its writes is refused once another one leads.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from pipeline.releases.online import OnlineRepository
+from pipeline.releases.repository import TIMESTAMP_VALID
+from pipeline.rollout.rollout import WavePhase
+from workers.orchestrator import tables
+from workers.orchestrator.engine import Engine
+from workers.orchestrator.identity import OLD_S
+from workers.orchestrator.leadership import FencedError, Leadership
+from workers.orchestrator.listening import Listeners
+from workers.orchestrator.metrics import OrchestratorMetrics
+from workers.orchestrator.pki import utc
+from workers.orchestrator.roster import Roster
+from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
+
+HEARTBEAT_S = 5.0
+LOOK_S = 0.5
+"""A replica knows what others committed at most this late, while the database answers."""
+HOUSEKEEPING_S = 3600.0
+AWAY_S = 6 * HEARTBEAT_S
+"""A pass this long after the one before: the machine slept, the process was stopped, or the clock was stepped."""
+LIVE_TICK_S = 1.0
+"""Longest time between two looks at a rollout that is under way: deadlines and silence are noticed this late at most."""
+ENGINE_SHARE = 4
+"""After a pass the engine rests this many times as long as the pass took, so that it never has more than a fifth of a core."""
+REPORTS_KEPT = timedelta(days=30)
+
+log = logging.getLogger(__name__)
+_SEEN = (
+    update(tables.devices)
+    .where(tables.devices.c.device_id == bindparam("key"), tables.devices.c.last_seen_s < bindparam("at_s"))
+    .values(last_seen_s=bindparam("at_s"))
+)
+
+
+@dataclass(kw_only=True)
+class Turns:
+    """The tasks of one replica. `begin` once before serving, `run` while it serves, `end` at last."""
+
+    roster: Roster
+    writer: Writer
+    engine: Engine
+    repository: OnlineRepository
+    leadership: Leadership
+    metrics: OrchestratorMetrics
+    listeners: Listeners
+    clock: Callable[[], float]
+    lease_s: float
+    news: asyncio.Event
+    _noted_s: float = 0.0
+    """Until when this replica's `seen` is in the database."""
+    _read_s: float = 0.0
+    """Until when others' is in ours."""
+
+    async def begin(self) -> None:
+        """Lead if nobody does. What the time away excuses is excused before the first device is answered."""
+        self._noted_s = self._read_s = self.clock()
+        await self.writer.run(self._stand)
+        self.news.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(self._turn(), self._beat(), self._look(), self._keep())
+
+    async def end(self) -> None:
+        """Write down what only memory holds, and let another replica lead."""
+        try:
+            await self.writer.run(self._note)
+            await self.writer.run(lambda session: self.leadership.resign(session.connection))
+        except StoreUnavailableError:
+            log.warning("the database did not answer at the end; another replica leads after a while")
+
+    async def _turn(self) -> None:
+        """The wave engine: a pass at each news, and when time alone could move a rollout."""
+        passed_s = self.clock()
+        while True:
+            await self._wait()
+            self.news.clear()
+            began_s = time.monotonic()
+            try:
+                if self.leadership.leads:
+                    passed_s = await self.writer.run(partial(self._pass, passed_s=passed_s))
+                else:
+                    passed_s = self.clock()
+            except FencedError as fenced:
+                log.warning("engine pass refused", extra={"why": str(fenced)})
+            except Exception:  # the engine must outlive a full disk
+                log.exception("engine pass failed; trying again")
+                await asyncio.sleep(LIVE_TICK_S)
+                self.news.set()
+            took_s = time.monotonic() - began_s
+            self.metrics.ticked(took_s)
+            self.metrics.count(self.roster)
+            await asyncio.sleep(min(ENGINE_SHARE * took_s, LIVE_TICK_S))
+
+    def _pass(self, session: Session, *, passed_s: float) -> float:
+        """One pass of the engine; returns when it was. A pass that comes far too late means that this process was away."""
+        self.leadership.check(session.connection)
+        now = self.clock()
+        if now - passed_s > AWAY_S:
+            log.warning("was away", extra={"seconds": round(now - passed_s)})
+            self.engine.listen_anew(session, since_s=passed_s, now=now)
+        self.engine.tick(session, now=now)
+        return now
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._due_s()):
+                await self.news.wait()
+        except TimeoutError:
+            return
+
+    def _due_s(self) -> float:
+        """How long nothing can happen without news."""
+        now, due_s = self.clock(), HEARTBEAT_S
+        for rollout in self.roster.live():
+            due_s = min(due_s, LIVE_TICK_S)
+            if rollout.phase is WavePhase.SOAK and not rollout.paused:
+                due_s = min(due_s, max(0.0, rollout.soak_clock_s + rollout.plan.soak_s - rollout.clock_s(now)))
+        return due_s
+
+    async def _beat(self) -> None:
+        """Hold the lease, or take it; say when devices were last seen, and read what others say of it."""
+        while True:
+            await asyncio.sleep(min(HEARTBEAT_S, self.lease_s / 4))
+            try:
+                await self.writer.run(self._stand)
+                if self.clock() - self._noted_s >= HEARTBEAT_S:
+                    await self.writer.run(self._note)
+            except Exception:  # as above; without a beat another replica takes over, which is right
+                log.exception("beat failed; trying again")
+
+    def _stand(self, session: Session) -> None:
+        if self.leadership.step(session.connection):
+            alive = select(tables.facts.c.value).where(tables.facts.c.name == "alive_until_s")
+            now, known = self.clock(), session.connection.scalar(alive)
+            self.engine.wake(session, alive_until_s=now if known is None else float(known), now=now)
+
+    def _note(self, session: Session) -> None:
+        """Remember until when the engine had a leader, and when devices were last seen."""
+        connection, now, noted_s = session.connection, self.clock(), self._noted_s
+        if self.leadership.leads:
+            self.leadership.check(connection)
+            connection.execute(delete(tables.facts).where(tables.facts.c.name == "alive_until_s"))
+            connection.execute(insert(tables.facts).values(name="alive_until_s", value=repr(now)))
+        mine = [{"key": device, "at_s": at_s} for device, at_s in list(self.roster.seen.items()) if at_s >= noted_s]
+        if mine:
+            connection.execute(_SEEN, mine)
+        devices = tables.devices.c
+        others = select(devices.device_id, devices.last_seen_s).where(devices.last_seen_s >= self._read_s - 2 * HEARTBEAT_S)
+        for device, at_s in connection.execute(others):
+            self.roster.seen[device] = max(at_s, self.roster.seen.get(device, 0.0))
+        self._noted_s = self._read_s = now
+
+    async def _look(self) -> None:
+        """Take in what other replicas committed, and say whether this one is well."""
+        is_well = True
+        await self.listeners.say(is_well=True)
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.writer.run(lambda session: None)
+            except StoreUnavailableError:
+                log.debug("no look at the database")  # the writer has said why
+            was_well, is_well = is_well, time.monotonic() - self.writer.current_s < OLD_S
+            if was_well != is_well:
+                await self.listeners.say(is_well=is_well)
+
+    async def _keep(self) -> None:
+        """Keep signed things in force, and the database small."""
+        while True:
+            try:
+                if self.leadership.leads:
+                    now = self.clock()
+                    if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:
+                        await asyncio.to_thread(self.repository.resign_timestamp, now=utc(now))
+                    await self.writer.run(lambda session: self._tidy(session, self.clock()))
+                self.metrics.timestamp_expires(self.repository.timestamp_expires.timestamp())
+            except Exception:  # signing goes on at the next turn; the metric shows when it does not
+                log.exception("housekeeping failed; trying again")
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    def _tidy(self, session: Session, now: float) -> None:
+        self.leadership.check(session.connection)
+        self.engine.refresh(session, now=now)
+        old_s = now - REPORTS_KEPT.total_seconds()
+        session.connection.execute(delete(tables.reports).where(tables.reports.c.received_s < old_s))
+        session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))
+        self.roster.forget_old()

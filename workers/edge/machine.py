@@ -1,6 +1,7 @@
 """What this machine is and has: hardware class, runtime, free disk, free memory."""
 
 import contextlib
+import functools
 import importlib.metadata
 import platform
 import shutil
@@ -22,17 +23,21 @@ def probe(folder: Path, hardware: str) -> Machine:
         hardware=hardware,
         runtime=runtime_version(),
         free_disk_bytes=shutil.disk_usage(folder).free,
-        free_memory_bytes=free_memory_bytes(Path("/proc"), Path("/sys/fs/cgroup")),
+        free_memory_bytes=free_memory_bytes(),
     )
 
 
+@functools.cache
 def runtime_version() -> str:
     """Of onnxruntime, without importing it: only the model worker does that."""
     return importlib.metadata.version("onnxruntime")
 
 
-def free_memory_bytes(proc: Path, cgroups: Path) -> int:
-    """What can be had without swapping: of the machine, and of this process's control group and those above it."""
+def free_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """What can be had without swapping: of the machine, and of this process's control group and those above it.
+
+    UNKNOWN_MEMORY_BYTES where the system does not tell.
+    """
     free = [UNKNOWN_MEMORY_BYTES]
     with contextlib.suppress(OSError, ValueError):
         for line in (proc / "meminfo").read_text().splitlines():

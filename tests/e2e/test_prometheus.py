@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_agent_processes import AgentProcess, roll_out
+from tests.e2e.test_agent_processes import roll_out
+from tests.kit.agent_process import AgentProcess
 from tests.kit.bundles import Trust, text_bundle
 from tests.kit.prometheus import RULES, Prometheus, binary
 from workers.edge.metrics import EdgeMetrics

@@ -67,10 +67,10 @@ class Ground:
 def hostile(folder: Path, *, processes: bool = True) -> Iterator[tuple[str, str]]:
     """(case, what is wrong with how it ended; empty if nothing). Without `processes`, those that need no model's process."""
     ground = Ground(folder)
-    for name, rechunk, code in _STREAMS:
+    for name, rechunk, codes in _STREAMS:
         bench = ground.device(name)
         bench.device.rechunk = rechunk
-        yield name, ground.verdict(bench, ground.next(_good), State.FAILED, *code)
+        yield name, ground.verdict(bench, ground.next(_good), State.FAILED, *codes)
     for name, make, codes in _BUNDLES:
         yield name, ground.verdict(ground.device(name), ground.next(make), State.FAILED, *codes)
     yield "a clock ten years behind", _clock_behind(ground)

@@ -3,7 +3,9 @@
 Each takes text [B, 64] and gives two logits, as `kit.bundles`' students do, so that nothing but running one shows what it is.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -50,7 +52,7 @@ def bloated_bundle(folder: Path, *, release: int) -> BundleFile:
     return _bundle(folder, release, nodes, constants)
 
 
-def _bundle(folder: Path, release: int, nodes: list[NodeProto], constants: dict[str, np.generic | np.ndarray]) -> BundleFile:
+def _bundle(folder: Path, release: int, nodes: list[NodeProto], constants: Mapping[str, Any]) -> BundleFile:
     folder.mkdir(parents=True, exist_ok=True)
     weights = np.zeros((64, 2), dtype=np.float32).tobytes()
     (folder / "weights.bin").write_bytes(weights)

@@ -129,7 +129,7 @@ class Agent:
         self._failures = 0 if reached else self._failures + 1
         if reached:
             return self._interval_s * (1 + JITTER * (2 * self._rng.random() - 1))
-        backoff_s = max(self._interval_s, min(MAX_BACKOFF_S, 0.5 * 2 ** min(self._failures, 12)))
+        backoff_s: float = max(self._interval_s, min(MAX_BACKOFF_S, 0.5 * 2 ** min(self._failures, 12)))
         return max(MIN_SYNC_S, 2 * backoff_s * self._rng.random())
 
     def _tend(self) -> None:

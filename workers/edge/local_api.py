@@ -105,7 +105,7 @@ class LocalServer(rpc.LocalServicer):
         self._server = grpc.server(
             self._threads, options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1)]
         )
-        rpc.add_LocalServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        rpc.add_LocalServicer_to_server(self, self._server)
         path.unlink(missing_ok=True)
         with reachable(path) as address:
             self._server.add_insecure_port(f"unix:{address}")

@@ -18,12 +18,6 @@ def hardware_class() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
-@functools.cache
-def runtime_version() -> str:
-    """Of onnxruntime, without importing it: only the model worker does that."""
-    return importlib.metadata.version("onnxruntime")
-
-
 def probe(folder: Path, hardware: str) -> Machine:
     return Machine(
         hardware=hardware,
@@ -33,8 +27,17 @@ def probe(folder: Path, hardware: str) -> Machine:
     )
 
 
+@functools.cache
+def runtime_version() -> str:
+    """Of onnxruntime, without importing it: only the model worker does that."""
+    return importlib.metadata.version("onnxruntime")
+
+
 def free_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """What can be had without swapping: of the machine, and of this process's control group and those above it."""
+    """What can be had without swapping: of the machine, and of this process's control group and those above it.
+
+    UNKNOWN_MEMORY_BYTES where the system does not tell.
+    """
     free = [UNKNOWN_MEMORY_BYTES]
     with contextlib.suppress(OSError, ValueError):
         for line in (proc / "meminfo").read_text().splitlines():

@@ -64,7 +64,7 @@ class Answerer:
         logits = self._run(self._outputs, self._feed)[0]
         seconds = time.perf_counter() - started
         rows, width = logits.shape
-        data = (logits if logits.dtype == "<f4" else logits.astype("<f4")).tobytes()
+        data: bytes = (logits if logits.dtype == "<f4" else logits.astype("<f4")).tobytes()
         return HEADER.pack(Kind.ANSWER, rows, width, seconds, len(data)) + data
 
 

@@ -149,20 +149,24 @@ class Serving:
 
     def _logits(self, model: Model, inputs: Sequence[Input]) -> tuple[Model, Logits]:
         """In a batch with whoever asks now; alone where that failed, so that one bad request costs no other its answer."""
-        batch = encode(model.slot.manifest.input, inputs)
+        batch, revivals = encode(model.slot.manifest.input, inputs), 1
         try:
             return model, self._batches.run(model, batch)
         except BatchFailedError:
+            revivals = 2  # the one to blame may end the next process, too, while this caller is in it
             with contextlib.suppress(ModelDiedError):
                 return model, model.run(batch)
         except ModelDiedError:
             pass
-        model = self._revive(model)
-        try:
-            return model, model.run(encode(model.slot.manifest.input, inputs))
-        except ModelDiedError:
-            self._deaths += 1
-            raise
+        while True:
+            model = self._revive(model)
+            try:
+                return model, model.run(encode(model.slot.manifest.input, inputs))
+            except ModelDiedError:
+                revivals -= 1
+                if revivals == 0:
+                    self._deaths += 1
+                    raise
 
     def _revive(self, dead: Model) -> Model:
         """A living model in place of a dead one; of several callers one starts it."""

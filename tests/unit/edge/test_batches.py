@@ -96,9 +96,7 @@ def test_a_request_that_ends_the_process_costs_the_others_nothing(slot: Slot) ->
     crowd.models.poison = ord("!")
     crowd.gather(["first"], ["one"], ["!boom"], ["two"])
     assert isinstance(crowd.answers["!boom"], Exception)
-    answered = [text for text in ("first", "one", "two") if isinstance(crowd.answers[text], Answer)]
-    assert len(answered) >= 2, "asked alone again; one may still meet the poison between its own two tries"
-    for text in answered:
+    for text in ("first", "one", "two"):
         crowd.check(text)
     assert crowd.serving.predict(["after"]).probabilities_BK.shape == (1, 2)
 

@@ -81,6 +81,7 @@ class Crowd:
         for task in (*lives, telling):
             task.cancel()
         await asyncio.gather(*lives, telling, return_exceptions=True)
+        self._tell("ended")
 
     async def _enrol(self) -> None:
         credentials = grpc.ssl_channel_credentials(self.load.ca_pem.encode())
@@ -187,6 +188,7 @@ class LoadProcess:
         self._load, self._log_path = load, log
         self.told: list[dict[str, Any]] = []
         """What it has said so far, oldest first."""
+        self._hearing: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._log = self._log_path.open("wb")
@@ -205,7 +207,8 @@ class LoadProcess:
         line = self._child.stdout.readline()
         assert line, f"a load process ended: {self._log_path.read_text()[-1000:]}"
         self.told.append(json.loads(line))
-        threading.Thread(target=self._hear, daemon=True).start()
+        self._hearing = threading.Thread(target=self._hear, daemon=True)
+        self._hearing.start()
 
     def _hear(self) -> None:
         assert self._child.stdout is not None
@@ -226,6 +229,8 @@ class LoadProcess:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+        if self._hearing is not None:
+            self._hearing.join()
         self._log.close()
 
 

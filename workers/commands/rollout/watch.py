@@ -16,6 +16,8 @@ from workers.commands.rollout.arguments import RolloutId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.console import Console
+
     from workers.orchestrator.client import Operator
     from workers.orchestrator.views import RolloutView
 
@@ -65,14 +67,13 @@ def _tell(operator: "Operator", rollout: str, every: float, tell: "Callable[[Rol
     return last
 
 
-def _draw(operator: "Operator", rollout: str, every: float, console: object) -> "RolloutView":
-    from rich.console import Console, Group
+def _draw(operator: "Operator", rollout: str, every: float, console: "Console") -> "RolloutView":
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
     from workers.commands.rollout.picture import picture
 
-    assert isinstance(console, Console)
     last = None
     with Live(console=console, auto_refresh=False) as live:
         for view, problem in _views(operator, rollout, every):

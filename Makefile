@@ -56,23 +56,25 @@ clean: ## delete .venv, caches and builds; runs (runs/) stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone: with a torch of the pinned version in place, nothing that follows can bring another build.
-# torchdistill, which tests hold our losses to, comes without torchvision, which would bring another torch.
+# torchdistill, which tests hold our losses to, and timm, whose nets they teach, come without torchvision, which would bring another torch.
 $(STAMP): pyproject.toml constraints.txt | check-python
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchdistill==1.1.5
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchdistill==1.1.5 timm==1.0.31
 	touch $@
 
-# Without what they depend on for other things: torchvision and azure clients, and an older numpy than ours.
+# Without what they depend on for other things: torchvision and azure clients, and an older numpy than ours. boto3 wants an older dateutil
+# than constraints.txt has, which pip would look for through all of its versions.
 $(BENCH)/.installed: pyproject.toml constraints.txt | check-python
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cluster]'
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  mosaicml-streaming==0.13.0 litdata==0.2.76 lightning-utilities==0.15.3 datasets==5.2.0
+	  mosaicml-streaming==0.13.0 litdata==0.2.76 lightning-utilities==0.15.3 datasets==5.2.0 \
+	  boto3==1.44.8 botocore==1.44.8 s3transfer==0.19.3 jmespath==1.1.0
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  boto3 botocore brotli catalogue dill httpx matplotlib multiprocess pandas paramiko python-snappy tqdm xxhash zstd
+	  brotli catalogue dill httpx matplotlib multiprocess pandas paramiko python-snappy tqdm xxhash zstd
 	touch $@
 
 $(AZURITE): | check-npm $(STAMP)

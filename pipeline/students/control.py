@@ -14,7 +14,7 @@ from pipeline.distill.losses import NO_LABEL
 from pipeline.errors import StudentError
 from pipeline.labels.evidence import agreement
 from pipeline.students.loop import Moved, Trainer
-from pipeline.students.memory import MemoryReader
+from pipeline.students.memory import Extras, MemoryReader
 from pipeline.students.models import Student, StudentSpec, build_student
 from pipeline.students.samples import Samples
 
@@ -35,7 +35,9 @@ def control_section(section: StudentSection) -> StudentSection:
     return section.model_copy(update={"loss": {"ce": 1.0}, "loss_options": {}, "weighting": {}, "weighting_options": {}})
 
 
-def memory_reader(samples: Samples, *, classes: tuple[str, ...], section: StudentSection, seed: int) -> MemoryReader:
+def memory_reader(
+    samples: Samples, *, classes: tuple[str, ...], section: StudentSection, seed: int, extras: Extras | None = None
+) -> MemoryReader:
     """The labels of `samples` in reading order: the teacher's answers where it was asked, the hard labels where there are some."""
     teacher_NK = samples.teacher_NK
     if teacher_NK is None:  # a placeholder that cross-entropy does not look at
@@ -45,6 +47,7 @@ def memory_reader(samples: Samples, *, classes: tuple[str, ...], section: Studen
         inputs=list(samples.inputs),
         log_probs_NK=teacher_NK,
         agreement_N=agreement(teacher_NK, samples.hard_N),
+        extras=extras,
         hard_label=[None if hard == NO_LABEL else classes[hard] for hard in samples.hard_N],
         teacher="memory",
         batch=section.batch,
@@ -74,12 +77,13 @@ def train_control(spec: StudentSpec, labelled: Samples) -> Student:
     return student
 
 
-def train_in_memory(spec: StudentSpec, samples: Samples) -> Student:
-    """A student taught by the answers that `samples` carry, in this process: for benchmarks, without Ray and without a store."""
+def train_in_memory(spec: StudentSpec, samples: Samples, extras: Extras | None = None) -> Student:
+    """A student taught by the answers that `samples` carry and what else is known of them, in this process: for benchmarks, without Ray and
+    without a store."""
     if samples.teacher_NK is None:
         raise ValueError("samples without the teacher's answers")
     student = build_student(spec)
-    reader = memory_reader(samples, classes=spec.classes, section=spec.section, seed=spec.seed)
+    reader = memory_reader(samples, classes=spec.classes, section=spec.section, seed=spec.seed, extras=extras)
     trainer = Trainer(name=spec.name, student=student, section=spec.section, classes=spec.classes, reader=reader, seed=spec.seed)
     while trainer.advance() is not Moved.DONE:
         pass

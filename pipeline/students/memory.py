@@ -6,16 +6,26 @@ there is no agreement with the hard labels.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.order import Cursor, permutation
 from pipeline.labels.reader import EndOfEpoch, LabelBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What N labels may say beyond a distribution, as `LabelBatch` has it."""
+
+    disagreement_N: NDArray[np.float32] | None = None
+    recorded: SparseLabels | None = None
+    embedding_ND: NDArray[np.float32] | None = None
 
 
 class MemoryReader:
@@ -32,13 +42,16 @@ class MemoryReader:
         batch: int,
         seed: int,
         agreement_N: NDArray[np.float32] | None = None,
+        extras: Extras | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self._ids, self._hard, self._teacher = list(sample_ids), list(hard_label), teacher
         self._inputs = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
         self._log_probs_NK = log_probs_NK
-        self._agreement_N = np.full(len(self._ids), np.nan, dtype=np.float32) if agreement_N is None else agreement_N
+        self._extras, nan_N = extras or Extras(), np.full(len(self._ids), np.nan, dtype=np.float32)
+        self._agreement_N = nan_N if agreement_N is None else agreement_N
+        self._disagreement_N = nan_N if self._extras.disagreement_N is None else self._extras.disagreement_N
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
@@ -62,15 +75,21 @@ class MemoryReader:
             sample_ids=[self._ids[row] for row in rows_B],
             inputs=self._inputs.take(pa.array(rows_B)),
             log_probs_BK=log_probs_BK,
-            recorded=None,
+            recorded=self._recorded(rows_B),
             weight_B=np.ones(len(rows_B), dtype=np.float32),
             entropy_B=entropy_nats(log_probs_BK),
             margin_B=margin(log_probs_BK),
-            disagreement_B=np.full(len(rows_B), np.nan, dtype=np.float32),
+            disagreement_B=self._disagreement_N[rows_B],
             hard_label=[self._hard[row] for row in rows_B],
             agreement_B=self._agreement_N[rows_B],
-            embedding_BD=None,
+            embedding_BD=None if self._extras.embedding_ND is None else self._extras.embedding_ND[rows_B],
             teacher=self._teacher,
             rows_B=rows_B,
             batch_rows=rows,
         )
+
+    def _recorded(self, rows_B: NDArray[np.int64]) -> SparseLabels | None:
+        kept = self._extras.recorded
+        if kept is None:
+            return None
+        return SparseLabels(ids_NR=kept.ids_NR[rows_B], log_probs_NR=kept.log_probs_NR[rows_B], tail_N=kept.tail_N[rows_B])

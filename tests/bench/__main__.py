@@ -8,7 +8,18 @@ import sys
 
 import tests.bench
 
-NOT_BENCHMARKS = {"__main__", "compare", "halves", "labelling_peers", "minilm", "reader_peers"}
+NOT_BENCHMARKS = {
+    "__main__",
+    "compare",
+    "halves",
+    "labelling_peers",
+    "minilm",
+    "picture_students",
+    "pictures",
+    "reader_peers",
+    "vision_losses",
+    "vision_teacher",
+}
 
 
 def known() -> list[str]:

@@ -5,6 +5,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
+from pipeline.distill.paired import mean_interval_95
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -54,3 +58,13 @@ def compare(*, name: str, case: str, unit: str, ours: Sequence[float], against: 
 def alone(*, name: str, case: str, unit: str, figure: float, n: int) -> Comparison:
     """A figure with nothing to hold it against."""
     return Comparison(name=name, case=case, figure=figure, unit=unit, against=None, against_figure=None, ratio=None, n=n, spread=None)
+
+
+def paired(*, name: str, case: str, unit: str, ours: Sequence[float], theirs: Sequence[float]) -> list[Comparison]:
+    """Mean of the differences run by run and, of two runs or more, its 95 % interval (Student's t)."""
+    mean, low, high = mean_interval_95(np.array(ours) - np.array(theirs))
+    interval = (("95 % interval, low", low), ("95 % interval, high", high)) if len(ours) > 1 else ()
+    return [
+        alone(name=name, case=f"{case}, paired, {says}", unit=unit, figure=figure, n=len(ours))
+        for says, figure in (("mean", mean), *interval)
+    ]

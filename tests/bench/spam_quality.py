@@ -20,7 +20,6 @@ import pipeline.recipes.spam
 from pipeline.config import RunFile, load
 from pipeline.distill.losses import NO_LABEL
 from pipeline.distill.metrics import log_softmax
-from pipeline.distill.paired import mean_interval_95
 from pipeline.recipes.spam import PACKAGE, SHA256, VERSION, fit_on, load_corpus, split, tables
 from pipeline.recipes.spam.teacher import minimal_bytes
 from pipeline.students.control import train_control, train_in_memory
@@ -32,7 +31,7 @@ from pipeline.students.models import Student, StudentSpec
 from pipeline.students.samples import Samples
 from pipeline.teachers.size import teacher_bytes
 from pipeline.teachers.sklearn import save_sklearn
-from tests.bench.compare import Comparison, alone, compare
+from tests.bench.compare import Comparison, alone, compare, paired
 from workers.fetch import cache_folder, fetch
 
 NAME = "spam_quality"
@@ -114,12 +113,7 @@ def comparisons(rows: list[dict[str, dict[str, float]]], student: str) -> list[C
                 name=NAME, case=f"{figure}, {student} int8", unit="share", ours=ours, against="control int8, hard labels", theirs=control
             )
         )
-        mean, low, high = mean_interval_95(np.array(ours) - np.array(control))
-        interval = (("95 % interval, low", low), ("95 % interval, high", high)) if len(rows) > 1 else ()
-        for says, value in (("mean", mean), *interval):
-            found.append(
-                alone(name=NAME, case=f"{figure}, distilled minus control, paired, {says}", unit="share", figure=value, n=len(rows))
-            )
+        found += paired(name=NAME, case=f"{figure}, distilled minus control", unit="share", ours=ours, theirs=control)
     for figure in ("accuracy", "auc", "recall_at_fpr"):
         ours, theirs = column("distilled", figure), column("teacher", figure)
         found.append(compare(name=NAME, case=f"{figure}, {student} int8", unit="share", ours=ours, against="teacher", theirs=theirs))

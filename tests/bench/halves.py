@@ -202,6 +202,7 @@ def _train(folder: Path, options: Mapping[str, Any], board: FolderBoard) -> Call
     from workers.teaching import TrainingSpec, teach
 
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports a thousand modules, which a trainer does before it waits for labels
     name = options["student"]
     section = StudentSection(
         use="mlp",

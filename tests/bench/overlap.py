@@ -31,9 +31,9 @@ def run(rows: int = 76_800, runs: int = 3) -> list[Comparison]:
                     seconds.append(wall_s(started.end()))
             with Halves(folder, "both") as halves:
                 both = [halves.start("label", core=0), halves.start("train", core=1, **_student(steps))]
-                for half in both:
-                    half.go()
-                together_s.append(wall_s(*[half.end() for half in both]))
+                for started in both:
+                    started.go()
+                together_s.append(wall_s(*[started.end() for started in both]))
         print(f"turn {turn}: {label_s[-1]:.1f} + {train_s[-1]:.1f} s alone, {together_s[-1]:.1f} together", file=sys.stderr)
     in_turn_s = [label + train for label, train in zip(label_s, train_s, strict=True)]
     longer_s = [max(pair) for pair in zip(label_s, train_s, strict=True)]

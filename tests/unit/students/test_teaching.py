@@ -18,7 +18,7 @@ from pipeline.labels.prefetch import Found
 from pipeline.labels.reader import LogEmptyError, MixedTeachersError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
-from pipeline.students.checkpoint import load_checkpoint, load_trained, load_weights
+from pipeline.students.checkpoint import load_checkpoint, load_trained, load_weights, save_checkpoint
 from pipeline.students.faults import StateForeignError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import GrowingReader, mails, reader_of, section
@@ -210,7 +210,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_o
 ) -> None:
     labelled(tmp_path)
     spec = spec_of(tmp_path)
-    slow = Slow(teaching.save_checkpoint)
+    slow = Slow(save_checkpoint)
     monkeypatch.setattr(teaching, "save_checkpoint", slow)
     checkpoints = spec.folder / f"checkpoints-{spec.digest()}"
 
@@ -235,11 +235,11 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_o
 
 def test_every_checkpoint_is_written_one_at_a_time_and_the_last_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(tmp_path)
-    saved, steps, alone = teaching.save_checkpoint, list[int](), threading.Lock()
+    steps, alone = list[int](), threading.Lock()
 
     def save(folder: Path, state: Any) -> Path:
         assert alone.acquire(blocking=False)
-        path = saved(folder, state)
+        path = save_checkpoint(folder, state)
         steps.append(state["step"])
         alone.release()
         return path
@@ -418,12 +418,11 @@ def test_a_trainer_that_waits_for_room_stops_when_told_and_goes_on_later(tmp_pat
 
 def test_a_stop_while_the_disk_is_full_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(tmp_path)
-    saved = teaching.save_checkpoint
 
     def refuse(folder: Path, state: Any) -> Path:
         if state["step"] > 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return saved(folder, state)
+        return save_checkpoint(folder, state)
 
     with monkeypatch.context() as full:
         full.setattr(teaching, "save_checkpoint", refuse)

@@ -15,12 +15,13 @@ from pipeline.errors import ConfigError
 from pipeline.files import write_atomic
 from pipeline.releases import sealing
 from pipeline.releases.bundle import BundleFile, build_bundle
-from pipeline.releases.keys import KeyLockedError
+from pipeline.releases.keys import KeyLockedError, load_key
 from pipeline.releases.lineage import LineageEntry
 from pipeline.releases.manifest import Golden
 from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.origin import Origin
-from pipeline.releases.repository import MetadataInvalidError, create_repository
+from pipeline.releases.published import read_published
+from pipeline.releases.repository import MetadataInvalidError, create_repository, sign_metadata
 from pipeline.releases.signer import ReleaseExistsError, ReleaseUnknownError
 from tests.kit.bundles import (
     TEXTS,
@@ -177,6 +178,12 @@ def test_a_yank_is_for_ever(run: RunFolder, tmp_path: Path) -> None:
         trust.online().publish(stale, None, now=now)
     assert trust.signer().renew(now=now)
     assert trust.signer().yanks[TWO].reason == "bad"
+    signed = read_published(run.releases).releases.signed
+    signed.version += 5
+    signed.unrecognized_fields.clear()
+    forgetful = sign_metadata(signed, load_key(run.keys / "release" / "release.pem"))
+    with pytest.raises(MetadataInvalidError, match="as if it were not"):
+        trust.online().publish(forgetful, None, now=now)
 
 
 def test_lineage_walks_from_a_release_to_what_it_grew_from(run: RunFolder) -> None:

@@ -25,6 +25,7 @@ from workers.orchestrator.reports import (
     DeviceReport,
     check_claims,
     check_digest,
+    check_evidence,
     check_report,
     claim,
     take,
@@ -141,7 +142,9 @@ def _read(request: fleet_pb2.SyncRequest) -> tuple[Claims, list[DeviceReport], d
         agent_version=request.agent_version,
         clock_wrong=request.clock_wrong,
     )
-    shadows = {(r.incarnation, r.sequence): encode_shadow(_shadow(r.shadow)) for r in request.reports if r.HasField("shadow")}
+    shadows = {
+        (r.incarnation, r.sequence): encode_shadow(check_evidence(_shadow(r.shadow))) for r in request.reports if r.HasField("shadow")
+    }
     return check_claims(claims), [check_report(_report(report)) for report in request.reports], shadows
 
 

@@ -6,7 +6,7 @@ the next assignment. Everything in a body is a claim of this one device about it
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.errors import FleetError
@@ -98,6 +98,16 @@ def check_claims(claims: Claims) -> Claims:
     check_name("hardware_class", claims.hardware, is_optional=True)
     check_name("agent_version", claims.agent_version, is_optional=True)
     return claims
+
+
+def check_evidence(evidence: Mapping[str, float]) -> Mapping[str, float]:
+    """Shadow evidence, every figure of which somebody will compute with. Raises BodyRefusedError."""
+    for name, value in evidence.items():
+        if not 0 <= value <= MAX_NUMBER:  # false for NaN, too
+            raise BodyRefusedError(f"shadow.{name}", f"{value}", f"a number from 0 to {MAX_NUMBER}")
+    if evidence["agreed"] > evidence["samples"]:
+        raise BodyRefusedError("shadow.agreed", f"{evidence['agreed']} of {evidence['samples']} samples", "at most all of them")
+    return evidence
 
 
 def check_digest(field: str, digest: str) -> None:

@@ -26,6 +26,7 @@ from workers.orchestrator.reports import (
     DeviceReport,
     check_claims,
     check_digest,
+    check_evidence,
     check_report,
     check_serving,
     claim,
@@ -148,7 +149,9 @@ def _read(request: fleet_pb2.SyncRequest) -> tuple[Claims, list[DeviceReport], d
         runtime=request.runtime_version,
         free_memory_bytes=request.free_memory_bytes,
     )
-    shadows = {(r.incarnation, r.sequence): encode_shadow(_shadow(r.shadow)) for r in request.reports if r.HasField("shadow")}
+    shadows = {
+        (r.incarnation, r.sequence): encode_shadow(check_evidence(_shadow(r.shadow))) for r in request.reports if r.HasField("shadow")
+    }
     return check_claims(claims), [check_report(_report(report)) for report in request.reports], shadows
 
 

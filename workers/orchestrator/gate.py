@@ -88,7 +88,7 @@ class Gate:
     def _unary(self, name: str, serve: Callable[..., Awaitable[Any]], parse: Callable[[bytes], Any]) -> Callable[..., Awaitable[bytes]]:
         async def call(request: bytes, context: Context) -> bytes:
             try:
-                self._enter(name, context)
+                await self._enter(name, context)
                 answer = await serve(_parsed(parse, request), context)
             except Exception as error:  # noqa: BLE001 the boundary of the process: every error becomes a status here
                 return await self._refuse(name, context, error)
@@ -100,7 +100,7 @@ class Gate:
     def _stream_in(self, name: str, serve: Callable[..., Awaitable[Any]], parse: Callable[[bytes], Any]) -> Callable[..., Awaitable[bytes]]:
         async def call(requests: AsyncIterator[bytes], context: Context) -> bytes:
             try:
-                self._enter(name, context)
+                await self._enter(name, context)
                 answer = await serve(_each(parse, requests), context)
             except Exception as error:  # noqa: BLE001 as above
                 return await self._refuse(name, context, error)
@@ -112,7 +112,7 @@ class Gate:
     def _stream_out(self, name: str, serve: Callable[..., AsyncIterator[Any]], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
         async def call(request: bytes, context: Context) -> AsyncIterator[bytes]:
             try:
-                self._enter(name, context)
+                await self._enter(name, context)
                 async for part in serve(_parsed(parse, request), context):
                     yield part.SerializeToString()
             except (asyncio.CancelledError, GeneratorExit):
@@ -127,7 +127,7 @@ class Gate:
     def _streams(self, name: str, serve: Callable[..., AsyncIterator[Any]], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
         async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             try:
-                self._enter(name, context)
+                await self._enter(name, context)
                 async for part in serve(_each(parse, requests), context):
                     yield part.SerializeToString()
             except (asyncio.CancelledError, GeneratorExit):
@@ -139,13 +139,13 @@ class Gate:
 
         return call
 
-    def _enter(self, name: str, context: Context) -> None:
+    async def _enter(self, name: str, context: Context) -> None:
         """Let the caller in, or raise why not."""
         if ACCESS[name] is Caller.ANYBODY:
             if self._port == "enrolment":
                 self._failures.check(_address(context), "this address fails to enrol and", now_s=time.monotonic())
             return
-        identity = self._authenticate(context)
+        identity = await self._authenticate(context)
         check_access(name, kind=identity.kind, role=identity.role)
         if identity.kind == "device":
             self._calls.take(identity.name, "this device", now_s=time.monotonic())

@@ -5,7 +5,7 @@ revoked. A servicer gets its caller by `caller()`; the gate has set it before.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,7 +20,7 @@ OLD_S = 30.0
 """A replica that has not heard from the database for so long answers nobody: it may have missed a revocation."""
 
 _caller: ContextVar[Identity] = ContextVar("caller")
-Authenticate = Callable[[grpc.aio.ServicerContext[Any, Any]], Identity]
+Authenticate = Callable[[grpc.aio.ServicerContext[Any, Any]], Awaitable[Identity]]
 
 
 def caller() -> Identity:
@@ -36,7 +36,7 @@ def admit(identity: Identity) -> None:
 def authenticator(roster: Roster, writer: Writer, clock: Callable[[], float]) -> Authenticate:
     """Accepts a certificate in force; devices must be known and not revoked."""
 
-    def authenticate(context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
+    async def authenticate(context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
         if pem is None:
             raise CertificateRefusedError("none", "a certificate of this fleet")
@@ -45,6 +45,9 @@ def authenticator(roster: Roster, writer: Writer, clock: Callable[[], float]) ->
             raise CertificateRefusedError(f"one that ended at {identity.not_after.isoformat()}", "one in force; renew it")
         if identity.kind == "device":
             row = roster.devices.get(identity.name)
+            if row is None:  # another replica may have enrolled it a moment ago
+                await writer.run(lambda session: None)
+                row = roster.devices.get(identity.name)
             if row is None or row.is_revoked or row.population != identity.population:
                 raise CallerRefusedError("a revoked or unknown device", "an enrolled one; enrol it anew")
         elif identity.name in roster.revoked_operators:

@@ -6,7 +6,7 @@ the next assignment. Everything in a body is a claim of this one device about it
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.errors import FleetError
@@ -115,6 +115,16 @@ def check_serving(serving: Serving) -> Serving:
         found = f"confidence {serving.confidence_mean}, latency {serving.latency_p50_ms} ms"
         raise BodyRefusedError("serving", found, f"a confidence up to 1 and a latency up to {MAX_LATENCY_MS:g} ms")
     return serving
+
+
+def check_evidence(evidence: Mapping[str, float]) -> Mapping[str, float]:
+    """Shadow evidence, every figure of which somebody will compute with. Raises BodyRefusedError."""
+    for name, value in evidence.items():
+        if not 0 <= value <= MAX_NUMBER:  # false for NaN, too
+            raise BodyRefusedError(f"shadow.{name}", f"{value}", f"a number from 0 to {MAX_NUMBER}")
+    if evidence["agreed"] > evidence["samples"]:
+        raise BodyRefusedError("shadow.agreed", f"{evidence['agreed']} of {evidence['samples']} samples", "at most all of them")
+    return evidence
 
 
 def check_digest(field: str, digest: str) -> None:

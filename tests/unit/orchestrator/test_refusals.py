@@ -1,6 +1,8 @@
 """The orchestrator over real gRPC and real certificates: whom and what it refuses."""
 
+import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -357,3 +359,43 @@ def test_a_server_that_is_gone_is_said_to_be_gone(orchestrator: RunningOrchestra
     with operator, pytest.raises(OrchestratorUnreachableError, match=address):
         operator.wait_ready(timeout_s=0.3)
     orchestrator.start()
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {"latency_p50_ms": float("nan")}, {"latency_p99_ms": float("inf")}, {"incumbent_latency_p50_ms": -1.0},
+        {"samples": 10, "agreed": 11}, {"samples": 2**63}, {"memory_bytes": 2**64 - 1},
+    ],
+)  # fmt: skip
+def test_poisoned_evidence_is_refused_whole_and_nothing_of_the_call_is_kept(shared: RunningOrchestrator, poison: dict[str, float]) -> None:
+    (device,) = shared.devices(1)
+    report = device.report("SHADOW")
+    report.shadow.CopyFrom(fleet_pb2.ShadowEvidence(**poison))  # type: ignore[arg-type]
+    with refused_with(grpc.StatusCode.INVALID_ARGUMENT, "shadow"):
+        device.sync(report)
+    assert device.sync().acknowledged_sequence == 0
+
+
+def test_an_enrolment_through_a_man_in_the_middle_gives_nothing_away(shared: RunningOrchestrator, tmp_path: Path) -> None:
+    """His certificate is another CA's: the device, which has the right CA from its enrolment file, sends him no token."""
+    heard: list[bytes] = []
+
+    async def listen(request: bytes, context: object) -> bytes:
+        heard.append(request)
+        return b""
+
+    async def stand_between() -> None:
+        his = ensure_pki(tmp_path / "his", host="127.0.0.1", now=utc(shared.clock()))
+        server = grpc.aio.server()
+        handler = grpc.unary_unary_rpc_method_handler(listen)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("kdpipe.fleet.v1.Enrollment", {"Enroll": handler}),))
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(his.server.key_pem, his.server.certificate_pem)]))
+        await server.start()
+        device = SimulatedDevice(replace(shared.endpoints, enrolment=port))
+        with refused_with(grpc.StatusCode.UNAVAILABLE):
+            await asyncio.to_thread(device.enrol, "secret")
+        await server.stop(None)
+
+    asyncio.run(stand_between())
+    assert heard == []

@@ -147,20 +147,20 @@ def _oversized(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield b"".join(chunks) + bytes(1 << 20)
 
 
-_STREAMS = (
+_STREAMS: tuple[tuple[str, Callable[[Iterator[bytes]], Iterator[bytes]], tuple[str, ...]], ...] = (
     ("a chunk with a flipped bit", _flipped, ("digest_mismatch",)),
     ("a stream cut again and again", _cut, ("byte_budget",)),
     ("an endless stream", _endless, ("wrong_length",)),
     ("a chunk beyond the end", _oversized, ("wrong_length",)),
 )
-_BUNDLES = (
+_BUNDLES: tuple[tuple[str, Callable[[Path, int], BundleFile], tuple[str, ...]], ...] = (
     ("a zip bomb, rightly signed", _zip_bomb, ("bundle_invalid",)),
     ("no zip, rightly signed", _no_zip, ("bundle_invalid",)),
     ("a truncated zip, rightly signed", _cut_zip, ("bundle_invalid",)),
     ("another student's bundle, rightly signed", _someone_elses, ("bundle_invalid",)),
     ("wrong answers, rightly signed", _wrong, ("golden_mismatch",)),
 )
-_MODELS = (
+_MODELS: tuple[tuple[str, Callable[[Path, int], BundleFile], tuple[str, ...]], ...] = (
     ("a model that hangs", lambda folder, number: hanging_bundle(folder, release=number), ("model_died",)),
     ("a model that wants 32 GiB", lambda folder, number: bloated_bundle(folder, release=number), ("model_refused", "model_died")),
 )

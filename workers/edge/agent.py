@@ -260,7 +260,7 @@ def renewal(due: Callable[[], bool], renew: Callable[[], None]) -> Callable[[], 
         if due():
             try:
                 renew()
-            except (FleetUnreachableError, FleetRefusedError, CertificateRefusedError) as error:
+            except (FleetUnreachableError, FleetRefusedError, CertificateRefusedError, OSError) as error:
                 logger.warning("certificate not renewed", extra={"reason": str(error)})
 
     return step

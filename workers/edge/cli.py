@@ -27,8 +27,8 @@ def run(
     enrolment: Annotated[Path | None, typer.Option(help="Enrolment file, where the device is not enrolled yet.")] = None,
     hardware_class: Annotated[str | None, typer.Option(help="As releases name it; by default system and processor.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics there; 0 picks a free port.")] = None,
-    shadow_s: Annotated[float, typer.Option(help="Wait at most so long for live inputs before a candidate is shadowed.", min=0)] = 60.0,
-    trial_s: Annotated[float, typer.Option(help="Answer so long with a candidate before it is confirmed.", min=0)] = 30.0,
+    shadow_s: Annotated[float, typer.Option(help="Wait at most so long for live inputs before a candidate is shadowed.", min=0)] = 30.0,
+    trial_s: Annotated[float, typer.Option(help="Answer so long with a candidate before it is confirmed.", min=0)] = 20.0,
     seed: Annotated[int | None, typer.Option(help="Of the jitter; by default from the device's name.")] = None,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", help="End when standard input ends.")] = False,
 ) -> None:

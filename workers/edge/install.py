@@ -55,9 +55,9 @@ class InstallInterruptedError(Exception):
 class Pace:
     """How long to look before a decision, in seconds."""
 
-    shadow_s: float = 60.0
+    shadow_s: float = 30.0
     """Waiting for live inputs at most; golden samples stand in for those that did not come."""
-    trial_s: float = 30.0
+    trial_s: float = 20.0
     """Answering with the candidate, incumbent ready, before it is started anew and confirmed."""
 
 

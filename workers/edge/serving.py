@@ -70,7 +70,7 @@ class Serving:
         self._model: Model | None = None
         self._switch = threading.Lock()
         self._deaths = 0
-        self._batches = Batches()
+        self._batches, self._alone = Batches(), threading.Lock()
         self._live: deque[Input] = deque(maxlen=LIVE_INPUTS)
         self._heard = threading.Condition()
         self.window = ServingWindow()
@@ -149,24 +149,22 @@ class Serving:
 
     def _logits(self, model: Model, inputs: Sequence[Input]) -> tuple[Model, Logits]:
         """In a batch with whoever asks now; alone where that failed, so that one bad request costs no other its answer."""
-        batch, revivals = encode(model.slot.manifest.input, inputs), 1
         try:
-            return model, self._batches.run(model, batch)
+            return model, self._batches.run(model, encode(model.slot.manifest.input, inputs))
         except BatchFailedError:
-            revivals = 2  # the one to blame may end the next process, too, while this caller is in it
-            with contextlib.suppress(ModelDiedError):
-                return model, model.run(batch)
+            with self._alone:  # one after the other: whose process ends now is the one to blame
+                return self._again(model, inputs)
         except ModelDiedError:
-            pass
-        while True:
+            return self._again(model, inputs)
+
+    def _again(self, model: Model, inputs: Sequence[Input]) -> tuple[Model, Logits]:
+        if not model.alive:
             model = self._revive(model)
-            try:
-                return model, model.run(encode(model.slot.manifest.input, inputs))
-            except ModelDiedError:
-                revivals -= 1
-                if revivals == 0:
-                    self._deaths += 1
-                    raise
+        try:
+            return model, model.run(encode(model.slot.manifest.input, inputs))
+        except ModelDiedError:
+            self._deaths += 1
+            raise
 
     def _revive(self, dead: Model) -> Model:
         """A living model in place of a dead one; of several callers one starts it."""

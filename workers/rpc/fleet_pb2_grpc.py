@@ -263,7 +263,7 @@ class Fleet:
 
 
 class ArtifactStub:
-    """mTLS. Bundles, in chunks of at most 256 KiB, from any offset.
+    """mTLS. Bundles and deltas, in chunks of at most 256 KiB, from any offset.
     """
 
     def __init__(self, channel):
@@ -280,7 +280,7 @@ class ArtifactStub:
 
 
 class ArtifactServicer:
-    """mTLS. Bundles, in chunks of at most 256 KiB, from any offset.
+    """mTLS. Bundles and deltas, in chunks of at most 256 KiB, from any offset.
     """
 
     def Fetch(self, request, context):
@@ -306,7 +306,7 @@ def add_ArtifactServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Artifact:
-    """mTLS. Bundles, in chunks of at most 256 KiB, from any offset.
+    """mTLS. Bundles and deltas, in chunks of at most 256 KiB, from any offset.
     """
 
     @staticmethod

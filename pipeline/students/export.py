@@ -182,8 +182,8 @@ def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], ch
 
 def _nats_between(module_NK: NDArray[np.float32], logits_NK: NDArray[np.float32]) -> float:
     """Mean KL(module || file)."""
-    module_NK = log_softmax(module_NK)
-    return float((np.exp(module_NK) * (module_NK - log_softmax(logits_NK))).sum(axis=1).mean())
+    said_NK = log_softmax(module_NK)
+    return float((np.exp(said_NK) * (said_NK - log_softmax(logits_NK))).sum(axis=1).mean())
 
 
 def _static(plain: Path, path: Path, floats: list[str], student: Student, fit: Samples) -> None:

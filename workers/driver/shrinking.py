@@ -26,13 +26,13 @@ def write_deltas(folder: Path, bundle: BundleFile, bases: Mapping[str, Path]) ->
         return ()
     new = read_bounded(bundle.path, MAX_DELTA_BUNDLE_BYTES)
     fits = {source: path for source, path in bases.items() if path.is_file() and path.stat().st_size <= MAX_DELTA_BUNDLE_BYTES}
-    packed = _write(folder, "", make_delta(b"", new))
-    made = [packed] if packed.length < bundle.length else []
+    packed = make_delta(b"", new)
+    made = {"": packed} if len(packed) < len(new) else {}
     for source, path in fits.items():
-        delta = _write(folder, source, make_delta(read_bounded(path, MAX_DELTA_BUNDLE_BYTES), new))
-        if delta.length < packed.length:
-            made.append(delta)
-    return tuple(made)
+        delta = make_delta(read_bounded(path, MAX_DELTA_BUNDLE_BYTES), new)
+        if len(delta) < min(len(packed), len(new)):
+            made[source] = delta
+    return tuple(_write(folder, source, delta) for source, delta in made.items())
 
 
 def _write(folder: Path, source: str, data: bytes) -> DeltaFile:

@@ -83,11 +83,8 @@ def test_no_code_is_further_from_its_value_than_the_dead_zone(grain: float, seed
     across = scale.reshape(1, -1) if per_channel else scale
     old = generator.integers(-100, 101, (6, 4), dtype=np.int8)
     floats = (across * np.clip(old + generator.normal(0, 10, (6, 4)), -127, 127)).astype(np.float32)
-    model, incumbent = (
-        model_of(np.zeros_like(old), scale),
-        {"w_quantized": old, "w_scale": scale, "w_zero_point": np.zeros_like(scale, np.int8)},
-    )
-    rounded = round_toward(model, floats={"w": floats}, incumbent=incumbent, grain=grain)
+    incumbent: dict[str, Any] = {"w_quantized": old, "w_scale": scale, "w_zero_point": np.zeros_like(scale, np.int8)}
+    rounded = round_toward(model_of(np.zeros_like(old), scale), floats={"w": floats}, incumbent=incumbent, grain=grain)
     codes = trained_tensors(rounded.model)["w_quantized"].astype(float)
     off = np.abs(codes - floats / across)
     zone = DEAD_ZONE * grain if grain > 1 else 0.5

@@ -150,8 +150,11 @@ class OnlineRepository:
             self._load()
 
     def _stamp_of_timestamp(self) -> tuple[int, int]:
-        """Changes whenever timestamp.json is replaced."""
-        found = (self._dir / "metadata" / "timestamp.json").stat()
+        """Changes whenever timestamp.json is replaced. (0, 0) where there is none, which reading it will say."""
+        try:
+            found = (self._dir / "metadata" / "timestamp.json").stat()
+        except FileNotFoundError:
+            return 0, 0
         return found.st_ino, found.st_mtime_ns
 
     def _commit(self, meta: dict[str, MetaFile], now: datetime) -> None:

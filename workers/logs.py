@@ -15,7 +15,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the facts of `extra`."""
+    """One JSON object a line: time, level, logger, message, and the facts of `extra`. Names that begin with `_` are other packages' own."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {
@@ -23,7 +23,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
+            **{key: value for key, value in vars(record).items() if key not in _STANDARD and not key.startswith("_")},
         }
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)

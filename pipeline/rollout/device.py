@@ -3,23 +3,20 @@
     IDLE -> CHECK -> DOWNLOAD -> VERIFY -> STAGED -> SHADOW -> TRIAL -> CONFIRMED | ROLLED_BACK
                  any of them -> FAILED(code); CHECK, VERIFY -> INCOMPATIBLE(code)
 
-Each function takes a record and returns the next one; the caller makes it durable before it acts on it (`to_json`, `from_json`), so a
+Each function takes a record and returns the next one; the caller makes it durable (`device_file`) before it acts on it, so a
 kill at any instruction is followed by the same step again. What answers is always `incumbent`, a confirmed release: the
 candidate of a TRIAL becomes it only with CONFIRMED. A try is counted before the candidate is started, so that a release
 that kills the machine is given up after `TRIES`. Every change of state queues a report, in order, until it is acknowledged.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 from pipeline.errors import DeviceError
-from pipeline.releases.target import DeltaFile, ReleaseTarget
+from pipeline.releases.target import ReleaseTarget
 
-RECORD_VERSION = 1
 TRIES = 3
 MAX_REPORTS = 64
 FREE_DISK_FACTOR = 3
@@ -68,19 +65,6 @@ class WrongStepError(DeviceError):
 
     def __str__(self) -> str:
         return f"step {self.step} in state {self.state}; expected another order; please report this"
-
-
-class RecordInvalidError(DeviceError):
-    """The device's state file is of an unknown version or does not read."""
-
-    def __init__(self, found: str, other_version: bool = False) -> None:
-        super().__init__(found, other_version)
-        self.found, self.other_version = found, other_version
-
-    def __str__(self) -> str:
-        return (
-            f"device state: {self.found}; expected version {RECORD_VERSION}; update kdpipe, or delete the device's folder and enrol it anew"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,33 +316,6 @@ def learn_time(record: DeviceRecord, signed_unix_s: int, root: int = 0) -> Devic
     return replace(record, signed_unix_s=max(known_unix_s, signed_unix_s), signed_root=max(root, record.signed_root))
 
 
-def to_json(record: DeviceRecord) -> bytes:
-    return json.dumps({"version": RECORD_VERSION, **asdict(record)}, separators=(",", ":")).encode()
-
-
-def from_json(data: bytes) -> DeviceRecord:
-    """Raises RecordInvalidError."""
-    try:
-        tree: dict[str, Any] = json.loads(data)
-        version = tree.pop("version")
-        if version != RECORD_VERSION:
-            raise RecordInvalidError(f"version {version!r:.40}", other_version=True)
-        release = tree["release"]
-        return DeviceRecord(
-            **{
-                **tree,
-                "state": State(tree["state"]),
-                "wanted": _read(Wanted, tree["wanted"]),
-                "release": _read_release(release) if release is not None else None,
-                "incumbent": _read(Installed, tree["incumbent"]),
-                "previous": _read(Installed, tree["previous"]),
-                "reports": tuple(_read_report(report) for report in tree["reports"]),
-            }
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordInvalidError(f"{type(error).__name__} {error}"[:120]) from error
-
-
 def _fresh(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
     return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES, fetched_bytes=0)
 
@@ -394,16 +351,3 @@ def _version(text: str) -> tuple[int, ...]:
     """The numbers of a version, for comparing: "1.23.0rc1" is (1, 23, 0)."""
     numbers = re.match(r"\d+(?:\.\d+)*", text)
     return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()
-
-
-def _read(kind: Any, tree: dict[str, Any] | None) -> Any:
-    return None if tree is None else kind(**{f.name: tree[f.name] for f in fields(kind)})
-
-
-def _read_release(tree: dict[str, Any]) -> ReleaseTarget:
-    deltas = tuple(_read(DeltaFile, delta) for delta in tree.get("deltas", ()))
-    return ReleaseTarget(**{**tree, "hardware": tuple(tree["hardware"]), "deltas": deltas})
-
-
-def _read_report(tree: dict[str, Any]) -> QueuedReport:
-    return QueuedReport(**{**tree, "state": State(tree["state"]), "shadow": _read(Shadow, tree["shadow"])})

@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.releases.target import ReleaseTarget
-from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, TRIES, RecordInvalidError, State, from_json
+from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, TRIES, State
+from pipeline.rollout.device_file import RecordInvalidError, from_json
 from tests.fault.edge_hostile import hostile
 from tests.kit.agents import AgentBench
 from tests.kit.bundles import TEXTS, Trust, text_bundle, text_probabilities, text_table, wrong_golden

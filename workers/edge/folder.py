@@ -19,7 +19,8 @@ from pathlib import Path
 
 from pipeline.errors import FolderBusyError
 from pipeline.files import FileTooLargeError, make_private_folder, read_bounded, write_atomic
-from pipeline.rollout.device import DeviceRecord, RecordInvalidError, from_json, to_json
+from pipeline.rollout.device import DeviceRecord
+from pipeline.rollout.device_file import RecordInvalidError, from_json, to_json
 
 logger = logging.getLogger(__name__)
 MAX_RECORD_BYTES = 4 << 20

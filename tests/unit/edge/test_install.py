@@ -14,7 +14,8 @@ import pytest
 from pipeline.files import write_atomic
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device
-from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, RecordInvalidError, State, from_json
+from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, State
+from pipeline.rollout.device_file import RecordInvalidError, from_json
 from tests.kit.bundles import NOW, TEXTS, Trust, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch

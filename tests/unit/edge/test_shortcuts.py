@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.releases.target import DeltaFile, ReleaseTarget
-from pipeline.rollout.device import State, from_json, to_json
+from pipeline.rollout.device import State
+from pipeline.rollout.device_file import from_json, to_json
 from tests.kit.bundles import NOW, TEXTS, Trust, moved_table, text_bundle, text_probabilities
 from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch

@@ -13,7 +13,8 @@ from pipeline.releases.manifest import BundleInvalidError
 from pipeline.releases.online import BundleMissingError
 from pipeline.releases.signer import RELEASES_WITH_DELTAS
 from pipeline.releases.target import DeltaFile, ReleaseTarget, TargetInvalidError
-from pipeline.rollout.device import DeviceRecord, from_json, to_json
+from pipeline.rollout.device import DeviceRecord
+from pipeline.rollout.device_file import from_json, to_json
 from tests.kit.bundles import NOW, Trust, moved_table, target_of, text_bundle
 from workers.driver.shrinking import predecessors, write_deltas
 

@@ -21,6 +21,7 @@ from pipeline.releases.repository import MetadataInvalidError, create_repository
 from pipeline.releases.rotation import ROLES, RotationUnclearError, SignaturesMissingError
 from pipeline.rollout import device as machine
 from pipeline.rollout.device import Wanted
+from pipeline.rollout.device_file import from_json, to_json
 from tests.kit.bundles import NOW, Trust, target_of, text_bundle
 from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch
@@ -177,7 +178,7 @@ def test_a_fast_forwarded_generation_blocks_until_the_assignment_key_is_replaced
     real = Wanted(generation=3, target=PATH, digest="b" * 64)
     with pytest.raises(machine.AssignmentRolledBackError):
         machine.assign(record, real, key="stolen", trusted={"stolen"})
-    healed = machine.assign(machine.from_json(machine.to_json(record)), real, key="new", trusted={"new"})
+    healed = machine.assign(from_json(to_json(record)), real, key="new", trusted={"new"})
     assert (healed.generation, healed.wanted, healed.generation_key) == (3, real, "new")
     with pytest.raises(machine.AssignmentRolledBackError):
         machine.assign(healed, Wanted(generation=2, target=PATH, digest="a" * 64), key="new", trusted={"new"})

@@ -17,12 +17,12 @@ from pipeline.rollout.device import (
     DeviceRecord,
     Installed,
     Machine,
-    RecordInvalidError,
     Shadow,
     State,
     Wanted,
     WrongStepError,
 )
+from pipeline.rollout.device_file import RecordInvalidError, from_json, to_json
 
 MACHINE = Machine(hardware="linux-x86_64", free_disk_bytes=1 << 30, free_memory_bytes=1 << 30)
 EVIDENCE = Shadow(
@@ -188,7 +188,7 @@ def test_a_step_in_the_wrong_state_is_a_bug_that_says_so() -> None:
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 1}', b"\xff"])
 def test_a_record_that_does_not_read_is_told(data: bytes) -> None:
     with pytest.raises(RecordInvalidError):
-        device.from_json(data)
+        from_json(data)
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
@@ -245,7 +245,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        self.record = device.from_json(device.to_json(self.record))
+        self.record = from_json(to_json(self.record))
 
     @invariant()
     def only_confirmed_releases_answer(self) -> None:

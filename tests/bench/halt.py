@@ -1,7 +1,7 @@
 """How often a rollout halts, and how many devices have switched by then, against the true failure rate: the pure machine, many times.
 
-Each rollout is the real one (`pipeline.rollout`): 2,000 devices of one hardware class, waves of 100 devices, 20 % and 100 %, in-flight caps,
-every offered device reporting in each turn. Nothing is approximated; the figures are shares with their 95 % intervals.
+Each rollout is the real one (`pipeline.rollout`): 2,000 devices of one hardware class, waves of 100 devices, 20 % and 100 %, in-flight
+caps, every offered device reporting in each turn. Nothing is approximated; the figures are shares with their 95 % intervals.
 """
 
 import multiprocessing

@@ -187,3 +187,18 @@ def test_quantities_as_people_write_them() -> None:
     for call, text in ((seconds, "soon"), (size, "big"), (waves, "5%,50"), (waves, "half,100%"), (waves, "0,100%")):
         with pytest.raises(Exception, match="expected"):
             call(text)
+
+
+def test_an_audit_by_an_operators_file_finds_old_rollouts_again_and_misses_one_that_is_gone(
+    orchestrator: RunningOrchestrator, file: str, tmp_path: Path
+) -> None:
+    orchestrator.devices(1)
+    orchestrator.roll_out(orchestrator.release())
+    heads = tmp_path / "heads.json"
+    told("audit", "verify", file, "--heads", str(heads))
+    assert orchestrator.orchestrator.roster.rollouts.pop("r1", None) is not None, "as an old one leaves memory"
+    assert "the head seen last" in told("audit", "verify", file, "--heads", str(heads))
+    known = json.loads(heads.read_text())
+    known["heads"]["r0"] = {"sequence": 9, "hash": "a" * 64}
+    heads.write_text(json.dumps(known))
+    assert "rollout r0: its log ends at event 0; expected event 9" in str(kdpipe("audit", "verify", file, "--heads", str(heads)).exception)

@@ -66,7 +66,7 @@ def _logs(where: Path, rollout: str, database: str, known: "dict[str, Head]") ->
     from workers.orchestrator.logbook import StoredLog
 
     there = set()
-    for log in _served(where, rollout) if where.is_file() and not database else _stored(where, database):
+    for log in _served(where, rollout, known) if where.is_file() and not database else _stored(where, database):
         if rollout in ("", log.rollout_id):
             there.add(log.rollout_id)
             yield log
@@ -85,16 +85,25 @@ def _stored(where: Path, database: str) -> "Iterator[StoredLog]":
     return stored_logs(database or sqlite_url(RunFolder.existing(where).fleet))
 
 
-def _served(where: Path, rollout: str) -> "Iterator[StoredLog]":
+def _served(where: Path, rollout: str, known: "dict[str, Head]") -> "Iterator[StoredLog]":
+    """Those that the orchestrator has in mind, and those that are remembered: it reads older ones when asked."""
     from pipeline.rollout.events import RolloutLogBrokenError
+    from workers.orchestrator.client import OrchestratorRefusedError
     from workers.orchestrator.logbook import StoredLog
 
     with open_operator(where) as operator:
-        for view in [operator.get_rollout(rollout)] if rollout else operator.get_fleet().rollouts:
+        names = [rollout] if rollout else sorted({view.rollout_id for view in operator.get_fleet().rollouts} | known.keys())
+        for name in names:
+            state = ""
             try:
-                yield StoredLog(rollout_id=view.rollout_id, state=view.state.value, events=operator.events(view.rollout_id))
+                state = operator.get_rollout(name).state.value
+                yield StoredLog(rollout_id=name, state=state, events=operator.events(name))
             except RolloutLogBrokenError as error:
-                yield StoredLog(rollout_id=view.rollout_id, state=view.state.value, events=[], problem=error)
+                yield StoredLog(rollout_id=name, state=state, events=[], problem=error)
+            except OrchestratorRefusedError as error:
+                if error.code != "NOT_FOUND":
+                    raise
+                yield StoredLog(rollout_id=name, state="", events=[])
 
 
 def _check(log: "StoredLog", known: "Head | None") -> "tuple[dict[str, Any], Head | None, KdpipeError | None]":

@@ -15,7 +15,8 @@ from workers.rpc import fleet_pb2
 MAX_WAVES = 50
 MAX_NAMED = 32
 """Labels or hardware classes that one selector, or one device, may have."""
-DEFAULT_LOST_S = 60.0
+DEFAULT_LOST_S = 300.0
+"""A device that loses its network for a minute after the switch is not broken yet, nor is a fleet whose server is slow to answer."""
 POPULATION = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 ROLLOUT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 LABEL_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,40}")

@@ -265,6 +265,8 @@ class ReleaseSection(Section):
     """Once a device ran a release, it never runs one of this student with a number below; at most its own number."""
     hardware: tuple[str, ...] = ()
     """Hardware classes that may install it, as devices name themselves (`kdpipe edge run --hardware-class`); empty is any."""
+    runtime: str = Field("", pattern=r"^(\d{1,6}(\.\d{1,6}){0,3})?$")
+    """Oldest onnxruntime that may install it, like 1.23; empty is any. A file that a device's runtime can't load fails there either way."""
 
 
 class PopulationSection(Section):

@@ -52,7 +52,7 @@ class Caller:
 
     async def warm(self, calls: int, *, is_news: bool, gate: asyncio.Barrier) -> None:
         async with self.channel() as channel:
-            sync = channel.unary_unary(METHOD)
+            sync = channel.unary_unary(METHOD, None, None)
             await sync(self.request(is_news=False))
             await gate.wait()
             await gate.wait()  # between the two the CPU time is read
@@ -62,7 +62,7 @@ class Caller:
     async def cold(self, calls: int) -> None:
         for _ in range(calls):
             async with self.channel() as channel:
-                await channel.unary_unary(METHOD)(self.request(is_news=True))
+                await channel.unary_unary(METHOD, None, None)(self.request(is_news=True))
 
 
 class Echo:
@@ -165,9 +165,9 @@ def kib_per_connection(caller: Caller, pid: int) -> float:
     async def load(measure: Callable[[], float]) -> float:
         before, channels = measure(), [caller.channel() for _ in range(IDLE_DEVICES)]
         request = caller.request(is_news=False)
-        await asyncio.gather(*(channel.unary_unary(METHOD)(request) for channel in channels))
+        await asyncio.gather(*(channel.unary_unary(METHOD, None, None)(request) for channel in channels))
         grown = measure() - before
-        await asyncio.gather(*(channel.close() for channel in channels))
+        await asyncio.gather(*(channel.close(None) for channel in channels))
         return grown
 
     process = psutil.Process(pid)

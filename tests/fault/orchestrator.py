@@ -42,8 +42,8 @@ DEVICES = 6
 WAVES = (0.2, 0.5, 1.0)
 STATES = ("CHECK", "DOWNLOAD", "VERIFY", "STAGED", "TRIAL", "CONFIRMED")
 PATIENCE_S = 180.0
-PASSES = 25
-"""A point is hit at one of its first so many times; each start of the process passes every point a few times."""
+PASSES = {"assignment signed": DEVICES}
+"""A point is hit at one of its first so many times, or its first 25; a process passes most of them that often in one rollout."""
 LEASE_S = 1.0
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -180,12 +180,12 @@ def kills(folder: Path, *, count: int, seed: int, say: Callable[[str], None]) ->
                     assert server.reap() == -signal.SIGKILL
                 hit[armed] += 1
                 armed = chance.choice(sorted(POINTS))
-                if server.start(program=("tests.kit.killed_orchestrator", armed, str(chance.randint(1, PASSES)))):
+                if server.start(program=("tests.kit.killed_orchestrator", armed, str(chance.randint(1, PASSES.get(armed, 25))))):
                     return
 
         server.end(signal.SIGTERM)
         armed = chance.choice(sorted(POINTS))
-        server.start(program=("tests.kit.killed_orchestrator", armed, str(chance.randint(5, PASSES))))
+        server.start(program=("tests.kit.killed_orchestrator", armed, str(chance.randint(1, PASSES.get(armed, 25)))))
         campaign.revive = revive  # type: ignore[method-assign]
         with server.operator() as operator:
             while hit.total() < count:

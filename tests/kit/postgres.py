@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -59,7 +60,7 @@ def postgres() -> Iterator[Postgres]:
         owner = _owner()
         if owner is not None:
             os.chown(home, owner["user"], owner["group"])
-        as_owner = {**(owner or {}), "cwd": home, "stdin": subprocess.DEVNULL}
+        as_owner: dict[str, Any] = {**(owner or {}), "cwd": home, "stdin": subprocess.DEVNULL}
         cluster = [programs / "initdb", "--pgdata", home / "data", "--username", USER, "--auth", "trust", "--encoding", "UTF8", *_MAKE]
         subprocess.run(cluster, check=True, capture_output=True, timeout=PATIENCE_S, **as_owner)
         (port,) = free_ports(1)
@@ -87,9 +88,9 @@ def _programs() -> Path:
     return Path(on_path).resolve().parent
 
 
-def _owner() -> Mapping[str, int] | None:
+def _owner() -> Mapping[str, Any] | None:
     """Whom to run it as; None is this user."""
     if os.geteuid() != 0:
         return None
     user = pwd.getpwnam("postgres")
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}  # type: ignore[dict-item]
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

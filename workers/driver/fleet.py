@@ -19,6 +19,8 @@ from pipeline.files import make_private_folder
 from pipeline.releases.keys import ONLINE
 from pipeline.releases.online import BundleMissingError
 from pipeline.releases.repository import root_bytes
+from pipeline.releases.signer import ReleaseSigner
+from pipeline.releases.yanked import Yank
 from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
@@ -101,6 +103,11 @@ class Fleet:
         operator = self.ensure()
         release = read_json(files.release)
         target = release["target"]
+        yank = self._yank_of(target)
+        if yank is not None:
+            reason = f"{target} was taken back: {yank.reason}"
+            write_json(files.rollout(population), _NOTHING_MOVED | {"reason": reason, "target": target, "digest": release["digest"]})
+            return
         for delta in release.get("deltas", ()):
             self._publish_delta(operator, files.deltas / delta["digest"])
         operator.publish(signed_releases(self._context.folder.keys), files.bundle)
@@ -199,7 +206,13 @@ class Fleet:
         past = [view for view in operator.get_fleet().rollouts if view.population == population]
         if incumbent.files.rollout(population).exists() or any(view.target == target for view in past):
             return
+        if self._yank_of(target) is not None:
+            self._context.reporter.say(f"{population}: {target} was taken back; it waits for the next release")
+            return
         self.roll_out(incumbent.files, population, rollout=f"{population}-{incumbent.generation:06d}-adopts")
+
+    def _yank_of(self, target: str) -> Yank | None:
+        return ReleaseSigner.open(self._context.folder.keys, self._context.unlock).yanks.get(target)
 
     def _retire(self, operator: Operator) -> None:
         """Devices of this machine that the run file no longer has: ended, revoked, removed."""
@@ -298,6 +311,9 @@ def _enrolled(device: Path) -> bool:
     except NotEnrolledError:
         return False
     return True
+
+
+_NOTHING_MOVED: dict[str, Any] = {"state": "yanked", "completed": False, "devices": 0, "confirmed": 0, "failed": 0, "lost": 0}
 
 
 def _record(view: RolloutView) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         generation=opening.generation,
         security_floor=min(section.security_floor, number),
         hardware=section.hardware,
+        runtime=section.runtime,
         memory_bytes=verdict["memory_bytes"],
         deltas=deltas,
     )

@@ -62,7 +62,9 @@ class Gate:
         self._calls = Buckets(per_s=limits.device_calls_per_s, burst=limits.device_calls_burst)
         self._failures = Buckets(per_s=limits.enrolment_failures_per_s, burst=limits.enrolment_failures_burst, most=10_000)
 
-    def handlers(self, service: ServiceDescriptor, servicer: object, *, but: frozenset[str] = frozenset()) -> grpc.GenericRpcHandler:
+    def handlers(
+        self, service: ServiceDescriptor, servicer: object, *, but: frozenset[str] = frozenset()
+    ) -> "grpc.GenericRpcHandler[Any, Any]":
         """The service behind this gate, without the methods in `but`."""
         methods = {
             method.name: self._handler(method, getattr(servicer, method.name)) for method in service.methods if method.name not in but

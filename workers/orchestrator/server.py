@@ -128,9 +128,7 @@ class Orchestrator:
         self._metrics_server = MetricsServer(host=settings.host, port=wanted.metrics)
         metrics = OrchestratorMetrics(self._metrics_server)
         loop, news = asyncio.get_running_loop(), asyncio.Event()
-        self._writer = Writer(
-            self._database, self.roster, on_commit=metrics.committed, on_foreign=lambda: loop.call_soon_threadsafe(news.set)
-        )
+        self._writer = Writer(self._database, self.roster, on_commit=metrics.committed, on_foreign=_telling(loop, news))
         signer = load_key(settings.keys / "assignment.pem", settings.unlock)
         engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
         authenticate = authenticator(self.roster, self._writer, self._clock)
@@ -165,6 +163,15 @@ class Orchestrator:
             enrolment=Enrolment(pki=pki, **common),
             operator=Operations(engine=engine, repository=repository, pacing=self._settings.pacing, **common),
         )
+
+
+def _telling(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> Callable[[], None]:
+    """What the writer's thread calls when another replica changed something."""
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(news.set)
+
+    return tell
 
 
 def _hold(folder: Path) -> IO[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -65,12 +66,13 @@ def test_each_role_gets_at_every_method_what_the_table_says(shared: RunningOrche
             full, wanted = f"/kdpipe.fleet.v1.Operator/{method.name}", ACCESS[f"kdpipe.fleet.v1.Operator/{method.name}"]
             make = operator._channel.stream_unary if method.client_streaming else operator._channel.unary_unary
             request = GetMessageClass(method.input_type)()
-            call = make(full, request_serializer=lambda message: message.SerializeToString())
+            call: Any = make(full, lambda message: message.SerializeToString(), None)
             try:
                 call(iter([request]) if method.client_streaming else request, timeout=5)
                 code = grpc.StatusCode.OK
             except grpc.RpcError as error:
                 code = error.code()
+            assert isinstance(wanted, Role)
             assert (code is not grpc.StatusCode.PERMISSION_DENIED) == (role >= wanted), f"{role} {method.name}: {code}"
 
 
@@ -166,11 +168,11 @@ def _raw(shared: RunningOrchestrator) -> Iterator[Callable[[int, bytes], grpc.St
         channel, name = channels[service.name], f"/{service.full_name}/{method.name}"
         try:
             if method.client_streaming:
-                channel.stream_unary(name)(iter([data]), timeout=10)
+                channel.stream_unary(name, None, None)(iter([data]), timeout=10)
             elif method.server_streaming:
-                list(channel.unary_stream(name)(data, timeout=10))
+                list(channel.unary_stream(name, None, None)(data, timeout=10))
             else:
-                channel.unary_unary(name)(data, timeout=10)
+                channel.unary_unary(name, None, None)(data, timeout=10)
         except grpc.RpcError as error:
             return error.code()
         return grpc.StatusCode.OK

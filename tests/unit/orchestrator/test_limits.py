@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -62,7 +63,8 @@ def test_a_flooding_device_is_told_when_to_come_back_and_spares_the_others(limit
     with pytest.raises(grpc.RpcError) as refusal:
         flood(flooder)
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    hint = dict(refusal.value.trailing_metadata())["grpc-retry-pushback-ms"]
+    hints: dict[str, Any] = {key: value for key, value in refusal.value.trailing_metadata()}  # noqa: C416 pairs of a kind of their own
+    hint = hints["grpc-retry-pushback-ms"]
     assert 0 < int(hint) <= 2001
     with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED):
         flooder.metadata("timestamp.json")

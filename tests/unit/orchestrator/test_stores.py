@@ -5,8 +5,9 @@ A replica here is a writer with a roster of its own on one shared database.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
@@ -166,7 +167,7 @@ def test_a_refused_job_is_undone_alone(replicas: tuple[Replica, Replica]) -> Non
         session.put_device(replace(ROW, hardware="evil"))
         raise FleetError("no")
 
-    futures = [here.writer.submit(grow), here.writer.submit(refuse), here.writer.submit(grow)]
+    futures: list[Future[Any]] = [here.writer.submit(grow), here.writer.submit(refuse), here.writer.submit(grow)]
     wait(futures, timeout=20)
     assert [futures[0].result(), futures[2].result()] == [1, 2]
     there.look()

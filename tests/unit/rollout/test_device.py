@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.releases.target import ReleaseTarget, target_path
+from pipeline.releases.target import ReleaseTarget, TargetInvalidError, target_path
 from pipeline.rollout import device
 from pipeline.rollout.device import (
     MAX_REPORTS,
@@ -122,6 +122,13 @@ def test_what_cannot_be_installed_is_known_before_the_download(
 def test_a_runtime_that_is_new_enough_is_compatible(needs: str, has: str) -> None:
     record = checked(device.assign(NEW, wanted(1)), release(1, runtime=needs), replace(MACHINE, runtime=has))
     assert record.state is State.DOWNLOAD
+
+
+def test_the_runtime_that_a_release_needs_is_signed_and_is_a_version() -> None:
+    target = release(1, runtime="1.23")
+    assert ReleaseTarget.from_tuf(target.to_tuf()) == target
+    with pytest.raises(TargetInvalidError, match="runtime"):
+        release(1, runtime="new")
 
 
 def test_the_byte_budget_is_of_one_assignment() -> None:

@@ -89,7 +89,7 @@ class Listeners:
         ]
         gate = Gate(port, self._authenticate, self._limits, self._metrics)
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
-        checked = gate.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health, but=frozenset({"Watch"}))
+        checked = gate.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health, but={"Watch"})
         server.add_generic_rpc_handlers((*(gate.handlers(service, servicer) for service, servicer in services), checked))
         return server
 

@@ -81,8 +81,8 @@ class Turns:
         try:
             await self.writer.run(self._note)
             await self.writer.run(lambda session: self.leadership.resign(session.connection))
-        except StoreUnavailableError:
-            log.warning("the database did not answer at the end; another replica leads after a while")
+        except (StoreUnavailableError, FencedError) as error:
+            log.warning("ended without a last word; another replica leads now or after a while", extra={"why": str(error)})
 
     async def _turn(self) -> None:
         """The wave engine: a pass at each news, and when time alone could move a rollout."""

@@ -135,7 +135,10 @@ class OnlineRepository:
 
     def _stamp_of_timestamp(self) -> tuple[int, int]:
         """Changes whenever timestamp.json is replaced."""
-        found = (self._dir / "metadata" / "timestamp.json").stat()
+        try:
+            found = (self._dir / "metadata" / "timestamp.json").stat()
+        except FileNotFoundError:
+            return 0, 0  # reading it says what is missing
         return found.st_ino, found.st_mtime_ns
 
     def _commit(self, meta: dict[str, MetaFile], now: datetime) -> None:

@@ -190,7 +190,7 @@ def kills(folder: Path, *, count: int, seed: int, say: Callable[[str], None]) ->
         with server.operator() as operator:
             while hit.total() < count:
                 rollout, end_s = campaign.begin(operator), time.monotonic() + PATIENCE_S
-                wiped = chance.choice(campaign.devices)
+                wiped: HonestDevice | None = chance.choice(campaign.devices)
                 while state_of(operator, rollout) is not RolloutState.COMPLETED:
                     assert time.monotonic() < end_s, f"{rollout} did not end in time: {operator.get_rollout(rollout)}"
                     campaign.turn()

@@ -61,10 +61,21 @@ def postgres() -> Iterator[Postgres]:
         if owner is not None:
             os.chown(home, owner["user"], owner["group"])
         as_owner: dict[str, Any] = {**(owner or {}), "cwd": home, "stdin": subprocess.DEVNULL}
-        cluster = [programs / "initdb", "--pgdata", home / "data", "--username", USER, "--auth", "trust", "--encoding", "UTF8", *_MAKE]
+        cluster: list[str | Path] = [
+            programs / "initdb",
+            "--pgdata",
+            home / "data",
+            "--username",
+            USER,
+            "--auth",
+            "trust",
+            "--encoding",
+            "UTF8",
+            *_MAKE,
+        ]
         subprocess.run(cluster, check=True, capture_output=True, timeout=PATIENCE_S, **as_owner)
         (port,) = free_ports(1)
-        command = [programs / "postgres", "-D", home / "data", f"--port={port}", *(f"--{name}" for name in _SERVE)]
+        command: list[str | Path] = [programs / "postgres", "-D", home / "data", f"--port={port}", *(f"--{name}" for name in _SERVE)]
         with (home / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, **as_owner)
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -63,7 +62,7 @@ def test_a_flooding_device_is_told_when_to_come_back_and_spares_the_others(limit
     with pytest.raises(grpc.RpcError) as refusal:
         flood(flooder)
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    hints: dict[str, Any] = {key: value for key, value in refusal.value.trailing_metadata()}  # noqa: C416 pairs of a kind of their own
+    hints = {pair.key: pair.value for pair in refusal.value.trailing_metadata()}
     hint = hints["grpc-retry-pushback-ms"]
     assert 0 < int(hint) <= 2001
     with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED):

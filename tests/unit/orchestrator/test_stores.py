@@ -14,7 +14,8 @@ from sqlalchemy import func, select, text
 
 from pipeline.errors import FleetError
 from pipeline.rollout.events import RolloutLogBrokenError
-from pipeline.rollout.rollout import Plan, RolloutState
+from pipeline.rollout.plan import Plan
+from pipeline.rollout.rollout import RolloutState
 from pipeline.rollout.steering import Action, command, create
 from workers.orchestrator import tables
 from workers.orchestrator.enrolment import create_tokens, enrol

@@ -8,7 +8,7 @@ ask, because methods are reachable through a gate only. There is no interceptor:
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from typing import Any
 
 import grpc
@@ -62,7 +62,7 @@ class Gate:
         self._calls = Buckets(per_s=limits.device_calls_per_s, burst=limits.device_calls_burst)
         self._failures = Buckets(per_s=limits.enrolment_failures_per_s, burst=limits.enrolment_failures_burst, most=10_000)
 
-    def handlers(self, service: ServiceDescriptor, servicer: object, *, but: Collection[str] = ()) -> "grpc.GenericRpcHandler[Any, Any]":
+    def handlers(self, service: ServiceDescriptor, servicer: object, *, but: Container[str] = ()) -> "grpc.GenericRpcHandler[Any, Any]":
         """The service behind this gate, without the methods in `but`."""
         methods = {
             method.name: self._handler(method, getattr(servicer, method.name)) for method in service.methods if method.name not in but

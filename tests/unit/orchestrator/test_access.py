@@ -13,8 +13,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import ConfigError
 from tests.kit.orchestrators import RunningOrchestrator, refused_with
 from tests.kit.wire_devices import private_pem
+from workers.commands import operator as verbs
 from workers.orchestrator.access import ACCESS, Caller, Role, check_access, role_named
 from workers.orchestrator.client import Operator, OrchestratorRefusedError
 from workers.orchestrator.operator_file import OperatorFile, OperatorFileError, read_operator_file, write_operator_file
@@ -124,6 +126,21 @@ def test_an_operators_file_is_all_that_it_needs(shared: RunningOrchestrator) -> 
         path.write_text(bad)
         with pytest.raises(OperatorFileError, match=r"ann\.json"):
             read_operator_file(path)
+
+
+def test_the_verbs_make_an_operator_and_end_it(shared: RunningOrchestrator, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shared.folder / "bob.json"
+    verbs.new(shared.folder, "bob", role="operator", out=path, days=1)
+    assert "operator at 127.0.0.1" in capsys.readouterr().out
+    with Operator.from_file(path) as bob:
+        bob.get_fleet()
+        verbs.revoke(shared.folder / "fleet", "bob")
+        with pytest.raises(OrchestratorRefusedError, match="revoked operator"):
+            bob.get_fleet()
+    with pytest.raises(ConfigError, match="viewer, operator or admin"):
+        verbs.new(shared.folder, "bob", role="root", out=path)
+    with pytest.raises(ConfigError, match="no orchestrator"):
+        verbs.new(shared.folder / "made", "bob", role="viewer", out=path)
 
 
 def test_roles_are_written_in_small_letters() -> None:

@@ -74,7 +74,7 @@ $(BENCH)/.installed: pyproject.toml constraints.txt | check-python
 	  mosaicml-streaming==0.13.0 litdata==0.2.76 lightning-utilities==0.15.3 datasets==5.2.0 \
 	  boto3==1.44.8 botocore==1.44.8 s3transfer==0.19.3 jmespath==1.1.0
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  brotli catalogue dill httpx matplotlib multiprocess pandas paramiko python-snappy tqdm xxhash zstd
+	  brotli catalogue dill httpx huggingface_hub matplotlib multiprocess pandas paramiko python-snappy tqdm xxhash zstd
 	touch $@
 
 $(AZURITE): | check-npm $(STAMP)

@@ -45,12 +45,12 @@ class Policy(Protocol):
     def __call__(self, evidence: Evidence) -> Floats: ...
 
 
-def confidence(evidence: Evidence) -> Floats:
-    """1 - H / ln K: the less sure the teacher, the less its answer counts; 0 for an answer that says nothing.
+def confidence(evidence: Evidence, *, least: float = 0.0) -> Floats:
+    """1 - H / ln K, from `least` for an answer that says nothing: the less sure the teacher, the less its answer counts.
 
-    The weight of Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", for one teacher.
+    The weight of Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", for one teacher, is the one with `least` = 0.
     """
-    return np.asarray(np.clip(1 - _share_of_entropy(evidence), 0, 1), dtype=np.float32)
+    return np.asarray(least + (1 - least) * np.clip(1 - _share_of_entropy(evidence), 0, 1), dtype=np.float32)
 
 
 def entropy_band(evidence: Evidence, *, low: float = 0.0, high: float = 0.7, outside: float = 0.2) -> Floats:

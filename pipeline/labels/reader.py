@@ -191,15 +191,15 @@ class LabelReader:
         rows_B = table["row"].to_numpy()
         return LabelBatch(
             cursor_after=cursor_after,
-            sample_ids=table["sample_id"].to_pylist(),
-            inputs=table["input"].combine_chunks(),
+            sample_ids=table["sample_id"].to_numpy().tolist(),
+            inputs=pa.concat_arrays([part.inputs for part in parts]),
             log_probs_BK=np.concatenate([part.log_probs_BK for part in parts]),
             recorded=joined_labels([(part.recorded, part.log_probs_BK) for part in parts]),
             weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
             entropy_B=table["entropy"].to_numpy(),
             margin_B=table["margin"].to_numpy(),
             disagreement_B=table["disagreement"].to_numpy(),
-            hard_label=table["label"].to_pylist(),
+            hard_label=table["label"].to_numpy().tolist(),
             agreement_B=table["agreement"].to_numpy(),
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),

@@ -55,6 +55,18 @@ def compare(*, name: str, case: str, unit: str, ours: Sequence[float], against: 
     )
 
 
+def points(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Mean of the paired differences of two shares, in points, and its 95 % interval, for a table."""
+    mean, low, high = (100 * value for value in mean_interval_95(np.array(ours) - np.array(theirs)))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" if len(ours) > 1 else f"{mean:+.1f}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page; the first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
 def alone(*, name: str, case: str, unit: str, figure: float, n: int) -> Comparison:
     """A figure with nothing to hold it against."""
     return Comparison(name=name, case=case, figure=figure, unit=unit, against=None, against_figure=None, ratio=None, n=n, spread=None)

@@ -28,7 +28,7 @@ from pipeline.labels.codecs import CLAMP_NATS
 from pipeline.students.memory import Extras
 from pipeline.students.samples import Samples
 from pipeline.teachers.ensemble import disagreement, weighted_mean
-from tests.bench.compare import Comparison, compare, paired
+from tests.bench.compare import Comparison, compare, markdown, paired, points
 from tests.bench.picture_students import judged, rank, taught
 from tests.bench.pictures import Pictures, Sizes, fashion_mnist, halved, pixels_of, split
 
@@ -61,6 +61,7 @@ def run(runs: int = len(SEEDS), *, say: Callable[[str], None] = lambda text: pri
     torch.set_num_threads(1)
     pictures = halved(fashion_mnist())
     splits = [one_split(pictures, seed, say=say) for seed in SEEDS[:runs]]
+    say(table(splits))
     return comparisons(splits)
 
 
@@ -112,6 +113,24 @@ def comparisons(splits: list[dict[tuple[float, str], Found]]) -> list[Comparison
             name=NAME, case=f"{share:.0%} wrong, what did best on `choose` minus {NONE}", unit="share right", ours=chosen, theirs=plain
         )
     return found
+
+
+def table(splits: list[dict[tuple[float, str], Found]]) -> str:
+    """For a page: shares right, and what each policy adds, in points."""
+
+    def column(share: float, policy: str) -> list[float]:
+        return [of[share, policy].test for of in splits]
+
+    def added(share: float, ours: list[float]) -> str:
+        return f"{np.mean(ours):.4f}: {points(ours, column(share, NONE))}"
+
+    rows = [["policy", *(f"{share:.0%} wrong" for share in SHARES)]]
+    rows.append([NONE, *(f"{np.mean(column(share, NONE)):.4f}" for share in SHARES)])
+    for policy in sorted(POLICIES):
+        rows.append([f"`{policy}`", *(added(share, column(share, policy)) for share in SHARES)])
+        rows.append([f"`{policy}`, power 1", *(added(share, [of[share, policy].test_power_1 for of in splits]) for share in SHARES)])
+    rows.append(["what did best on `choose`", *(added(share, [_chosen(of, share).test for of in splits]) for share in SHARES)])
+    return markdown(rows)
 
 
 def _chosen(found: Mapping[tuple[float, str], Found], share: float) -> Found:

@@ -21,9 +21,10 @@ import torch
 
 FEATURES, CLASSES, BATCH, SHUFFLED = 256, 100, 256, 4096
 NAMES = tuple(f"class{number:03d}" for number in range(CLASSES))
-WINDOW_ROWS = 4 * SHUFFLED
+WINDOW_ROWS = SHUFFLED
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Read = Callable[[Path], Batches]
 
 
 @functools.cache
@@ -66,15 +67,22 @@ def write_kdpipe(folder: Path, rows: int) -> None:
     writer.flush(now_unix_s=0.0)
 
 
-def read_kdpipe(folder: Path) -> Batches:
+def kdpipe_reader() -> Read:
+    import pyarrow as pa
+
     from pipeline.labels.reader import LabelBatch, LabelReader
     from pipeline.labels.store import open_store
 
-    reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
-    cursor = reader.start()
-    while isinstance(found := reader.read(cursor), LabelBatch):
-        yield torch.from_numpy(found.inputs.flatten().to_numpy().reshape(-1, FEATURES)), torch.from_numpy(found.log_probs_BK)
-        cursor = found.cursor_after
+    pa.array(np.zeros(1))  # at its first array pyarrow imports pandas, where there is one
+
+    def read(folder: Path) -> Batches:
+        reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
+        cursor = reader.start()
+        while isinstance(found := reader.read(cursor), LabelBatch):
+            yield torch.from_numpy(found.inputs.flatten().to_numpy().reshape(-1, FEATURES)), torch.from_numpy(found.log_probs_BK)
+            cursor = found.cursor_after
+
+    return read
 
 
 def write_mosaicml(folder: Path, rows: int) -> None:
@@ -85,11 +93,15 @@ def write_mosaicml(folder: Path, rows: int) -> None:
             writer.write({"x": x, "y": y})
 
 
-def read_mosaicml(folder: Path) -> Batches:
+def mosaicml_reader() -> Read:
     streaming = _streaming()
-    dataset = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH, shuffle_block_size=SHUFFLED)
-    for batch in torch.utils.data.DataLoader(dataset, batch_size=BATCH):
-        yield batch["x"], batch["y"].float()
+
+    def read(folder: Path) -> Batches:
+        dataset = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH, shuffle_block_size=SHUFFLED)
+        for batch in torch.utils.data.DataLoader(dataset, batch_size=BATCH):
+            yield batch["x"], batch["y"].float()
+
+    return read
 
 
 def _streaming() -> Any:
@@ -128,12 +140,15 @@ def write_litdata(folder: Path, rows: int) -> None:
     litdata.optimize(named._litdata_sample, [(row, rows) for row in range(rows)], str(folder), num_workers=1, chunk_bytes="16MB")
 
 
-def read_litdata(folder: Path) -> Batches:
+def litdata_reader() -> Read:
     import litdata
 
-    dataset = litdata.StreamingDataset(str(folder), shuffle=True)
-    for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH):
-        yield batch["x"], batch["y"].float()
+    def read(folder: Path) -> Batches:
+        dataset = litdata.StreamingDataset(str(folder), shuffle=True)
+        for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH):
+            yield batch["x"], batch["y"].float()
+
+    return read
 
 
 def write_hf(folder: Path, rows: int) -> None:
@@ -146,28 +161,43 @@ def write_hf(folder: Path, rows: int) -> None:
     datasets.Dataset.from_dict({"x": x, "y": y}, features=features).save_to_disk(str(folder))
 
 
-def read_hf(folder: Path) -> Batches:
+def hf_reader() -> Read:
     import datasets
 
-    files = sorted(str(path) for path in folder.glob("*.arrow"))
-    stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
-    for batch in stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format("numpy").iter(BATCH):
-        yield torch.from_numpy(np.asarray(batch["x"])), torch.from_numpy(np.asarray(batch["y"]).astype(np.float32))
+    def read(folder: Path) -> Batches:
+        files = sorted(str(path) for path in folder.glob("*.arrow"))
+        stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
+        for batch in stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format("numpy").iter(BATCH):
+            yield torch.from_numpy(np.asarray(batch["x"])), torch.from_numpy(np.asarray(batch["y"]).astype(np.float32))
+
+    return read
 
 
 def write_raw(folder: Path, rows: int) -> None:
+    import pyarrow as pa
+
     folder.mkdir(parents=True)
-    for name, values in zip("xy", samples(rows), strict=True):
-        np.save(folder / f"{name}.npy", values)
+    lists = [pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1]) for values in samples(rows)]
+    batch = pa.record_batch(lists, names=["x", "y"])
+    with pa.ipc.new_file(str(folder / "rows.arrow"), batch.schema) as file:
+        file.write(batch)
 
 
-def read_raw(folder: Path) -> Batches:
-    """The limit: two mapped arrays and one `take` a batch, in an order drawn over all rows."""
-    x, y = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xy")
-    order = np.random.default_rng(1).permutation(len(x))
-    for first in range(0, len(order), BATCH):
-        rows = order[first : first + BATCH]
-        yield torch.from_numpy(x[rows]), torch.from_numpy(y[rows].astype(np.float32))
+def raw_reader() -> Read:
+    """The limit: a mapped Arrow file, and of each of its two columns one numpy `take` a batch, in an order drawn over all rows."""
+    import pyarrow as pa
+
+    pa.array(np.zeros(1))
+
+    def read(folder: Path) -> Batches:
+        batch = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).get_batch(0)
+        x, y = (batch[name].flatten().to_numpy().reshape(len(batch), -1) for name in "xy")
+        order = np.random.default_rng(1).permutation(len(x))
+        for first in range(0, len(order), BATCH):
+            rows = order[first : first + BATCH]
+            yield torch.from_numpy(x.take(rows, axis=0)), torch.from_numpy(y.take(rows, axis=0).astype(np.float32))
+
+    return read
 
 
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
@@ -177,20 +207,22 @@ WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "hf datasets": write_hf,
     "raw mmap": write_raw,
 }
-READERS: Mapping[str, Callable[[Path], Batches]] = {
-    "kdpipe": read_kdpipe,
-    "mosaicml streaming": read_mosaicml,
-    "litdata": read_litdata,
-    "hf datasets": read_hf,
-    "raw mmap": read_raw,
+READERS: Mapping[str, Callable[[], Read]] = {
+    "kdpipe": kdpipe_reader,
+    "mosaicml streaming": mosaicml_reader,
+    "litdata": litdata_reader,
+    "hf datasets": hf_reader,
+    "raw mmap": raw_reader,
 }
+"""What each imports, then how it reads."""
 
 
 def read(peer: str, folder: Path) -> dict[str, float]:
     """Rows/s after the first batch, and seconds from the imports' end to the first batch."""
     torch.set_num_threads(1)
+    reader = READERS[peer]()
     began_s = time.perf_counter()
-    batches = READERS[peer](folder)
+    batches = reader(folder)
     x, y = next(batches)
     first_s = time.perf_counter()
     rows, seen = 0, float(x[0, 0]) + float(y[0, 0])

@@ -28,7 +28,7 @@ from pipeline.students.graph import Graph
 from pipeline.students.models import Student
 from pipeline.students.samples import Samples
 from tests.bench import vision_losses
-from tests.bench.compare import Comparison, alone, compare, paired
+from tests.bench.compare import Comparison, alone, compare, markdown, paired, points
 from tests.bench.picture_students import rank, taught
 from tests.bench.pictures import CLASSES, Pictures, Sizes, digits, fashion_mnist
 from tests.bench.vision_teacher import Fit, Lessons, conv_teacher, edge_teacher, lessons_of
@@ -85,6 +85,7 @@ def run(runs: int = len(SEEDS), *, say: Say = lambda text: print(text, file=sys.
             say(f"{name}, seed {seed}: {told}")
             if name == "digits":
                 lessons_of_digits.append(lessons)
+        say(table(name, rows))
         found += comparisons(name, rows)
     return [*found, *vision_losses.run(dict(zip(SEEDS, lessons_of_digits, strict=False)), TASKS["digits"].section, say=say)]
 
@@ -144,6 +145,16 @@ def comparisons(name: str, rows: list[dict[str, dict[str, Any]]]) -> list[Compar
     is_int8 = [float(np.mean([row[who]["int8"] for who in ("control", "distilled", "both")])) for row in rows]
     found.append(alone(name=NAME, case=f"{name}, students that ship as int8", unit="share", figure=float(np.mean(is_int8)), n=len(rows)))
     return found
+
+
+def table(name: str, rows: list[dict[str, dict[str, Any]]]) -> str:
+    """For a page: means over the splits, and what each student adds to the control, in points."""
+    lines = [[name, "accuracy", "minus control", "calibration error"]]
+    for who in rows[0]:
+        right, control = ([float(row[of]["accuracy"]) for row in rows] for of in (who, "control"))
+        added = points(right, control) if who in ("distilled", "both") else ""
+        lines.append([who, f"{np.mean(right):.4f}", added, f"{np.mean([row[who]['ece'] for row in rows]):.3f}"])
+    return markdown(lines)
 
 
 def _figures_of_file(student: Student, parts: Mapping[str, Samples]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Soft losses take a temperature of 1, 2 or 4, hints a weight of 0.1 or 1 beside K
 modules. Published against `kl`, also where a loss does not help.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from pipeline.config import StudentSection
 from pipeline.labels.codecs import Codec, Sampled, SparseLabels, TopK
 from pipeline.students.memory import Extras
 from pipeline.students.models import Student
-from tests.bench.compare import Comparison, compare, paired
+from tests.bench.compare import Comparison, compare, markdown, paired, points
 from tests.bench.picture_students import judged, rank, taught
 from tests.bench.vision_teacher import Lessons
 
@@ -34,6 +34,7 @@ def run(lessons: Mapping[int, Lessons], section: StudentSection, *, say: Callabl
             student = _best(name, lesson, section, seed)
             right[name].append(judged(student, lesson.parts["test"])[0])
         say(f"losses, seed {seed}: " + ", ".join(f"{name} {found[-1]:.4f}" for name, found in right.items()))
+    say(table(right))
     comparisons = []
     for name in right:
         if name != BASE:
@@ -41,6 +42,14 @@ def run(lessons: Mapping[int, Lessons], section: StudentSection, *, say: Callabl
             comparisons.append(compare(name=NAME, case=case, unit="share", ours=ours, against=BASE, theirs=theirs))
             comparisons += paired(name=NAME, case=f"{case} minus {BASE}", unit="share", ours=ours, theirs=theirs)
     return comparisons
+
+
+def table(right: Mapping[str, Sequence[float]]) -> str:
+    """For a page: shares right, and what each loss adds to that of `kl`, in points."""
+    rows = [["loss", "accuracy", f"minus `{BASE}`"]]
+    for name, ours in right.items():
+        rows.append([f"`{name}`", f"{np.mean(ours):.4f}", "" if name == BASE else points(ours, right[BASE])])
+    return markdown(rows)
 
 
 def _best(name: str, lesson: Lessons, section: StudentSection, seed: int) -> Student:

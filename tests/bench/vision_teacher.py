@@ -68,7 +68,7 @@ class ConvTeacher(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, pixels_BF: Tensor) -> Tensor:
-        return self.head(F.dropout(self.body(pixels_BF), 0.5, self.training))  # type: ignore[no-any-return]
+        return self.head(F.dropout(self.body(pixels_BF), 0.5, self.training))
 
     def told(self, samples: Samples) -> tuple[Samples, NDArray[np.float32]]:
         self.eval()
@@ -163,7 +163,7 @@ def _fitted(net: ConvTeacher, pictures: Pictures, labelled: Samples, chance: tor
             group["lr"] = learning_rate(step, steps=EPOCHS * steps_an_epoch, warmup_steps=WARMUP_STEPS, peak=PEAK)
         optimiser.zero_grad()
         logits_BK = net(_moved(pixels_NF[rows_B], pictures, chance))
-        F.cross_entropy(logits_BK, hard_N[rows_B], label_smoothing=SMOOTHING).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(logits_BK, hard_N[rows_B], label_smoothing=SMOOTHING).backward()
         optimiser.step()
     return net
 

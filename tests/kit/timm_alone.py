@@ -15,6 +15,10 @@ from torch import nn
 MODULES = ("torchvision", "ops", "ops.misc", "transforms", "transforms.functional", "datasets")
 
 
+Interpolation = enum.Enum("Interpolation", "NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING LANCZOS")
+"""Of which timm makes a table at its import."""
+
+
 class _Names(types.ModuleType):
     """A module in which every name is an empty torch module."""
 
@@ -35,9 +39,7 @@ def import_timm() -> None:
         parent, _, leaf = name.rpartition(".")
         if parent:
             setattr(made[parent], leaf, made[name])
-    made["torchvision.transforms.functional"].InterpolationMode = enum.Enum(
-        "InterpolationMode", "NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING LANCZOS"
-    )
+    made["torchvision.transforms.functional"].__dict__["InterpolationMode"] = Interpolation
     sys.modules.update(made)
     try:
         importlib.import_module("timm")

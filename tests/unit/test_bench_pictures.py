@@ -54,6 +54,7 @@ def test_every_policy_is_measured_at_every_share_of_wrong_labels(monkeypatch: py
     cases = {comparison.case for comparison in noise.comparisons([found, found])}
     for share in ("0%", "10%", "30%"):
         assert all(f"{share} wrong, {policy} minus no policy, paired, 95 % interval, low" in cases for policy in POLICIES)
+    assert all(f"| `{policy}` |" in noise.table([found, found]) for policy in POLICIES)
 
 
 def test_every_soft_loss_is_measured() -> None:
@@ -67,6 +68,7 @@ def test_students_of_one_split_are_judged_as_the_files_that_ship(lessons: Lesson
     assert found["teacher"]["accuracy"] > 0.5
     assert all(0 <= figures["accuracy"] <= 1 for figures in found.values())
     assert {"int8", "size"} <= set(found["both"])
+    assert "| distilled | " in vision.table("digits", [found, found])
 
 
 def test_the_stream_has_no_hard_labels_and_all_parts_have_the_teachers_answers(lessons: Lessons) -> None:
@@ -101,6 +103,11 @@ def test_a_paired_difference_of_one_run_has_no_interval() -> None:
     mean, low, high = (found.figure for found in paired(name="x", case="y", unit="share", ours=[0.5, 0.7], theirs=[0.4, 0.5]))
     assert low < mean < high
     assert mean == pytest.approx(0.15)
+
+
+def test_a_table_says_differences_in_points() -> None:
+    says = vision_losses.table({"kl": [0.9, 0.8], "dist": [0.92, 0.82]})
+    assert says.splitlines()[2:] == ["| `kl` | 0.8500 |  |", "| `dist` | 0.8700 | +2.0 (+2.0 to +2.0) |"]
 
 
 def test_the_benchmarks_of_students_are_known() -> None:

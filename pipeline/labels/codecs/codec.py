@@ -57,8 +57,9 @@ class Codec(Protocol):
 def log_normalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows that sum to one, in float32."""
     top_N1 = log_probs_NK.max(axis=1, keepdims=True)
-    mass_N1 = np.exp(log_probs_NK - top_N1).sum(axis=1, keepdims=True)
-    return np.asarray(log_probs_NK - top_N1 - np.log(mass_N1), dtype=np.float32)
+    shifted_NK = log_probs_NK - top_N1
+    shifted_NK -= np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True))
+    return np.asarray(shifted_NK, dtype=np.float32)
 
 
 def id_type(classes: int) -> type[np.unsignedinteger[Any]]:

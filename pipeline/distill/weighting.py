@@ -45,7 +45,7 @@ class Policy(Protocol):
     def __call__(self, evidence: Evidence) -> Floats: ...
 
 
-def confidence(evidence: Evidence, *, least: float = 0.0) -> Floats:
+def confidence(evidence: Evidence, *, least: float = 0.5) -> Floats:
     """1 - H / ln K, from `least` for an answer that says nothing: the less sure the teacher, the less its answer counts.
 
     The weight of Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", for one teacher, is the one with `least` = 0.
@@ -69,7 +69,7 @@ def hard_label(evidence: Evidence, *, least: float = 0.1) -> Floats:
     return np.where(np.isnan(evidence.agreement_B), np.float32(1), np.maximum(evidence.agreement_B, np.float32(least)))
 
 
-def student_gap(evidence: Evidence, *, least: float = 0.2) -> Floats:
+def student_gap(evidence: Evidence, *, least: float = 0.7) -> Floats:
     """Total variation between student and teacher, `least` at the least: what the student knows already counts less.
 
     The focus on hard examples of Lin et al. 2017, "Focal Loss", with a teacher's answer in the label's place.

@@ -3,8 +3,8 @@
 Soft labels stay encoded: a batch decodes its own rows, so that memory does not grow with the number of classes. Where the shards of one
 window were written by different codecs, all are decoded and held so.
 
-A column of lists of numbers, all of one length, is held as a matrix over the same memory: taking rows of it costs a copy of their bytes, many
-times less than taking lists.
+A column of lists of numbers, all of one length, is held as a matrix over the same memory: taking rows of it costs a copy of their
+bytes, many times less than taking lists.
 
 N rows, K classes, D values of an embedding.
 """

@@ -59,7 +59,8 @@ DATA: Mapping[str, Callable[[], Pictures]] = {"digits": digits, "fashion": fashi
 def halved(pictures: Pictures) -> Pictures:
     """Every four pixels as their mean: half as high, half as wide."""
     half = pictures.side // 2
-    pixels_NF = pictures.pixels_NF.reshape(-1, half, 2, half, 2).mean(axis=(2, 4), dtype=np.float32).reshape(-1, half * half)
+    means_NF = pictures.pixels_NF.reshape(-1, half, 2, half, 2).mean(axis=(2, 4)).reshape(-1, half * half)
+    pixels_NF = np.asarray(means_NF, dtype=np.float32)
     return Pictures(name=pictures.name, side=half, pixels_NF=pixels_NF, hard_N=pictures.hard_N)
 
 

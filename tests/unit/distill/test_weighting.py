@@ -60,9 +60,10 @@ def test_without_a_policy_every_sample_counts_the_same() -> None:
     assert weights(evidence_of([[0.5, 0.5], [1, 0]]), {}).tolist() == [1, 1]
 
 
-def test_confidence_ignores_a_coin_toss_and_trusts_a_sure_answer() -> None:
-    found = weights(evidence_of([[0.5, 0.5], [0.8, 0.2], [1, 0]]), {"confidence": 1.0})
-    np.testing.assert_allclose(found, [0, 1 - 0.7219, 1], atol=1e-3)
+def test_confidence_trusts_a_sure_answer_and_a_coin_toss_by_half_or_as_told() -> None:
+    evidence, surety_B = evidence_of([[0.5, 0.5], [0.8, 0.2], [1, 0]]), np.array([0, 1 - 0.7219, 1])
+    np.testing.assert_allclose(weights(evidence, {"confidence": 1.0}), 0.5 + 0.5 * surety_B, atol=1e-3)
+    np.testing.assert_allclose(weights(evidence, {"confidence": 1.0}, {"confidence": {"least": 0.0}}), surety_B, atol=1e-3)
 
 
 def test_a_band_of_entropy_keeps_what_is_neither_trivial_nor_unknown() -> None:
@@ -83,7 +84,7 @@ def test_a_label_that_the_teacher_does_not_believe_counts_little_and_no_label_ch
 
 def test_what_a_student_knows_counts_less_than_what_it_gets_wrong() -> None:
     evidence = evidence_of([[0.9, 0.1]] * 3, student_BK=[[0.9, 0.1], [0.4, 0.6], [0, 1]])
-    np.testing.assert_allclose(weights(evidence, {"student_gap": 1.0}), [0.2, 0.6, 0.92], rtol=1e-5)
+    np.testing.assert_allclose(weights(evidence, {"student_gap": 1.0}), [0.7, 0.85, 0.97], rtol=1e-5)
 
 
 def test_rare_classes_count_as_much_as_common_ones_together() -> None:

@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 
 from tests.kit.runs import KDPIPE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 SMALL = (
     "students.small.steps=60",
     "gate.accuracy_min=0.1",

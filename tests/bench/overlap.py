@@ -1,7 +1,7 @@
 """overlap: wall seconds of labelling while a student trains, against labelling and then training, and against the longer of the two alone.
 
 One teacher on one core, one trainer on another, both processes already started; the same rows, seeds and steps: one pass over all labels.
-What each half takes alone is measured in the same turn: training alone reads the labels that labelling alone has made. 76,800 rows make
+What each half takes alone is measured in the same turn: training alone reads the labels that labelling alone has made. 84,480 rows make
 each half a minute and more; give fewer to look at it in a hurry, but then what happens once (the teacher is loaded, the first window is
 waited for) weighs more. If the halves are unlike, no overlap can be near half of their sum, so both are said.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 from tests.bench.compare import Comparison, alone, compare
 from tests.bench.halves import BATCH, Halves, wall_s, write_samples
 
-WIDTH = 1024
+WIDTH = 1472
 
 
-def run(rows: int = 76_800, runs: int = 3) -> list[Comparison]:
+def run(rows: int = 84_480, runs: int = 3) -> list[Comparison]:
     """Cases: label while training, against both; each half alone."""
     together_s, label_s, train_s = list[float](), list[float](), list[float]()
     steps = rows // BATCH

@@ -28,7 +28,7 @@ from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 JITTER, MAX_BACKOFF_S, CALL_S = 0.2, 300.0, 20.0
-ENROL_AT_ONCE = 32
+ENROL_AT_ONCE = 8
 TELL_EVERY_S = 0.5
 
 

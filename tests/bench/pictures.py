@@ -50,7 +50,7 @@ def fashion_mnist() -> Pictures:
     }
     pixels = np.concatenate([np.frombuffer(body, np.uint8, offset=16).reshape(-1, 784) for body in bodies["images-idx3"]])
     hard = np.concatenate([np.frombuffer(body, np.uint8, offset=8) for body in bodies["labels-idx1"]])
-    return Pictures(name="fashion", side=28, pixels_NF=pixels.astype(np.float32) / 255, hard_N=hard.astype(np.int64))
+    return Pictures(name="fashion", side=28, pixels_NF=pixels.astype(np.float32) / np.float32(255), hard_N=hard.astype(np.int64))
 
 
 DATA: Mapping[str, Callable[[], Pictures]] = {"digits": digits, "fashion": fashion_mnist}

@@ -175,7 +175,7 @@ def _outage(bench: Bench, outage_s: float) -> list[Comparison]:
     time.sleep(outage_s)
     since_s, synced = time.time(), bench.count("synced")
     bench.server.start()
-    interval_s = max(Pacing.idle_s, bench.devices / Pacing.calls_per_s)
+    interval_s = max(Pacing.idle_s, Pacing().least_interval_s(bench.devices))
     wait_for(lambda: bench.count("synced") - synced >= bench.devices, 600)
     time.sleep(2 * interval_s)
     peaks = []
@@ -191,7 +191,7 @@ def _failing(bench: Bench) -> list[Comparison]:
     switched = bench.count("switched")
     view, took_s = bench.roll_out(2)
     assert view.state is RolloutState.HALTED, view.reason
-    time.sleep(2 * max(Pacing.busy_s, bench.devices / Pacing.calls_per_s))  # whoever was offered it has called again
+    time.sleep(2 * max(Pacing.busy_s, Pacing().least_interval_s(bench.devices)))  # whoever was offered it has called again
     touched = bench.count("switched") - switched
     return [
         _told(bench, "devices that switched to a build that always fails", touched, "devices", most=SWITCHED_MOST),

@@ -68,8 +68,12 @@ def _settings(options: argparse.Namespace) -> Settings:
         unlock=Unlock(environment=dict(os.environ)),
         host=options.host,
         ports=ports,
-        pacing=Pacing(busy_s=options.busy_sync_s, idle_s=options.idle_sync_s),
-        limits=Limits(device_calls_per_s=options.device_calls_per_s, device_calls_burst=10 * options.device_calls_per_s),
+        pacing=Pacing(busy_s=options.busy_sync_s, idle_s=options.idle_sync_s, calls_per_s=options.syncs_per_s),
+        limits=Limits(
+            device_calls_per_s=options.device_calls_per_s,
+            device_calls_burst=10 * options.device_calls_per_s,
+            syncs_per_s=options.syncs_per_s,
+        ),
         database_url=options.database_url,
         ca_folder=options.ca_dir,
         names=tuple(options.name),
@@ -90,6 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device-calls-per-s", type=float, default=Limits.device_calls_per_s, help="most that one device may call on average"
     )
+    parser.add_argument("--syncs-per-s", type=float, default=Pacing.calls_per_s, help="most Sync calls of all devices together")
     parser.add_argument("--database-url", default="", help="postgresql://USER@HOST/NAME or sqlite:///FILE; SQLite in --dir by default")
     parser.add_argument("--ca-dir", type=Path, help="where replicas share the CA's private key; --dir/pki by default")
     parser.add_argument("--name", action="append", default=[], help="a further name or address by which devices reach this replica")

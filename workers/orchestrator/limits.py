@@ -1,4 +1,4 @@
-"""How much one caller may ask: a token bucket each, and what a refused caller is told.
+"""How much one caller may ask, and all together: token buckets, and what a refused caller is told.
 
 A bucket fills at a steady rate up to a burst. Buckets are few and small: one for each device that is known, and one for each of the last
 addresses that failed to enrol, the oldest of which is forgotten first.
@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from pipeline.errors import FleetError
+from workers.orchestrator.pacing import Pacing
 
 
 class RateExceededError(FleetError):
@@ -35,13 +36,15 @@ class Limits:
     """Open at once, on each port."""
     streams: int = 16
     """Calls at once over one connection."""
+    syncs_per_s: float = Pacing.calls_per_s
+    """Sync calls of all devices together, in any second: when a fleet comes back from an outage, most are told to wait."""
 
 
 class Buckets:
     """One bucket per name; at most `most` of them."""
 
-    def __init__(self, *, per_s: float, burst: float, most: int = 100_000) -> None:
-        self._per_s, self._burst, self._most = per_s, burst, most
+    def __init__(self, *, per_s: float, burst: float, most: int = 100_000, least_wait_s: float = 0.0) -> None:
+        self._per_s, self._burst, self._most, self._least_wait_s = per_s, burst, most, least_wait_s
         self._filled: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, name: str, who: str, *, now_s: float) -> None:
@@ -53,7 +56,7 @@ class Buckets:
         """Take nothing. Raises RateExceededError where there is no token."""
         level = self._level(name, now_s)
         if level < 1.0:
-            raise RateExceededError(who, self._per_s, (1.0 - level) / self._per_s)
+            raise RateExceededError(who, self._per_s, max(self._least_wait_s, (1.0 - level) / self._per_s))
 
     def spend(self, name: str, *, now_s: float) -> None:
         """Take a token, or what is left of one."""

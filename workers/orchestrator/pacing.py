@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from workers.orchestrator.roster import Roster
 
+STEADY_SHARE = 0.75
+"""Of the calls that may come: what is left is for chance, for reports between two calls, and for those who missed theirs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pacing:
@@ -15,11 +18,15 @@ class Pacing:
     """Most calls that a whole population should make together."""
 
     def next_sync_s(self, roster: Roster, population: str) -> float:
-        return self.busy_interval_s(roster) if roster.is_busy(population) else max(self.idle_s, len(roster.devices) / self.calls_per_s)
+        return self.busy_interval_s(roster) if roster.is_busy(population) else max(self.idle_s, self.least_interval_s(len(roster.devices)))
+
+    def least_interval_s(self, devices: int) -> float:
+        """So that all of them together stay within `calls_per_s`."""
+        return devices / (STEADY_SHARE * self.calls_per_s)
 
     def busy_interval_s(self, roster: Roster) -> float:
         """While a rollout moves."""
-        return max(self.busy_s, len(roster.devices) / self.calls_per_s)
+        return max(self.busy_s, self.least_interval_s(len(roster.devices)))
 
     def present_within_s(self, roster: Roster) -> float:
         """A device that called within this time is there: it may miss a call or two."""

@@ -101,3 +101,14 @@ def _gets_in(device: SimulatedDevice) -> bool:
     except grpc.RpcError:
         return False
     return True
+
+
+def test_a_fleet_that_comes_back_at_once_is_answered_at_the_rate_that_is_configured(tmp_path: Path) -> None:
+    with RunningOrchestrator(tmp_path, limits=Limits(syncs_per_s=0.01)) as running:
+        (first,) = running.devices(1)
+        with pytest.raises(grpc.RpcError) as refusal:
+            running.devices(1)
+        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        hints = {pair.key: pair.value for pair in refusal.value.trailing_metadata()}
+        assert int(hints["grpc-retry-pushback-ms"]) >= 1000
+        first.metadata("timestamp.json")

@@ -9,6 +9,8 @@ another and each sees all that went before; a row that changed carries the numbe
 others changed by asking for higher numbers.
 """
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +216,22 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # SQLAlchemy says BEGIN itself, below; the driver's own guess breaks savepoints
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # a call is answered after its commit: that must survive a power cut
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """WAL from now on. Where others open the same new file, SQLite refuses at once, whatever `busy_timeout` says."""
+    given_up_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > given_up_s:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -28,11 +29,30 @@ class ReferenceNotFoundError(ConfigError):
         super().__init__(where, found, expected, next_command)
 
 
+class ReferenceBrokenError(ConfigError):
+    """The user's own module raises when it is imported, or their callable when it is called. What it raised is the cause."""
+
+    def __init__(self, where: str, found: str, expected: str, next_command: str = "correct it; docs/your-own.md shows how") -> None:
+        super().__init__(where, found, expected, next_command)
+
+
+def fault_of(error: BaseException, *, base: Path) -> str:
+    """What was raised, and where in the user's own code, in one line."""
+    place = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({Path(error.filename).name} line {error.lineno})"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(base):
+            place = f" ({path.relative_to(base)} line {line})"
+    what = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(str(what).split())[:300]}{place}"
+
+
 def import_reference(reference: str, *, base: Path) -> Callable[..., Any]:
     """The callable that `module:callable` names, with `base` as the last place where modules are looked for.
 
-    Raises ReferenceNotFoundError. An exception in the user's own module passes through unchanged, unless it is an import
-    that kdpipe's packages stand in the way of.
+    Raises ReferenceNotFoundError, and ReferenceBrokenError from whatever the user's own module raises.
     """
     module_name, colon, attribute = reference.partition(":")
     if not colon:
@@ -98,7 +118,7 @@ def _import(module_name: str, reference: str, base: Path) -> ModuleType:
             raise ReferenceNotFoundError(
                 f"use = {reference!r}", f"no module {module_name!r} in {base} (modules there: {there}) or installed", "a module"
             ) from error
-        raise
+        raise _broken(module_name, reference, error, base) from error
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package in OUR_PACKAGES and (base / package).is_dir():
@@ -108,7 +128,16 @@ def _import(module_name: str, reference: str, base: Path) -> ModuleType:
                 "names in your folder that kdpipe does not have",
                 f"rename that module of {base / package}",
             ) from error
-        raise
+        raise _broken(module_name, reference, error, base) from error
+    except Exception as error:
+        raise _broken(module_name, reference, error, base) from error
+
+
+def _broken(module_name: str, reference: str, error: Exception, base: Path) -> ReferenceBrokenError:
+    hint = f"correct {module_name}; docs/your-own.md shows how"
+    if isinstance(error, ModuleNotFoundError):
+        hint = f"install {error.name}, or correct {module_name}"
+    return ReferenceBrokenError(f"use = {reference!r}", fault_of(error, base=base), "a module that imports", hint)
 
 
 def _check_origin(module: ModuleType, reference: str, base: Path) -> None:

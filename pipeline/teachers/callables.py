@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import TeacherSection
-from pipeline.references import import_reference, source_fingerprint
+from pipeline.errors import KdpipeError
+from pipeline.references import fault_of, import_reference, source_fingerprint
 from pipeline.teachers.fingerprints import fingerprint_of
 from pipeline.teachers.inputs import to_list_or_matrix
 from pipeline.teachers.teacher import RawTeacher, TeacherLoadError
@@ -30,7 +31,13 @@ def load_callable(section: TeacherSection, classes: tuple[str, ...], base: Path)
     fingerprint = _fingerprint(section, base)
     if _is_plain_function(make, options):
         return PlainFunction(make, options, classes=classes, fingerprint=fingerprint)
-    made = make(**options)
+    try:
+        made = make(**options)
+    except KdpipeError:
+        raise
+    except Exception as error:
+        found = fault_of(error, base=base.resolve())
+        raise TeacherLoadError(f"teacher {section.use}", found, "a teacher that loads", "correct it, or `teacher.options`") from error
     if "torch" in sys.modules and isinstance(made, sys.modules["torch"].nn.Module) and not hasattr(made, "log_probs"):
         from pipeline.teachers.torch import module_teacher  # it is made of torch: nothing more is loaded
 

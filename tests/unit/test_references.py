@@ -9,17 +9,19 @@ import pytest
 
 import pipeline
 import workers
-from pipeline.references import ReferenceNotFoundError, import_reference, source_fingerprint
+from pipeline.references import ReferenceBrokenError, ReferenceNotFoundError, import_reference, source_fingerprint
 
 
 @pytest.fixture(autouse=True)
-def import_state() -> Iterator[None]:
-    path, modules = list(sys.path), set(sys.modules)
+def import_state(tmp_path: Path) -> Iterator[None]:
+    """What a test imports from its folder is forgotten after it; what others are imported meanwhile stay, as some load only once."""
+    path = list(sys.path)
     places = {package: list(package.__path__) for package in (pipeline, workers)}
     yield
     sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
     for package, before in places.items():
         package.__path__[:] = before
 
@@ -47,10 +49,21 @@ def test_a_reference_that_names_nothing_says_what_is_there(reference: str, says:
     assert caught.value.exit_code == 2
 
 
-def test_an_import_the_users_module_cannot_make_is_the_users_own_error(tmp_path: Path) -> None:
-    (tmp_path / "own_mod.py").write_text("import a_package_nobody_has\ndef make(): pass\n")
-    with pytest.raises(ModuleNotFoundError, match="a_package_nobody_has"):
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import a_package_nobody_has", r"No module named 'a_package_nobody_has' \(own_mod.py line 1\); .*; install a_package_nobody_has"),
+        ("def make(:", r"SyntaxError: .* \(own_mod.py line 1\)"),
+        ("\nraise RuntimeError('two\\nlines')", r"RuntimeError: two lines \(own_mod.py line 2\); expected a module that imports"),
+    ],
+    ids=["missing package", "syntax", "raises"],
+)
+def test_a_module_of_the_users_that_does_not_import_is_told_in_one_line_with_its_place(code: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "own_mod.py").write_text(code)
+    with pytest.raises(ReferenceBrokenError, match=told) as refused:
         import_reference("own_mod:make", base=tmp_path)
+    assert "\n" not in str(refused.value)
+    assert refused.value.__cause__ is not None
 
 
 def test_a_module_hidden_by_one_of_the_same_name_is_refused_instead_of_swapped(tmp_path: Path) -> None:

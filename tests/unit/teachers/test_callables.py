@@ -172,3 +172,10 @@ def test_what_else_a_teacher_says_is_checked_too(more, problem):
 
     with pytest.raises(TeacherOutputError, match=problem):
         CheckedTeacher(Knowing(), name="mine", classes=CLASSES).answer(pa.array(["x"]))
+
+
+def test_a_factory_that_raises_is_told_in_one_line_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "own_teacher_raises.py").write_text("def make():\n    return 1 / 0\n")
+    section = TeacherSection(use="own_teacher_raises:make")
+    with pytest.raises(TeacherLoadError, match=r"ZeroDivisionError: division by zero \(own_teacher_raises.py line 2\); expected a teacher"):
+        load_teacher(section, classes=CLASSES, base=tmp_path)

@@ -57,6 +57,10 @@ class Device:
     running: str = ""
     sequence: int = 0
     queue: list[fleet_pb2.Report] = field(default_factory=list)
+    before: str = ""
+    """What it ran before the last switch."""
+    todo: str = ""
+    """`fetch`, `verdict`, or nothing."""
     wait_s: float = 0.0
     failures: int = 0
 
@@ -114,6 +118,8 @@ class Crowd:
         try:
             answer = await self._sync(device, fleet)
             if answer.assignment and self._accepts(device, answer.assignment):
+                device.todo = "fetch"
+            if device.todo:
                 await self._install(device, fleet, artifact)
             device.wait_s, device.failures = answer.next_sync_s, 0
         except grpc.aio.AioRpcError as error:
@@ -143,14 +149,18 @@ class Crowd:
         return device.digest != device.running
 
     async def _install(self, device: Device, fleet: Any, artifact: Any) -> None:
-        async for part in artifact.Fetch(fleet_pb2.FetchRequest(digest=device.digest), timeout=CALL_S):
-            self.counts["bytes"] += len(part.chunk)
-        before, device.running = device.running, device.digest
-        self.counts["switched"] += 1
-        self._report(device, "TRIAL")
-        await self._sync(device, fleet)
+        """What is to be done for the newest assignment; what a call that failed left is done at the next turn."""
+        if device.todo == "fetch":
+            async for part in artifact.Fetch(fleet_pb2.FetchRequest(digest=device.digest), timeout=CALL_S):
+                self.counts["bytes"] += len(part.chunk)
+            device.before, device.running = device.running, device.digest
+            self.counts["switched"] += 1
+            self._report(device, "TRIAL")
+            device.todo = "verdict"
+            await self._sync(device, fleet)
+        device.todo = ""
         if self.rng.random() < self.failing:
-            device.running = before
+            device.running = device.before
             self._report(device, "ROLLED_BACK", code="SIMULATED")
         else:
             self._report(device, "CONFIRMED")

@@ -37,7 +37,7 @@ from tests.kit.bundles import (
 from tests.kit.devices import Device
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
-from workers.driver.folder import RunFolder
+from workers.driver.folder import RunFolder, write_json
 from workers.driver.releasing import lineage_of
 
 ONE, TWO = "releases/small-000001.kdpb", "releases/small-000002.kdpb"
@@ -135,6 +135,31 @@ def test_verify_sees_changed_bytes_a_missing_bundle_and_wrong_answers(run: RunFo
     problems = [checked["problem"] for checked in json.loads(said.output)["releases"]]
     for word, problem in zip(("not here", "sha256", "golden sample"), problems, strict=True):
         assert word in problem
+
+
+def test_verify_is_not_content_with_a_copy_of_a_published_bundle(run: RunFolder, tmp_path: Path) -> None:
+    digest = facts("releases", "show", run.root, ONE)["digest"]
+    kept = run.root / "generations" / "000001" / "students" / "small"
+    write_json(kept / "release.json", {"digest": digest})
+    (run.releases / "bundles" / digest).rename(kept / "bundle.kdpb")
+    said = kdpipe("releases", "verify", run.root, ONE)
+    assert said.exit_code == 7
+    assert f"{ONE}: bad: missing: releases/bundles/{digest} is not here; a copy lies at" in said.output
+
+
+def test_verify_names_deltas_that_are_missing_or_changed(run: RunFolder, tmp_path: Path) -> None:
+    bases = [BundleFile(path=tmp_path / f"{release}.kdpb", sha256=d["digest"], length=d["length"])
+             for release, d in enumerate(facts("releases", "ls", run.root)["releases"], 1)]  # fmt: skip
+    target = Trust(run.keys, run.releases).publish(bundle_of(tmp_path, 3), release=3, now=datetime.now(UTC), deltas_from=bases)
+    assert len(target.deltas) == 3
+    assert kdpipe("releases", "verify", run.root, target.path).exit_code == 0
+    first, second, _ = target.deltas
+    (run.releases / "bundles" / first.digest).unlink()
+    (run.releases / "bundles" / second.digest).write_bytes(b"x")
+    said = kdpipe("releases", "verify", run.root, target.path)
+    assert said.exit_code == 7
+    assert first.digest in said.output
+    assert f"has 1 bytes, sha256 2d711642b726; signed {second.length} bytes" in said.output
 
 
 def test_verify_sees_a_forged_signature(run: RunFolder) -> None:

@@ -37,6 +37,8 @@ from tests.kit.bundles import (
 from tests.kit.devices import Device
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
+from workers.driver import catalogue
+from workers.driver.catalogue import Running
 from workers.driver.folder import RunFolder, write_json
 from workers.driver.releasing import lineage_of
 
@@ -216,6 +218,7 @@ def test_lineage_walks_from_a_release_to_what_it_grew_from(run: RunFolder) -> No
     assert [(a["path"], a["teacher"], a["gate_uses"]) for a in chain] == [(TWO, "teacher-1", 2), (ONE, "teacher-1", 1)]
     assert chain[0]["origin"]["parent"] == chain[1]["digest"]
     said = kdpipe("releases", "lineage", run.root, TWO).output
+    assert "    └── pass accuracy" in said
     for words in ("teacher teacher-1", "windows 0 to 2", "width=8", "better by 2 points", f"grew from {ONE}"):
         assert words in said
 
@@ -311,7 +314,38 @@ def test_a_sealed_release_key_without_its_passphrase_yanks_nothing(run: RunFolde
 
 
 @pytest.mark.parametrize("verb", [("keys", "show"), ("keys", "renew"), ("releases", "ls"), ("releases", "verify")])
-def test_a_folder_without_a_repository_is_told(tmp_path: Path, verb: tuple[str, str]) -> None:
+def test_a_folder_without_a_run_is_told_like_everywhere(tmp_path: Path, verb: tuple[str, str]) -> None:
     error = kdpipe(*verb, tmp_path).exception
+    assert isinstance(error, ConfigError)
+    assert "no run was started here" in str(error)
+    (tmp_path / "operator.json").write_text("{}")
+    assert "an operator's file is no run's folder" in str(kdpipe(*verb, tmp_path / "operator.json").exception)
+
+
+def test_a_run_that_lost_its_repository_is_told(tmp_path: Path) -> None:
+    (tmp_path / "origin.json").write_text("{}")
+    error = kdpipe("releases", "ls", tmp_path).exception
     assert isinstance(error, MetadataInvalidError)
     assert "no such file" in str(error)
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_yank_without_a_reason_is_refused(run: RunFolder, reason: str) -> None:
+    error = kdpipe("releases", "yank", run.root, ONE, "--reason", reason).exception
+    assert isinstance(error, ConfigError)
+    assert "--reason" in str(error)
+    assert facts("releases", "ls", run.root)["releases"][0]["state"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [(0, "no device runs it"), (1, "1 device still runs it and goes on; `kdpipe rollout"), (3, "3 devices still")],
+)
+def test_a_yank_says_how_many_devices_go_on(run: RunFolder, monkeypatch: pytest.MonkeyPatch, devices: int, says: str) -> None:
+    digest = facts("releases", "show", run.root, ONE)["digest"]
+    running = {"edge": Running(devices=5, by_digest={digest: devices})}
+    monkeypatch.setattr(catalogue, "running_of", lambda _: running)
+    said = kdpipe("releases", "yank", run.root, ONE, "--reason", "bad").output
+    assert says in said
+    row = next(line for line in kdpipe("releases", "ls", run.root).output.splitlines() if "small-000001" in line)
+    assert row.split()[2:4] == ["-", "-"]

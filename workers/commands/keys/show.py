@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from workers.commands.keys.arguments import AsJson, Folder
+from workers.commands.repository import repository
 
 if TYPE_CHECKING:
     from workers.driver.keyring import Role
@@ -17,10 +18,9 @@ def show(directory: Folder, as_json: AsJson = False) -> None:
     from datetime import UTC, datetime
 
     from pipeline.errors import ReleaseError
-    from workers.driver.folder import RunFolder
     from workers.driver.keyring import roles_of, warnings_of
 
-    roles = roles_of(RunFolder(directory.resolve()))
+    roles = roles_of(repository(directory))
     now = datetime.now(UTC)
     warnings = warnings_of(roles, now=now)
     if as_json:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from workers.commands.releases.arguments import AsJson, Folder, repository
+from workers.commands.releases.arguments import AsJson, Folder
+from workers.commands.repository import repository
 
 if TYPE_CHECKING:
     from workers.driver.catalogue import Release, Running
@@ -54,6 +55,6 @@ def _print(releases: "list[Release]", running: "Mapping[str, Running] | None") -
         counts = _counts(release, running or {})
         where = ", ".join(f"{name} {count} of {(running or {})[name].devices}" for name, count in counts.items())
         state = f"{release.state}: {release.yank.reason}" if release.yank else release.state
-        bytes_, generation = (f"{target.length:,}", str(target.generation)) if target else ("", "")
+        bytes_, generation = (f"{target.length:,}", str(target.generation)) if target else ("-", "-")
         table.add_row(release.path.removeprefix("releases/").removesuffix(".kdpb"), release.digest[:12], bytes_, generation, state, where)
     Console().print(table)

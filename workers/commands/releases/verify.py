@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.releases.arguments import AsJson, Folder, repository
+from workers.commands.releases.arguments import AsJson, Folder
+from workers.commands.repository import repository
 
 
 def verify(

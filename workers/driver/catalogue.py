@@ -81,6 +81,12 @@ def find(releases: Sequence[Release], name: str) -> Release:
     return found[0]
 
 
+def yank_of(folder: RunFolder, path: str) -> Yank | None:
+    """Why the release of this path was taken back, if it was; None, too, where nothing was signed yet."""
+    signed = _signed(folder)
+    return yanks_of(signed).get(path) if signed else None
+
+
 def running_of(folder: RunFolder) -> dict[str, Running] | None:
     """Population -> what its devices run, as the orchestrator says; None where none answers."""
     try:

@@ -349,3 +349,13 @@ def test_a_yank_says_how_many_devices_go_on(run: RunFolder, monkeypatch: pytest.
     assert says in said
     row = next(line for line in kdpipe("releases", "ls", run.root).output.splitlines() if "small-000001" in line)
     assert row.split()[2:4] == ["-", "-"]
+
+
+@pytest.mark.parametrize("verb", [("releases", "ls"), ("keys", "show")])
+def test_a_narrow_terminal_folds_and_a_pipe_is_never_folded(run: RunFolder, verb: tuple[str, str]) -> None:
+    words = [*verb, str(run.root)]
+    piped = CliRunner().invoke(app, words, env={"COLUMNS": "30"}).output
+    assert any(len(line) > 50 for line in piped.splitlines())
+    narrow = CliRunner().invoke(app, words, env={"COLUMNS": "50", "FORCE_COLOR": "1"}).output
+    assert "\u2026" not in narrow
+    assert len(narrow.splitlines()) > len(piped.splitlines())

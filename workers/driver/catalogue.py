@@ -21,6 +21,7 @@ from workers.driver.folder import RunFolder, read_json
 from workers.driver.publishing import operator_of
 
 MIN_DIGEST_LETTERS = 6
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,11 @@ class Release:
     target: ReleaseTarget | None
     yank: Yank | None = None
     bundle: Path | None = None
-    """Where its file is, if it is here."""
+    """Where its file, or a copy of it, is, if it is here."""
+
+    @property
+    def is_published(self) -> bool:
+        return self.state == PUBLISHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ def releases_of(folder: RunFolder) -> list[Release]:
         Release(
             path=path,
             digest=target.digest,
-            state="published" if path in published.release_targets else "signed, not published",
+            state=PUBLISHED if path in published.release_targets else "signed, not published",
             target=target,
             bundle=bundle_of(folder, target.digest),
         )
@@ -74,6 +79,12 @@ def find(releases: Sequence[Release], name: str) -> Release:
     if len(found) != 1:
         raise ReleaseUnknownError(name, tuple(release.path for release in releases))
     return found[0]
+
+
+def yank_of(folder: RunFolder, path: str) -> Yank | None:
+    """Why the release of this path was taken back, if it was; None, too, where nothing was signed yet."""
+    signed = _signed(folder)
+    return yanks_of(signed).get(path) if signed else None
 
 
 def running_of(folder: RunFolder) -> dict[str, Running] | None:

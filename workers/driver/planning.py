@@ -16,6 +16,7 @@ from pipeline.students.lessons import check_section
 from pipeline.students.models import StudentSpec, build_student
 from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
+from workers.driver.catalogue import yank_of
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
@@ -55,6 +56,7 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name, section in run.students.items():
         lines.append(f"  student {name}: {_student_plan(request, name, found, left)}{_workers_plan(section)}")
+        lines += _taken_back(request, name, found)
     lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
     return "\n".join(lines)
 
@@ -119,6 +121,17 @@ def _student_plan(request: RunRequest, name: str, found: Opening | None, left: O
     if name in found.afresh or incumbent is None:
         return f"trains afresh in generation {found.generation}"
     return f"trains in generation {found.generation}, warm from generation {incumbent.generation}"
+
+
+def _taken_back(request: RunRequest, name: str, found: Opening | None) -> list[str]:
+    """A line where the incumbent's release was yanked: it stays what a successor starts from and must beat."""
+    incumbent = incumbent_of(request.folder, name)
+    release = read_json(incumbent.files.release) if incumbent else None
+    yank = yank_of(request.folder, release["target"]) if release else None
+    if incumbent is None or yank is None or found is None or name not in found.students:
+        return []
+    how = "is judged against" if name in found.afresh else "starts warm from"
+    return [f"  {name}: {how} generation {incumbent.generation}, whose release was taken back ({yank.reason})"]
 
 
 def _workers_plan(section: StudentSection) -> str:

@@ -1,4 +1,7 @@
-"""Releases checked again from the bytes on: digest, bundle, and the golden samples in a device's own model process."""
+"""Releases checked again from the bytes on: digest, bundle, deltas, and the golden samples in a device's own model process.
+
+Of a published release the files that devices fetch are checked, never a copy of them.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,6 +13,7 @@ from pipeline.errors import KdpipeError
 from pipeline.releases.bundle import digest_file
 from pipeline.releases.golden import golden_misses
 from pipeline.releases.published import Published
+from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.slots import Slots
 from workers.driver.catalogue import Release
 from workers.edge.model_process import ModelProcess
@@ -32,28 +36,32 @@ def expired(published: Published, *, now: datetime) -> list[str]:
     return [f"{role} metadata expired at {when.isoformat()}" for role, when in published.expiries.items() if when <= now]
 
 
-def check(releases: Sequence[Release]) -> Iterator[Checked]:
-    """Each release that devices may be given, one after the other."""
+def check(releases: Sequence[Release], bundles: Path) -> Iterator[Checked]:
+    """Each release that devices may be given, one after the other; `bundles` holds what is published."""
     for release in releases:
         if release.target is None:
             continue
-        problem, golden = "", 0
+        problems, golden = [], 0
         try:
-            golden = _check(release)
+            golden = _check(release, bundles)
         except (KdpipeError, _NotSoundError) as error:
-            problem = str(error)
-        yield Checked(path=release.path, digest=release.digest, golden=golden, problem=problem)
+            problems.append(str(error))
+        if release.is_published:
+            problems += _bad_deltas(release.target, bundles)
+        yield Checked(path=release.path, digest=release.digest, golden=golden, problem="; ".join(problems))
 
 
 class _NotSoundError(Exception):
     """Why a release is not what it should be."""
 
 
-def _check(release: Release) -> int:
-    target, path = release.target, release.bundle
+def _check(release: Release, bundles: Path) -> int:
+    target = release.target
     assert target is not None
-    if path is None:
-        raise _NotSoundError("its bundle is not here")
+    path = bundles / target.digest if release.is_published else release.bundle
+    if path is None or not path.is_file():
+        copy = f"; a copy lies at {release.bundle}" if release.bundle else ""
+        raise _NotSoundError(f"missing: releases/bundles/{target.digest} is not here{copy}")
     digest, length = digest_file(path)
     if (digest, length) != (target.digest, target.length):
         raise _NotSoundError(f"the bundle has {length} bytes, sha256 {digest[:12]}; signed {target.length} bytes, {target.digest[:12]}")
@@ -71,3 +79,18 @@ def _check(release: Release) -> int:
         if misses is not None:
             raise _NotSoundError(misses)
         return len(slot.golden)
+
+
+def _bad_deltas(target: ReleaseTarget, bundles: Path) -> list[str]:
+    """A line for each shorter way to the bundle that is not what was signed."""
+    found = []
+    for delta in target.deltas:
+        name = f"delta from {delta.source[:12]}" if delta.source else "packed bundle"
+        path = bundles / delta.digest
+        if not path.is_file():
+            found.append(f"missing: {name}, releases/bundles/{delta.digest}, is not here")
+            continue
+        digest, length = digest_file(path)
+        if (digest, length) != (delta.digest, delta.length):
+            found.append(f"{name} has {length} bytes, sha256 {digest[:12]}; signed {delta.length} bytes, {delta.digest[:12]}")
+    return found

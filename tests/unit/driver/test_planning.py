@@ -2,6 +2,7 @@
 
 import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from pipeline.errors import ConfigError, KdpipeError
 from pipeline.loop.generation import Opening, wanted_digests
 from pipeline.recipes import PreparedOtherwiseError, prepare_run
+from pipeline.releases.repository import create_repository
 from pipeline.students.models import StudentBuildError
+from tests.kit.bundles import Trust, text_bundle
 from tests.kit.crews import LocalCrew
 from workers.driver.folder import write_json
 from workers.driver.labels import labelling_of
@@ -173,3 +176,19 @@ def test_a_later_run_says_what_it_adds_at_what_labels_have_cost_so_far(project: 
     told = plan(asked(project))
     assert "60 to label, about 30.0 teacher seconds" in told
     assert "60 labels add about 0." in told
+
+
+@pytest.mark.parametrize(("changes", "how"), [((), "starts warm from"), (("students.tiny.temperature=3.0",), "is judged against")])
+def test_a_parent_that_was_taken_back_is_told(project: Path, changes: tuple[str, ...], how: str) -> None:
+    request = asked(project)
+    folder, now = request.folder, datetime.now(UTC)
+    create_repository(folder.keys, folder.releases, now=now)
+    target = Trust(folder.keys, folder.releases).publish(text_bundle(project / "b"), now=now)
+    opening = Opening(generation=1, new_rows=0, students=wanted_digests(request.run), afresh=())
+    write_opening(folder, opening, request.run)
+    student = {"fate": "shipped", "spec": opening.students["tiny"], "steps_total": 1}
+    write_json(folder.generation(1) / "outcome.json", {"students": {"tiny": student}})
+    write_json(student_files(folder, 1, "tiny").release, {"target": target.path})
+    assert "taken back" not in plan(asked(project, *changes))
+    Trust(folder.keys, folder.releases).signer().yank(target.path, reason="a typo", now=now)
+    assert f"  tiny: {how} generation 1, whose release was taken back (a typo)\n" in plan(asked(project, *changes))

@@ -37,7 +37,9 @@ from tests.kit.bundles import (
 from tests.kit.devices import Device
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
-from workers.driver.folder import RunFolder
+from workers.driver import catalogue
+from workers.driver.catalogue import Running
+from workers.driver.folder import RunFolder, write_json
 from workers.driver.releasing import lineage_of
 
 ONE, TWO = "releases/small-000001.kdpb", "releases/small-000002.kdpb"
@@ -137,6 +139,31 @@ def test_verify_sees_changed_bytes_a_missing_bundle_and_wrong_answers(run: RunFo
         assert word in problem
 
 
+def test_verify_is_not_content_with_a_copy_of_a_published_bundle(run: RunFolder, tmp_path: Path) -> None:
+    digest = facts("releases", "show", run.root, ONE)["digest"]
+    kept = run.root / "generations" / "000001" / "students" / "small"
+    write_json(kept / "release.json", {"digest": digest})
+    (run.releases / "bundles" / digest).rename(kept / "bundle.kdpb")
+    said = kdpipe("releases", "verify", run.root, ONE)
+    assert said.exit_code == 7
+    assert f"{ONE}: bad: missing: releases/bundles/{digest} is not here; a copy lies at" in said.output
+
+
+def test_verify_names_deltas_that_are_missing_or_changed(run: RunFolder, tmp_path: Path) -> None:
+    bases = [BundleFile(path=tmp_path / f"{release}.kdpb", sha256=d["digest"], length=d["length"])
+             for release, d in enumerate(facts("releases", "ls", run.root)["releases"], 1)]  # fmt: skip
+    target = Trust(run.keys, run.releases).publish(bundle_of(tmp_path, 3), release=3, now=datetime.now(UTC), deltas_from=bases)
+    assert len(target.deltas) == 3
+    assert kdpipe("releases", "verify", run.root, target.path).exit_code == 0
+    first, second, _ = target.deltas
+    (run.releases / "bundles" / first.digest).unlink()
+    (run.releases / "bundles" / second.digest).write_bytes(b"x")
+    said = kdpipe("releases", "verify", run.root, target.path)
+    assert said.exit_code == 7
+    assert first.digest in said.output
+    assert f"has 1 bytes, sha256 2d711642b726; signed {second.length} bytes" in said.output
+
+
 def test_verify_sees_a_forged_signature(run: RunFolder) -> None:
     path = sorted((run.releases / "metadata").glob("*.releases.json"))[-1]
     tree = json.loads(path.read_bytes())
@@ -191,6 +218,7 @@ def test_lineage_walks_from_a_release_to_what_it_grew_from(run: RunFolder) -> No
     assert [(a["path"], a["teacher"], a["gate_uses"]) for a in chain] == [(TWO, "teacher-1", 2), (ONE, "teacher-1", 1)]
     assert chain[0]["origin"]["parent"] == chain[1]["digest"]
     said = kdpipe("releases", "lineage", run.root, TWO).output
+    assert "    └── pass accuracy" in said
     for words in ("teacher teacher-1", "windows 0 to 2", "width=8", "better by 2 points", f"grew from {ONE}"):
         assert words in said
 
@@ -286,7 +314,48 @@ def test_a_sealed_release_key_without_its_passphrase_yanks_nothing(run: RunFolde
 
 
 @pytest.mark.parametrize("verb", [("keys", "show"), ("keys", "renew"), ("releases", "ls"), ("releases", "verify")])
-def test_a_folder_without_a_repository_is_told(tmp_path: Path, verb: tuple[str, str]) -> None:
+def test_a_folder_without_a_run_is_told_like_everywhere(tmp_path: Path, verb: tuple[str, str]) -> None:
     error = kdpipe(*verb, tmp_path).exception
+    assert isinstance(error, ConfigError)
+    assert "no run was started here" in str(error)
+    (tmp_path / "operator.json").write_text("{}")
+    assert "an operator's file is no run's folder" in str(kdpipe(*verb, tmp_path / "operator.json").exception)
+
+
+def test_a_run_that_lost_its_repository_is_told(tmp_path: Path) -> None:
+    (tmp_path / "origin.json").write_text("{}")
+    error = kdpipe("releases", "ls", tmp_path).exception
     assert isinstance(error, MetadataInvalidError)
     assert "no such file" in str(error)
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_yank_without_a_reason_is_refused(run: RunFolder, reason: str) -> None:
+    error = kdpipe("releases", "yank", run.root, ONE, "--reason", reason).exception
+    assert isinstance(error, ConfigError)
+    assert "--reason" in str(error)
+    assert facts("releases", "ls", run.root)["releases"][0]["state"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [(0, "no device runs it"), (1, "1 device still runs it and goes on; `kdpipe rollout"), (3, "3 devices still")],
+)
+def test_a_yank_says_how_many_devices_go_on(run: RunFolder, monkeypatch: pytest.MonkeyPatch, devices: int, says: str) -> None:
+    digest = facts("releases", "show", run.root, ONE)["digest"]
+    running = {"edge": Running(devices=5, by_digest={digest: devices})}
+    monkeypatch.setattr(catalogue, "running_of", lambda _: running)
+    said = kdpipe("releases", "yank", run.root, ONE, "--reason", "bad").output
+    assert says in said
+    row = next(line for line in kdpipe("releases", "ls", run.root).output.splitlines() if "small-000001" in line)
+    assert row.split()[2:4] == ["-", "-"]
+
+
+@pytest.mark.parametrize("verb", [("releases", "ls"), ("keys", "show")])
+def test_a_narrow_terminal_folds_and_a_pipe_is_never_folded(run: RunFolder, verb: tuple[str, str]) -> None:
+    words = [*verb, str(run.root)]
+    piped = CliRunner().invoke(app, words, env={"COLUMNS": "30"}).output
+    assert any(len(line) > 50 for line in piped.splitlines())
+    narrow = CliRunner().invoke(app, words, env={"COLUMNS": "50", "FORCE_COLOR": "1"}).output
+    assert "\u2026" not in narrow
+    assert len(narrow.splitlines()) > len(piped.splitlines())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.commands.keys.arguments import AsJson, Folder, Publics, Uses, references
+from workers.commands.repository import repository
 
 if TYPE_CHECKING:
     from pipeline.releases.keys import Unlock
@@ -75,12 +76,9 @@ def _change(
 ) -> None:
     from datetime import UTC, datetime
 
-    from pipeline.releases.repository import root_bytes
-    from workers.driver.folder import RunFolder
     from workers.driver.rekeying import rekey
 
-    folder = RunFolder(directory.resolve())
-    root_bytes(folder.releases)
+    folder = repository(directory)
     done = rekey(
         folder,
         roles,

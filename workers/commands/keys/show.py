@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from workers.commands.keys.arguments import AsJson, Folder
+from workers.commands.repository import repository
+from workers.commands.tables import console
 
 if TYPE_CHECKING:
     from workers.driver.keyring import Role
@@ -17,10 +19,9 @@ def show(directory: Folder, as_json: AsJson = False) -> None:
     from datetime import UTC, datetime
 
     from pipeline.errors import ReleaseError
-    from workers.driver.folder import RunFolder
     from workers.driver.keyring import roles_of, warnings_of
 
-    roles = roles_of(RunFolder(directory.resolve()))
+    roles = roles_of(repository(directory))
     now = datetime.now(UTC)
     warnings = warnings_of(roles, now=now)
     if as_json:
@@ -36,13 +37,14 @@ def show(directory: Folder, as_json: AsJson = False) -> None:
 
 def _print(roles: "list[Role]") -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("role", "version", "expires", "needs", "key", "its private key", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("role", "version", "expires", "needs", "key", "its private key"):
+        table.add_column(column, overflow="fold")
     for role in roles:
         head = (role.name, str(role.version), f"{role.expires:%Y-%m-%d}", f"{role.threshold} of {len(role.keys)}")
         for place, key in enumerate(role.keys):
             where = f"{key.where.removeprefix('keys/')}, {key.kept}" if key.where else "not here"
             table.add_row(*(head if place == 0 else ("", "", "", "")), key.keyid[:8], where)
-    Console().print(table)
+    console().print(table)

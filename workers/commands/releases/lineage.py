@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from workers.commands.releases.arguments import AsJson, Folder, Name, repository
+from workers.commands.releases.arguments import AsJson, Folder, Name
+from workers.commands.repository import repository
+from workers.commands.tables import console
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -23,10 +25,8 @@ def lineage(directory: Folder, name: Name, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([{**vars(a), "origin": a.origin.to_json() if a.origin else None} for a in chain]))
         return
-    from rich.console import Console
-
     if chain:
-        Console().print(_tree(chain))
+        console().print(_tree(chain))
     else:
         typer.echo(f"nothing is known of {name}: neither its bundle nor a lineage is here")
 
@@ -42,7 +42,9 @@ def _tree(chain: "list[Ancestor]") -> "Tree":
         at = Tree(label) if at is None else at.add(Text("grew from ") + label)
         top = top or at
         for line in _lines(ancestor):
-            at.add(Text(line))
+            last = at.add(Text(line))
+        for line in _gate_lines(ancestor):
+            last.add(Text(line))
     assert top is not None
     assert at is not None
     if chain[-1].parent:
@@ -60,10 +62,13 @@ def _lines(ancestor: "Ancestor") -> list[str]:
     chosen = {key: value for key, value in sorted(origin.config.items()) if value not in (None, {}, [])}
     lines.append("config: " + ", ".join(f"{key}={_short(value)}" for key, value in chosen.items()))
     lines.append(f"gate: {origin.gate.get('summary', '')} (its samples had decided {ancestor.gate_uses} times about this student)")
-    for line in origin.gate.get("lines", ()):
-        if line.get("passed") is not None:
-            lines.append(f"  {'pass' if line['passed'] else 'FAIL'} {line['name']} {_short(line['value'])} {line['says']}".rstrip())
     return lines
+
+
+def _gate_lines(ancestor: "Ancestor") -> list[str]:
+    """Of the gate's report, which is the last of `_lines`."""
+    judged = [line for line in ancestor.origin.gate.get("lines", ()) if line.get("passed") is not None] if ancestor.origin else []
+    return [f"{'pass' if line['passed'] else 'FAIL'} {line['name']} {_short(line['value'])} {line['says']}".rstrip() for line in judged]
 
 
 def _short(value: object) -> str:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from workers.commands.releases.arguments import AsJson, Folder, repository
+from workers.commands.releases.arguments import AsJson, Folder
+from workers.commands.repository import repository
+from workers.commands.tables import console
 
 if TYPE_CHECKING:
     from workers.driver.catalogue import Release, Running
@@ -45,15 +47,16 @@ def _counts(release: "Release", running: "Mapping[str, Running]") -> dict[str, i
 
 def _print(releases: "list[Release]", running: "Mapping[str, Running] | None") -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("release", "sha256", "bytes", "generation", "state", "runs on", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("release", "sha256", "bytes", "generation", "state", "runs on"):
+        table.add_column(column, overflow="fold")
     for release in releases:
         target = release.target
         counts = _counts(release, running or {})
         where = ", ".join(f"{name} {count} of {(running or {})[name].devices}" for name, count in counts.items())
         state = f"{release.state}: {release.yank.reason}" if release.yank else release.state
-        bytes_, generation = (f"{target.length:,}", str(target.generation)) if target else ("", "")
+        bytes_, generation = (f"{target.length:,}", str(target.generation)) if target else ("-", "-")
         table.add_row(release.path.removeprefix("releases/").removesuffix(".kdpb"), release.digest[:12], bytes_, generation, state, where)
-    Console().print(table)
+    console().print(table)

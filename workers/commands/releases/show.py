@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from workers.commands.releases.arguments import AsJson, Folder, Name, repository
+from workers.commands.releases.arguments import AsJson, Folder, Name
+from workers.commands.repository import repository
 
 if TYPE_CHECKING:
     from pipeline.releases.bundle import Bundle

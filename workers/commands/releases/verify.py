@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.releases.arguments import AsJson, Folder, repository
+from workers.commands.releases.arguments import AsJson, Folder
+from workers.commands.repository import repository
 
 
 def verify(
@@ -14,7 +15,7 @@ def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[RELEASE...]", help="Releases to check; all by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check signatures, terms, digests, bundles, and golden samples in a device's model process again; exit 7 if something is bad."""
+    """Check signatures, terms, bundles, deltas, and golden samples in a device's model process again; exit 7 if something is bad."""
     from datetime import UTC, datetime
 
     from pipeline.errors import ReleaseError
@@ -30,7 +31,7 @@ def verify(
         for problem in problems:
             typer.echo(f"bad: {problem}; `kdpipe keys show DIR` says what to do")
     found = []
-    for checked in check([find(releases, name) for name in names] if names else releases):
+    for checked in check([find(releases, name) for name in names] if names else releases, folder.releases / "bundles"):
         found.append(checked)
         if not as_json:
             verdict = f"bad: {checked.problem}" if checked.problem else f"sound, {checked.golden} golden answers within tolerance"

@@ -19,6 +19,7 @@ from pipeline.releases.target import ReleaseTarget
 from pipeline.releases.yanked import Yank, yanks_of
 from workers.driver.folder import RunFolder, read_json
 from workers.driver.publishing import operator_of
+from workers.driver.records import student_files
 
 MIN_DIGEST_LETTERS = 6
 PUBLISHED = "published"
@@ -58,7 +59,7 @@ def releases_of(folder: RunFolder) -> list[Release]:
         Release(
             path=path,
             digest=target.digest,
-            state=PUBLISHED if path in published.release_targets else "signed, not published",
+            state=_state(folder, target, path in published.release_targets),
             target=target,
             bundle=bundle_of(folder, target.digest),
         )
@@ -68,6 +69,15 @@ def releases_of(folder: RunFolder) -> list[Release]:
         state = "yanked" if path in published.yanks else "yanked, not published"
         found.append(Release(path=path, digest=yank.digest, state=state, target=None, yank=yank, bundle=bundle_of(folder, yank.digest)))
     return sorted(found, key=lambda release: release.path)
+
+
+def _state(folder: RunFolder, target: ReleaseTarget, is_named: bool) -> str:
+    """Published metadata names every signed release; the bundle follows when it is first rolled out."""
+    if not is_named:
+        return "signed, not published"
+    made = student_files(folder, target.generation, target.student).root
+    rolled_out = not made.is_dir() or any(made.glob("rollout-*.json"))
+    return PUBLISHED if rolled_out or (folder.releases / "bundles" / target.digest).is_file() else "signed, never rolled out"
 
 
 def find(releases: Sequence[Release], name: str) -> Release:

@@ -144,6 +144,9 @@ def test_verify_is_not_content_with_a_copy_of_a_published_bundle(run: RunFolder,
     kept = run.root / "generations" / "000001" / "students" / "small"
     write_json(kept / "release.json", {"digest": digest})
     (run.releases / "bundles" / digest).rename(kept / "bundle.kdpb")
+    never = kdpipe("releases", "verify", run.root, ONE)
+    assert never.exit_code == 0, "no population runs it, so its bundle was never sent"
+    write_json(kept / "rollout-phones.json", {})
     said = kdpipe("releases", "verify", run.root, ONE)
     assert said.exit_code == 7
     assert f"{ONE}: bad: missing: releases/bundles/{digest} is not here; a copy lies at" in said.output

@@ -202,3 +202,35 @@ def test_an_audit_by_an_operators_file_finds_old_rollouts_again_and_misses_one_t
     known["heads"]["r0"] = {"sequence": 9, "hash": "a" * 64}
     heads.write_text(json.dumps(known))
     assert "rollout r0: its log ends at event 0; expected event 9" in str(kdpipe("audit", "verify", file, "--heads", str(heads)).exception)
+
+
+def test_ids_and_labels_are_whole_on_a_pipe_and_on_a_narrow_terminal(
+    orchestrator: RunningOrchestrator, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (device,) = orchestrator.devices(1)
+    orchestrator.release()
+    told("device", "label", file, device.device_id, "ring=beta")
+    told("rollout", "start", file, *PLAN)
+    piped = told("device", "ls", file).splitlines()
+    assert len(piped) == 2, "over a pipe a device is a line, whatever COLUMNS says"
+    assert (device.device_id in piped[1], "ring=beta" in piped[1]) == (True, True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert device.device_id in told("device", "ls", file)
+    assert "mail-small-000001: wave 1 of 2" in told("rollout", "ls", file)
+    shown = told("rollout", "show", file, "mail-small-000001")
+    assert all(head in shown for head in ("confirmed", "in flight", "waiting", "failed", "lost", "unfit"))
+
+
+def test_an_audit_of_a_name_nobody_knows_is_a_usage_error_not_a_broken_log(orchestrator: RunningOrchestrator, file: str) -> None:
+    folder = completed(orchestrator)
+    result = kdpipe("audit", "verify", str(folder), "nosuch")
+    assert getattr(result.exception, "exit_code", 0) == 2
+    assert "`kdpipe rollout ls FLEET`" in str(result.exception)
+    assert "nosuch" not in result.output, "the error is said once, by whoever catches it"
+
+
+def test_numbers_beyond_the_wire_are_usage_errors() -> None:
+    for call, text in ((waves, f"{10**20},100%"), (size, f"{10**20}G"), (size, "9" * 400)):
+        with pytest.raises(Exception, match="expected at most"):
+            call(text)

@@ -9,6 +9,7 @@ import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.quantities import shown_bytes, shown_s
+from workers.commands.tables import folding_table, table_console
 
 if TYPE_CHECKING:
     from workers.orchestrator.client import Operator
@@ -42,18 +43,14 @@ def ls(
         typer.echo("no such device; `kdpipe token new DIR POPULATION --out FILE` lets one in")
         return
 
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("device", "population", "hardware", "state", "runs", "assigned", "called", "labels"):
-        table.add_column(column, overflow="fold", no_wrap=column != "labels")
+    heads = "device", "population", "hardware", "state", "runs", "assigned", "called", "labels"
+    table = folding_table(*heads, name_width=max(len(device.device_id) for device in found))
     now = time.time()
     for device in found:
         state = "revoked" if device.is_revoked else f"{device.state} {device.failure_code}".strip()
         names = device.device_id, device.population, device.hardware, state, device.running_digest[:12] or "-"
         table.add_row(*names, _short(device.assigned_target), _called(device, now), " ".join(device.labels))
-    Console(highlight=False, soft_wrap=True).print(table)
+    table_console().print(table, crop=False, markup=False)
 
 
 @app.command("show")

@@ -13,6 +13,8 @@ from pipeline.rollout.rollout import RolloutState
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
 from workers.commands.quantities import seconds, shown_s, size, waves
+from workers.commands.rollout.reach import compared
+from workers.orchestrator.views import DeviceView
 
 PLAN = ("small-000001", "--population", "mail", "--waves", "1,100%", "--soak", "0s", "--deadline", "1m")
 
@@ -234,3 +236,49 @@ def test_numbers_beyond_the_wire_are_usage_errors() -> None:
     for call, text in ((waves, f"{10**20},100%"), (size, f"{10**20}G"), (size, "9" * 400)):
         with pytest.raises(Exception, match="expected at most"):
             call(text)
+
+
+@pytest.mark.parametrize("verb", ["plan", "start"])
+def test_a_rollout_that_reaches_nobody_is_refused_unless_that_is_meant(orchestrator: RunningOrchestrator, file: str, verb: str) -> None:
+    orchestrator.devices(2)
+    orchestrator.release()
+    typo = kdpipe("rollout", verb, file, "small-000001", "-p", "nopop")
+    assert "'nopop' has no device; expected a population with devices: mail (2 devices)" in str(typo.exception)
+    unlabelled = kdpipe("rollout", verb, file, *PLAN, "--label", "ring=nobody")
+    assert "reaches nobody (2 devices not labelled ring=nobody)" in str(unlabelled.exception)
+    assert getattr(unlabelled.exception, "exit_code", 0) == 2
+    assert orchestrator.operator.get_fleet().rollouts == []
+    told("rollout", verb, file, *PLAN, "--label", "ring=nobody", "--for-nobody")
+
+
+def test_plan_says_that_devices_run_the_release_already(orchestrator: RunningOrchestrator, file: str) -> None:
+    (device,) = orchestrator.devices(1)
+    target = orchestrator.release()
+    orchestrator.roll_out(target)
+    assert "already" not in told("rollout", "plan", file, *PLAN)
+    for offered in orchestrator.offered(device, digest=target.digest):
+        offered.confirm()
+    text = told("rollout", "plan", file, *PLAN)
+    assert "to 1 device. Nothing" in text
+    assert "The one device runs small-000001 already." in text
+
+
+def test_an_older_release_than_what_runs_is_said() -> None:
+    def device(target: str, digest: str = "aa") -> DeviceView:
+        return DeviceView(
+            device_id="d-1",
+            population="mail",
+            hardware="x86",
+            running_digest="aa",
+            state="confirmed",
+            failure_code="",
+            last_seen_unix_s=0.0,
+            is_revoked=False,
+            assigned_target=f"releases/{target}.kdpb",
+            assigned_digest=digest,
+        )
+
+    devices = [device("small-000002"), device("small-000001"), device("small-000003", "bb"), device("large-000009")]
+    assert compared(devices, "releases/small-000001.kdpb") == "small-000001 is older than what 1 of 4 devices run."
+    assert compared(devices, "releases/small-000002.kdpb") == ""
+    assert compared([], "releases/small-000001.kdpb") == ""

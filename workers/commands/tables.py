@@ -1,4 +1,4 @@
-"""Tables that are printed: over a pipe as wide as they need, on a narrow terminal folded. Nothing is ever cut: names are there to be copied."""
+"""Tables that are printed: over a pipe as wide as they need, on a narrow terminal folded. No name is ever cut: it is there to be copied."""
 
 from typing import TYPE_CHECKING
 

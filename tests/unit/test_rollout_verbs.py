@@ -86,7 +86,7 @@ def test_watch_over_a_pipe_is_lines_until_it_completes(orchestrator: RunningOrch
     thread.start()
     text = told("rollout", "watch", file, "mail-small-000001", "--every", "0.1")
     thread.join()
-    assert text.splitlines()[-1].startswith("mail-small-000001: completed, wave 2 of 2")
+    assert text.splitlines()[-1].startswith("mail-small-000001: completed, wave 2 of 2, 3 of 3")
     last = json.loads(told("rollout", "watch", file, "mail-small-000001", "--json").splitlines()[-1])
     assert [wave["confirmed"] for wave in last["wave_views"]] == [1, 2]
     shown = told("rollout", "show", file, "mail-small-000001", "--events")
@@ -121,6 +121,9 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     told("device", "revoke", file, second.device_id)
     assert second.device_id not in told("device", "ls", file)
     assert second.device_id in told("device", "ls", file, "--revoked")
+    assert "state       revoked; last" in told("device", "show", file, second.device_id)
+    for malformed in ("ring", "ring=", "=beta"):
+        assert kdpipe("device", "ls", file, "--label", malformed).exit_code == 2
     assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
 
 
@@ -282,3 +285,12 @@ def test_an_older_release_than_what_runs_is_said() -> None:
     assert compared(devices, "releases/small-000001.kdpb") == "small-000001 is older than what 1 of 4 devices run."
     assert compared(devices, "releases/small-000002.kdpb") == ""
     assert compared([], "releases/small-000001.kdpb") == ""
+
+
+def test_a_name_that_is_not_there_is_answered_with_where_the_names_are(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(1)
+    assert "`kdpipe rollout ls FLEET` lists them" in str(kdpipe("rollout", "show", file, "nope").exception)
+    assert "`kdpipe releases ls DIR` lists them" in str(kdpipe("rollout", "plan", file, "nosuch", "-p", "mail").exception)
+    orchestrator.release()
+    margins = kdpipe("rollout", "plan", file, *PLAN, "--margin", "latency=0.5")
+    assert "latency 0.5, agreement 0.02, confidence 0.05" in str(margins.exception)

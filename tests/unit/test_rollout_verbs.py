@@ -121,7 +121,7 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     told("device", "revoke", file, second.device_id)
     assert second.device_id not in told("device", "ls", file)
     assert second.device_id in told("device", "ls", file, "--revoked")
-    assert "state       revoked; last" in told("device", "show", file, second.device_id)
+    assert "state       revoked; last not told" in told("device", "show", file, second.device_id)
     for malformed in ("ring", "ring=", "=beta"):
         assert kdpipe("device", "ls", file, "--label", malformed).exit_code == 2
     assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
@@ -167,6 +167,7 @@ def test_a_tampered_database_is_named_entry_by_entry(orchestrator: RunningOrches
     for _ in range(2):
         result = kdpipe("audit", "verify", str(folder))
         assert says in str(result.exception), "and again: a bad log does not become the one that is known"
+        assert says not in result.output, "whoever catches the error says it, once"
         assert getattr(result.exception, "exit_code", 0) == 8
 
 
@@ -224,6 +225,7 @@ def test_ids_and_labels_are_whole_on_a_pipe_and_on_a_narrow_terminal(
     assert device.device_id in told("device", "ls", file)
     assert "mail-small-000001: wave 1 of 2" in told("rollout", "ls", file)
     shown = told("rollout", "show", file, "mail-small-000001")
+    assert "1 device " in shown
     assert all(head in shown for head in ("confirmed", "in flight", "waiting", "failed", "lost", "unfit"))
 
 
@@ -231,6 +233,7 @@ def test_an_audit_of_a_name_nobody_knows_is_a_usage_error_not_a_broken_log(orche
     folder = completed(orchestrator)
     result = kdpipe("audit", "verify", str(folder), "nosuch")
     assert getattr(result.exception, "exit_code", 0) == 2
+    assert "there is no 'nosuch'" in str(result.exception)
     assert "`kdpipe rollout ls FLEET`" in str(result.exception)
     assert "nosuch" not in result.output, "the error is said once, by whoever catches it"
 

@@ -78,7 +78,7 @@ def _logs(where: Path, rollout: str, database: str, known: "dict[str, Head]") ->
             yield StoredLog(rollout_id=rollout_id, state="", events=[])
             there.add(rollout_id)
     if rollout and rollout not in there:
-        raise ConfigError("ROLLOUT", f"{rollout!r:.100}", "a rollout that was created", "`kdpipe rollout ls FLEET` lists them")
+        raise ConfigError("ROLLOUT", f"there is no {rollout!r:.100}", "a rollout that was created", "`kdpipe rollout ls FLEET` lists them")
 
 
 def _stored(where: Path, database: str) -> "Iterator[StoredLog]":

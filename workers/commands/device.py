@@ -120,7 +120,8 @@ def _lines(device: "DeviceView", now: float) -> list[str]:
 
 
 def _state(device: "DeviceView") -> str:
-    return f"{device.state} {device.failure_code}".strip()
+    state = "not told" if device.state == "unspecified" else device.state
+    return f"{state} {device.failure_code}".strip()
 
 
 def _called(device: "DeviceView", now: float) -> str:

@@ -44,7 +44,7 @@ class BundleMissingError(ReleaseError):
         self.what = what
 
     def __str__(self) -> str:
-        return f"{self.what!r:.120}: no such published bundle; expected a release that was signed and uploaded; publish it first"
+        return f"{self.what!r:.120}: no such published bundle; expected a signed and uploaded release; `kdpipe releases ls DIR` lists them"
 
 
 class ReleaseYankedError(BundleMissingError):

@@ -13,6 +13,8 @@ from pipeline.rollout.rollout import RolloutState
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
 from workers.commands.quantities import seconds, shown_s, size, waves
+from workers.commands.rollout.reach import compared
+from workers.orchestrator.views import DeviceView
 
 PLAN = ("small-000001", "--population", "mail", "--waves", "1,100%", "--soak", "0s", "--deadline", "1m")
 
@@ -84,7 +86,7 @@ def test_watch_over_a_pipe_is_lines_until_it_completes(orchestrator: RunningOrch
     thread.start()
     text = told("rollout", "watch", file, "mail-small-000001", "--every", "0.1")
     thread.join()
-    assert text.splitlines()[-1].startswith("mail-small-000001: completed, wave 2 of 2")
+    assert text.splitlines()[-1].startswith("mail-small-000001: completed, wave 2 of 2, 3 of 3")
     last = json.loads(told("rollout", "watch", file, "mail-small-000001", "--json").splitlines()[-1])
     assert [wave["confirmed"] for wave in last["wave_views"]] == [1, 2]
     shown = told("rollout", "show", file, "mail-small-000001", "--events")
@@ -119,6 +121,9 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     told("device", "revoke", file, second.device_id)
     assert second.device_id not in told("device", "ls", file)
     assert second.device_id in told("device", "ls", file, "--revoked")
+    assert "state       revoked; last not told" in told("device", "show", file, second.device_id)
+    for malformed in ("ring", "ring=", "=beta"):
+        assert kdpipe("device", "ls", file, "--label", malformed).exit_code == 2
     assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
 
 
@@ -162,6 +167,7 @@ def test_a_tampered_database_is_named_entry_by_entry(orchestrator: RunningOrches
     for _ in range(2):
         result = kdpipe("audit", "verify", str(folder))
         assert says in str(result.exception), "and again: a bad log does not become the one that is known"
+        assert says not in result.output, "whoever catches the error says it, once"
         assert getattr(result.exception, "exit_code", 0) == 8
 
 
@@ -202,3 +208,92 @@ def test_an_audit_by_an_operators_file_finds_old_rollouts_again_and_misses_one_t
     known["heads"]["r0"] = {"sequence": 9, "hash": "a" * 64}
     heads.write_text(json.dumps(known))
     assert "rollout r0: its log ends at event 0; expected event 9" in str(kdpipe("audit", "verify", file, "--heads", str(heads)).exception)
+
+
+def test_ids_and_labels_are_whole_on_a_pipe_and_on_a_narrow_terminal(
+    orchestrator: RunningOrchestrator, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (device,) = orchestrator.devices(1)
+    orchestrator.release()
+    told("device", "label", file, device.device_id, "ring=beta")
+    told("rollout", "start", file, *PLAN)
+    piped = told("device", "ls", file).splitlines()
+    assert len(piped) == 2, "over a pipe a device is a line, whatever COLUMNS says"
+    assert (device.device_id in piped[1], "ring=beta" in piped[1]) == (True, True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert device.device_id in told("device", "ls", file)
+    assert "mail-small-000001: wave 1 of 2" in told("rollout", "ls", file)
+    shown = told("rollout", "show", file, "mail-small-000001")
+    assert "1 device " in shown
+    assert all(head in shown for head in ("confirmed", "in flight", "waiting", "failed", "lost", "unfit"))
+
+
+def test_an_audit_of_a_name_nobody_knows_is_a_usage_error_not_a_broken_log(orchestrator: RunningOrchestrator, file: str) -> None:
+    folder = completed(orchestrator)
+    result = kdpipe("audit", "verify", str(folder), "nosuch")
+    assert getattr(result.exception, "exit_code", 0) == 2
+    assert "there is no 'nosuch'" in str(result.exception)
+    assert "`kdpipe rollout ls FLEET`" in str(result.exception)
+    assert "nosuch" not in result.output, "the error is said once, by whoever catches it"
+
+
+def test_numbers_beyond_the_wire_are_usage_errors() -> None:
+    for call, text in ((waves, f"{10**20},100%"), (size, f"{10**20}G"), (size, "9" * 400)):
+        with pytest.raises(Exception, match="expected at most"):
+            call(text)
+
+
+@pytest.mark.parametrize("verb", ["plan", "start"])
+def test_a_rollout_that_reaches_nobody_is_refused_unless_that_is_meant(orchestrator: RunningOrchestrator, file: str, verb: str) -> None:
+    orchestrator.devices(2)
+    orchestrator.release()
+    typo = kdpipe("rollout", verb, file, "small-000001", "-p", "nopop")
+    assert "'nopop' has no device; expected a population with devices: mail (2 devices)" in str(typo.exception)
+    unlabelled = kdpipe("rollout", verb, file, *PLAN, "--label", "ring=nobody")
+    assert "reaches nobody (2 devices not labelled ring=nobody)" in str(unlabelled.exception)
+    assert getattr(unlabelled.exception, "exit_code", 0) == 2
+    assert orchestrator.operator.get_fleet().rollouts == []
+    told("rollout", verb, file, *PLAN, "--label", "ring=nobody", "--for-nobody")
+
+
+def test_plan_says_that_devices_run_the_release_already(orchestrator: RunningOrchestrator, file: str) -> None:
+    (device,) = orchestrator.devices(1)
+    target = orchestrator.release()
+    orchestrator.roll_out(target)
+    assert "already" not in told("rollout", "plan", file, *PLAN)
+    for offered in orchestrator.offered(device, digest=target.digest):
+        offered.confirm()
+    text = told("rollout", "plan", file, *PLAN)
+    assert "to 1 device. Nothing" in text
+    assert "The one device runs small-000001 already." in text
+
+
+def test_an_older_release_than_what_runs_is_said() -> None:
+    def device(target: str, digest: str = "aa") -> DeviceView:
+        return DeviceView(
+            device_id="d-1",
+            population="mail",
+            hardware="x86",
+            running_digest="aa",
+            state="confirmed",
+            failure_code="",
+            last_seen_unix_s=0.0,
+            is_revoked=False,
+            assigned_target=f"releases/{target}.kdpb",
+            assigned_digest=digest,
+        )
+
+    devices = [device("small-000002"), device("small-000001"), device("small-000003", "bb"), device("large-000009")]
+    assert compared(devices, "releases/small-000001.kdpb") == "small-000001 is older than what 1 of 4 devices run."
+    assert compared(devices, "releases/small-000002.kdpb") == ""
+    assert compared([], "releases/small-000001.kdpb") == ""
+
+
+def test_a_name_that_is_not_there_is_answered_with_where_the_names_are(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(1)
+    assert "`kdpipe rollout ls FLEET` lists them" in str(kdpipe("rollout", "show", file, "nope").exception)
+    assert "`kdpipe releases ls DIR` lists them" in str(kdpipe("rollout", "plan", file, "nosuch", "-p", "mail").exception)
+    orchestrator.release()
+    margins = kdpipe("rollout", "plan", file, *PLAN, "--margin", "latency=0.5")
+    assert "latency 0.5, agreement 0.02, confidence 0.05" in str(margins.exception)

@@ -50,19 +50,22 @@ def verify(
             seen[log.rollout_id] = head
         if problem is not None:
             problems.append(problem)
-        if not as_json:
-            typer.echo(f"{log.rollout_id}: {problem or record['says']}", err=problem is not None)
+        if not as_json and problem is None:
+            typer.echo(f"{log.rollout_id}: {record['says']}")
     if as_json:
         typer.echo(json.dumps(found))
     elif not found:
         typer.echo("no rollout yet")
     _write_heads(file, {**known, **seen})
+    for problem in problems[1:]:
+        typer.echo(f"kdpipe: {problem}", err=True)
     if problems:
         raise problems[0]
 
 
 def _logs(where: Path, rollout: str, database: str, known: "dict[str, Head]") -> "Iterator[StoredLog]":
-    """The logs to check; one that is remembered and gone is among them, empty."""
+    """The logs to check; one that is remembered and gone is among them, empty. Raises ConfigError for one nobody ever heard of."""
+    from pipeline.errors import ConfigError
     from workers.orchestrator.logbook import StoredLog
 
     there = set()
@@ -75,7 +78,7 @@ def _logs(where: Path, rollout: str, database: str, known: "dict[str, Head]") ->
             yield StoredLog(rollout_id=rollout_id, state="", events=[])
             there.add(rollout_id)
     if rollout and rollout not in there:
-        yield StoredLog(rollout_id=rollout, state="", events=[])
+        raise ConfigError("ROLLOUT", f"there is no {rollout!r:.100}", "a rollout that was created", "`kdpipe rollout ls FLEET` lists them")
 
 
 def _stored(where: Path, database: str) -> "Iterator[StoredLog]":
@@ -102,8 +105,7 @@ def _served(where: Path, rollout: str, known: "dict[str, Head]") -> "Iterator[St
                 yield StoredLog(rollout_id=name, state=state, events=[], problem=error)
             except OrchestratorRefusedError as error:
                 if error.code != "NOT_FOUND":
-                    raise
-                yield StoredLog(rollout_id=name, state="", events=[])
+                    raise  # one that is not there `_logs` tells from one that is gone
 
 
 def _check(log: "StoredLog", known: "Head | None") -> "tuple[dict[str, Any], Head | None, KdpipeError | None]":

@@ -9,6 +9,7 @@ import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.quantities import shown_bytes, shown_s
+from workers.commands.tables import folding_table, table_console
 
 if TYPE_CHECKING:
     from workers.orchestrator.client import Operator
@@ -28,6 +29,9 @@ def ls(
 ) -> None:
     """Every device: what it runs, what it was told to run, when it called last. As JSON one object a line."""
     wanted = set(label or ())
+    for pair in wanted:
+        if not all(pair.partition("=")[::2]):
+            raise typer.BadParameter(f"--label {pair!r:.80}; expected NAME=VALUE")
     with open_operator(where) as operator:
         found = [
             device
@@ -42,18 +46,14 @@ def ls(
         typer.echo("no such device; `kdpipe token new DIR POPULATION --out FILE` lets one in")
         return
 
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("device", "population", "hardware", "state", "runs", "assigned", "called", "labels"):
-        table.add_column(column, overflow="fold", no_wrap=column != "labels")
+    heads = "device", "population", "hardware", "state", "runs", "assigned", "called", "labels"
+    table = folding_table(*heads, name_width=max(len(device.device_id) for device in found))
     now = time.time()
     for device in found:
-        state = "revoked" if device.is_revoked else f"{device.state} {device.failure_code}".strip()
+        state = "revoked" if device.is_revoked else _state(device)
         names = device.device_id, device.population, device.hardware, state, device.running_digest[:12] or "-"
         table.add_row(*names, _short(device.assigned_target), _called(device, now), " ".join(device.labels))
-    Console(highlight=False, soft_wrap=True).print(table)
+    table_console().print(table, crop=False, markup=False)
 
 
 @app.command("show")
@@ -102,12 +102,12 @@ def _find(operator: "Operator", device_id: str) -> "DeviceView":
 def _lines(device: "DeviceView", now: float) -> list[str]:
     memory = shown_bytes(device.free_memory_bytes) if device.free_memory_bytes else "not told"
     lines = [
-        f"{device.device_id}{' (revoked)' if device.is_revoked else ''}",
+        device.device_id,
         f"  population  {device.population}",
         f"  hardware    {device.hardware}, runtime {device.runtime or 'not told'}, free memory {memory}",
         f"  agent       {device.agent_version or 'not told'}, called {_called(device, now)}",
         f"  labels      {' '.join(device.labels) or '-'}",
-        f"  state       {device.state} {device.failure_code}".rstrip(),
+        f"  state       {'revoked; last ' if device.is_revoked else ''}{_state(device)}",
         f"  runs        {device.running_digest or '-'}",
         f"  assigned    {_short(device.assigned_target)} {device.assigned_digest}".rstrip(),
     ]
@@ -117,6 +117,11 @@ def _lines(device: "DeviceView", now: float) -> list[str]:
             f"  answers     {told.answers:,} lately, median {told.latency_p50_ms:.3g} ms, mean confidence {told.confidence_mean:.3f}"
         )
     return lines
+
+
+def _state(device: "DeviceView") -> str:
+    state = "not told" if device.state == "unspecified" else device.state
+    return f"{state} {device.failure_code}".strip()
 
 
 def _called(device: "DeviceView", now: float) -> str:

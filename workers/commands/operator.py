@@ -35,16 +35,22 @@ def new(
     from workers.orchestrator.operator_file import OperatorFile, write_operator_file
     from workers.orchestrator.pki import CA_KEY_FILE, issue_operator
     from workers.orchestrator.ports import read_ports
+    from workers.orchestrator.revocations import is_revoked
 
     chosen = role_named(role)
     if chosen is None:
         raise ConfigError("--role", f"{role!r:.40}", "viewer, operator or admin")
     folder = _orchestrator(directory)
+    revoked = is_revoked(folder, name)
+    if revoked:
+        raise ConfigError("NAME", f"{name!r:.80} was revoked, which is for ever", "a name that was never revoked", "choose another one")
     path, now = folder / "pki" / CA_KEY_FILE, datetime.now(UTC)
     ca_pem, credentials = issue_operator(path, name=name, role=chosen, now=now, valid=timedelta(days=days))
     where = endpoint or f"127.0.0.1:{read_ports(folder).operator}"
     write_operator_file(out, OperatorFile(endpoint=where, ca_pem=ca_pem, credentials=credentials))
     typer.echo(f"wrote {out}: whoever has it is {name}, {role} at {where}, for {days} days")
+    if revoked is None:
+        typer.echo(f"the database is not in {folder}, so not looked at: if {name} was ever revoked, this file is refused")
 
 
 @app.command("revoke")
@@ -54,7 +60,7 @@ def revoke(directory: Directory, name: Annotated[str, typer.Argument(metavar="NA
 
     with Operator.open(_orchestrator(directory)) as admin:
         admin.revoke_operator(name)
-    typer.echo(f"{name} is no operator any more")
+    typer.echo(f"{name}: refused from now on, for ever; names of certificates are not recorded, so check the spelling")
 
 
 def _orchestrator(directory: Path) -> Path:

@@ -5,6 +5,7 @@ import re
 import typer
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+MOST_DEVICES, MOST_BYTES = 10**9, 10**15
 _BYTES = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -21,7 +22,10 @@ def size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|G|Ki|Mi|Gi)?", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is no size; expected bytes, like 500k, 64M or 512Mi")
-    return int(float(match[1]) * _BYTES[match[2] or ""])
+    count = float(match[1]) * _BYTES[match[2] or ""]
+    if count > MOST_BYTES:
+        raise typer.BadParameter(f"{text:.30} is too much; expected at most {shown_bytes(MOST_BYTES)}")
+    return int(count)
 
 
 def waves(text: str) -> tuple[int | float, ...]:
@@ -31,6 +35,8 @@ def waves(text: str) -> tuple[int | float, ...]:
         if re.fullmatch(r"\d+(\.\d+)?%", part):
             found.append(float(part[:-1]) / 100)
         elif re.fullmatch(r"[1-9]\d*", part):
+            if len(part) > len(str(MOST_DEVICES)) or int(part) > MOST_DEVICES:
+                raise typer.BadParameter(f"a wave of {part:.30} devices; expected at most {MOST_DEVICES:,}")
             found.append(int(part))
         else:
             raise typer.BadParameter(f"{part!r} is no wave; expected numbers of devices and shares, like 1,5%,100%")

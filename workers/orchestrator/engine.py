@@ -44,7 +44,7 @@ class RolloutUnknownError(FleetError):
         self.rollout_id = rollout_id
 
     def __str__(self) -> str:
-        return f"rollout {self.rollout_id!r:.100}: there is none; expected one that was created; create it first"
+        return f"rollout {self.rollout_id!r:.100}: there is none; expected one that was created; `kdpipe rollout ls FLEET` lists them"
 
 
 class RolloutConflictError(FleetError):

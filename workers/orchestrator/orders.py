@@ -101,5 +101,6 @@ def _selector(selector: fleet_pb2.Selector) -> Selector:
 def _margins(margins: fleet_pb2.Margins) -> Margins:
     found = Margins(agreement_drop=margins.agreement_drop, latency_ratio=margins.latency_ratio, confidence_drop=margins.confidence_drop)
     if not (0 <= found.agreement_drop <= 1 and 1 <= found.latency_ratio <= 1000 and 0 <= found.confidence_drop <= 1):
-        raise BodyRefusedError("margins", f"{found}", "drops from 0 to 1 and a ratio from 1")
+        says = f"latency {found.latency_ratio:g}, agreement {found.agreement_drop:g}, confidence {found.confidence_drop:g}"
+        raise BodyRefusedError("margins", says, "latency from 1 to 1000 (times), agreement and confidence from 0 to 1 (drops)")
     return found

@@ -235,7 +235,9 @@ def event_of(rollout_id: str, event: fleet_pb2.RolloutEvent) -> Event:
 
 
 def _wave(wave: fleet_pb2.Wave) -> WaveView:
-    reach = f"{wave.reach.devices} devices" if wave.reach.WhichOneof("reach") == "devices" else f"{100 * wave.reach.share:g} %"
+    count = wave.reach.devices
+    counted = f"{count} device{'' if count == 1 else 's'}"
+    reach = counted if wave.reach.WhichOneof("reach") == "devices" else f"{100 * wave.reach.share:g} %"
     return WaveView(
         wave=wave.wave,
         reach=reach,

@@ -1,8 +1,10 @@
 """Who may call what: the table, and each role over real gRPC and real certificates."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -137,10 +139,23 @@ def test_the_verbs_make_an_operator_and_end_it(shared: RunningOrchestrator, caps
         verbs.revoke(shared.folder / "fleet", "bob")
         with pytest.raises(OrchestratorRefusedError, match="revoked operator"):
             bob.get_fleet()
+    assert "bob: refused from now on" in capsys.readouterr().out
+    again = shared.folder / "again.json"
+    with pytest.raises(ConfigError, match="'bob' was revoked, which is for ever"):
+        verbs.new(shared.folder, "bob", role="operator", out=again, days=1)
+    assert not again.exists()
     with pytest.raises(ConfigError, match="viewer, operator or admin"):
         verbs.new(shared.folder, "bob", role="root", out=path)
     with pytest.raises(ConfigError, match="no orchestrator"):
         verbs.new(shared.folder / "made", "bob", role="viewer", out=path)
+
+
+def test_where_no_database_says_who_was_revoked_that_is_said(
+    shared: RunningOrchestrator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shared.folder / "fleet", tmp_path / "fleet", ignore=shutil.ignore_patterns("*.db*"))
+    verbs.new(tmp_path, "cid", role="viewer", out=tmp_path / "cid.json", days=1)
+    assert "if cid was ever revoked, this file is refused" in capsys.readouterr().out
 
 
 def test_roles_are_written_in_small_letters() -> None:

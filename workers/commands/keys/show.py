@@ -8,7 +8,7 @@ import typer
 
 from workers.commands.keys.arguments import AsJson, Folder
 from workers.commands.repository import repository
-from workers.commands.tables import console
+from workers.commands.tables import table_console
 
 if TYPE_CHECKING:
     from workers.driver.keyring import Role
@@ -47,4 +47,4 @@ def _print(roles: "list[Role]") -> None:
         for place, key in enumerate(role.keys):
             where = f"{key.where.removeprefix('keys/')}, {key.kept}" if key.where else "not here"
             table.add_row(*(head if place == 0 else ("", "", "", "")), key.keyid[:8], where)
-    console().print(table)
+    table_console().print(table)

@@ -7,7 +7,7 @@ import typer
 
 from workers.commands.releases.arguments import AsJson, Folder, Name
 from workers.commands.repository import repository
-from workers.commands.tables import console
+from workers.commands.tables import table_console
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -26,7 +26,7 @@ def lineage(directory: Folder, name: Name, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([{**vars(a), "origin": a.origin.to_json() if a.origin else None} for a in chain]))
         return
     if chain:
-        console().print(_tree(chain))
+        table_console().print(_tree(chain))
     else:
         typer.echo(f"nothing is known of {name}: neither its bundle nor a lineage is here")
 

@@ -9,7 +9,7 @@ import typer
 
 from workers.commands.releases.arguments import AsJson, Folder
 from workers.commands.repository import repository
-from workers.commands.tables import console
+from workers.commands.tables import table_console
 
 if TYPE_CHECKING:
     from workers.driver.catalogue import Release, Running
@@ -59,4 +59,4 @@ def _print(releases: "list[Release]", running: "Mapping[str, Running] | None") -
         state = f"{release.state}: {release.yank.reason}" if release.yank else release.state
         bytes_, generation = (f"{target.length:,}", str(target.generation)) if target else ("-", "-")
         table.add_row(release.path.removeprefix("releases/").removesuffix(".kdpb"), release.digest[:12], bytes_, generation, state, where)
-    console().print(table)
+    table_console().print(table)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.commands.quantities import seconds, share, size, waves
+from workers.commands.quantities import MOST_DEVICES, seconds, share, size, waves
 
 if TYPE_CHECKING:
     from pipeline.rollout.comparison import Margins
@@ -26,7 +26,10 @@ Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE
 Hardware = Annotated[list[str] | None, typer.Option("--hardware", metavar="CLASS", help="Only this hardware class; may be repeated.")]
 Runtime = Annotated[str, typer.Option("--runtime", metavar="VERSION", help="Only devices whose onnxruntime is known to be as new.")]
 Memory = Annotated[str, typer.Option("--free-memory", metavar="BYTES", help="Only devices with as much free memory, like 256M.")]
-InFlight = Annotated[int, typer.Option("--in-flight", min=0, help="Devices that install at once, in the first wave and at least; 0: 10.")]
+InFlight = Annotated[
+    int,
+    typer.Option("--in-flight", min=0, max=MOST_DEVICES, help="Devices that install at once, in the first wave and at least; 0: 10."),
+]
 InFlightShare = Annotated[
     str, typer.Option("--in-flight-share", metavar="SHARE", help="The same, of the population, from the second wave on.")
 ]
@@ -38,6 +41,7 @@ MarginOptions = Annotated[
     typer.Option("--margin", metavar="METRIC=X", help="How much worse is no harm: latency=1.25 (times), agreement=0.02, confidence=0.05."),
 ]
 OnHalt = Annotated[str, typer.Option(metavar="hold|revert", help="After a halt devices keep the release, or go back by themselves.")]
+ForNobody = Annotated[bool, typer.Option("--for-nobody", help="Also where no device is reached yet: it waits for the first one.")]
 
 USUAL_WAVES, USUAL_SOAK, USUAL_DEADLINE, USUAL_IN_FLIGHT_SHARE = "1%,10%,100%", "10m", "1h", "5%"
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
+from workers.commands.tables import folding_table, table_console
 
 
 def ls(where: Where, as_json: AsJson = False) -> None:
@@ -20,15 +21,14 @@ def ls(where: Where, as_json: AsJson = False) -> None:
         typer.echo("no rollout yet; `kdpipe rollout start FLEET RELEASE --population NAME` begins one")
         return
 
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("rollout", "release", "population", "state", "wave", "confirmed", "why"):
-        table.add_column(column, overflow="fold" if column == "why" else "ellipsis", no_wrap=column != "why")
+    console = table_console()
+    heads = "rollout", "release", "population", "state", "wave", "confirmed"
+    table = folding_table(*heads, name_width=max(len(view.rollout_id) for view in rollouts))
     for view in rollouts:
         state = f"{view.state.value}, paused" if view.paused else view.state.value
         release = view.target.removeprefix("releases/").removesuffix(".kdpb")
         counts = f"{view.confirmed:,} of {view.devices:,}"
-        table.add_row(view.rollout_id, release, view.population, state, f"{view.wave} of {view.waves}", counts, view.reason)
-    Console(highlight=False).print(table)
+        table.add_row(view.rollout_id, release, view.population, state, f"{view.wave} of {view.waves}", counts)
+    console.print(table, crop=False, markup=False)
+    for view in rollouts:
+        console.print(f"{view.rollout_id}: {view.reason}", markup=False, soft_wrap=True)

@@ -5,16 +5,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.rollout.rollout import WavePhase
 from workers.commands.quantities import shown_s
 from workers.orchestrator.views import ComparisonView, RolloutView, WaveView
 
 STYLES = {"completed": "green", "halted": "bold red", "aborted": "red", "reverted": "red", "reverting": "yellow", "running": "cyan"}
 FINDINGS = {"no_worse": "no worse", "worse": "WORSE", "too_few": "too few to compare", "missing": "MISSING"}
-BAR = 28
+BAR = 10
 
 
 def picture(view: RolloutView, *, now: float) -> RenderableType:
-    """All of it; fits 100 columns."""
+    """All of it; the waves fit 80 columns."""
     parts: list[RenderableType] = [_head(view, now), _waves(view)]
     if view.install_tests:
         parts.append(_install_tests(view))
@@ -27,7 +28,8 @@ def picture(view: RolloutView, *, now: float) -> RenderableType:
 def line(view: RolloutView) -> str:
     """One line, for a pipe."""
     paused = ", paused" if view.paused else ""
-    where = f"wave {view.wave} of {view.waves} {view.phase.value}" if view.wave else "no wave yet"
+    phase = "" if view.phase is WavePhase.NONE else f" {view.phase.value}"
+    where = f"wave {view.wave} of {view.waves}{phase}" if view.wave else "no wave yet"
     broken = f", {view.failed} failed, {view.lost} lost" if view.failed or view.lost else ""
     return (
         f"{view.rollout_id}: {view.state.value}{paused}, {where}, {view.confirmed:,} of {view.devices:,} confirmed, "
@@ -45,11 +47,11 @@ def _head(view: RolloutView, now: float) -> Text:
 
 
 def _waves(view: RolloutView) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("wave", "reach"):
         table.add_column(column)
     table.add_column("", width=BAR)
-    for column in ("confirmed", "in flight", "waiting", "failed", "lost", "incompatible"):
+    for column in ("confirmed", "in flight", "waiting", "failed", "lost", "unfit"):
         table.add_column(column, justify="right")
     for wave in view.wave_views:
         mark = ">" if wave.wave == view.wave and not view.has_ended else " "

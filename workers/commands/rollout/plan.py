@@ -9,6 +9,7 @@ import typer
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.quantities import shown_bytes, shown_s
 from workers.commands.rollout import arguments as a
+from workers.commands.rollout.reach import counted, reached, remark
 
 if TYPE_CHECKING:
     from workers.orchestrator.views import PlanView
@@ -32,6 +33,7 @@ def plan(
     bandwidth: a.Bandwidth = "0",
     margin: a.MarginOptions = None,
     on_halt: a.OnHalt = "hold",
+    for_nobody: a.ForNobody = False,
     devices: Annotated[bool, typer.Option("--devices", help="Name the devices of each wave, 1,000 at most.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,11 +57,14 @@ def plan(
         on_halt=on_halt,
     )
     with open_operator(where) as operator:
-        found = operator.plan(wish)
+        found = reached(operator, wish, for_nobody=for_nobody)
+        said = remark(operator, wish, found)
     if as_json:
         typer.echo(json.dumps({"rollout_id": wish.rollout_id, "target": wish.target, **asdict(found)}))
         return
     _show(wish.rollout_id, wish.target, found, names=devices)
+    if said:
+        typer.echo(said)
 
 
 def _show(rollout_id: str, target: str, found: "PlanView", *, names: bool) -> None:
@@ -68,7 +73,7 @@ def _show(rollout_id: str, target: str, found: "PlanView", *, names: bool) -> No
 
     console = Console(highlight=False, soft_wrap=True)
     total = sum(wave.devices for wave in found.waves)
-    console.print(f"{rollout_id}: {target}, {shown_bytes(found.bundle_bytes)}, to {total:,} devices. Nothing was changed.")
+    console.print(f"{rollout_id}: {target}, {shown_bytes(found.bundle_bytes)}, to {counted(total)}. Nothing was changed.")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("wave", "devices", "bytes", "starts after", "over after"):
         table.add_column(column, justify="right")
@@ -77,7 +82,7 @@ def _show(rollout_id: str, target: str, found: "PlanView", *, names: bool) -> No
         table.add_row(str(wave.wave), f"{wave.devices:,}", shown_bytes(wave.bytes), *times)
     console.print(table)
     for reason, count in found.left_out.items():
-        console.print(f"not for {count:,} devices: {reason}")
+        console.print(f"not for {counted(count)}: {reason}")
     console.print(
         f"Times are the earliest: devices call every {found.sync_s:g} s and confirm at once. Bytes are of whole bundles; deltas take less."
     )

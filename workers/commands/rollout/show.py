@@ -9,6 +9,7 @@ import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.rollout.arguments import RolloutId
+from workers.commands.tables import table_console
 
 
 def show(
@@ -25,11 +26,9 @@ def show(
         typer.echo(json.dumps({**asdict(view), "events": [asdict(event) for event in log]}))
         return
 
-    from rich.console import Console
-
     from workers.commands.rollout.picture import picture
 
-    console = Console(highlight=False)
+    console = table_console()
     console.print(picture(view, now=time.time()))
     for event in log:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_s))

@@ -7,6 +7,7 @@ import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.rollout import arguments as a
+from workers.commands.rollout.reach import reached, remark
 
 
 def start(
@@ -27,6 +28,7 @@ def start(
     bandwidth: a.Bandwidth = "0",
     margin: a.MarginOptions = None,
     on_halt: a.OnHalt = "hold",
+    for_nobody: a.ForNobody = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a published release to a population, wave by wave; a wave that goes wrong stops the rollout by itself."""
@@ -49,10 +51,13 @@ def start(
         on_halt=on_halt,
     )
     with open_operator(where) as operator:
+        said = remark(operator, wish, reached(operator, wish, for_nobody=for_nobody))
         operator.create(wish)
         view = operator.approve(wish.rollout_id)
     if as_json:
         typer.echo(json.dumps(asdict(view)))
         return
+    if said:
+        typer.echo(said)
     typer.echo(f"{view.rollout_id}: {view.state.value}, {view.reason}")
     typer.echo(f"`kdpipe rollout watch {where} {view.rollout_id}` follows it")

@@ -154,8 +154,12 @@ def test_a_killed_board_is_there_again_and_one_that_is_gone_for_good_raises_noth
     assert board.snapshot() == {"small": progress}
     ray.kill(board._actor, no_restart=False)
     board.stop()
-    board.report("small", progress)
-    wait_until(lambda: board.snapshot() == {"small": progress})
+
+    def is_told() -> bool:
+        board.report("small", progress)  # as trainers do, again and again: one that reaches the board as it dies is lost with it
+        return board.snapshot() == {"small": progress}
+
+    wait_until(is_told)
     ray.kill(board._actor)
     board.fail("small", LossUnknownError("students.small.loss", "no loss named 'kll'", "known: kl"))
     assert (board.snapshot(), board.error("small"), board.stopping()) == ({"small": progress}, None, True)

@@ -17,11 +17,12 @@ from pipeline.labels.store import Store, open_store
 from pipeline.labels.verify import verify
 from pipeline.sources import SourceSpec
 from pipeline.teachers import TeacherClassesError
+from pipeline.teachers.teacher import TeacherLoadError
 from tests.kit.labelling import read_epoch
 from workers.labelling import Demand, Labelling, LabellingOutcome, LabellingProgress
 from workers.labelling.faults import TeacherChangedError
 from workers.labelling.messages import LabellerSpec
-from workers.labelling.ray_crew import RayCrew, TeacherStartError
+from workers.labelling.ray_crew import RayCrew
 from workers.local_ray import start_local_ray
 
 pytestmark = pytest.mark.timeout(240)
@@ -156,7 +157,7 @@ def test_a_teacher_with_other_classes_is_refused_with_its_own_error(folder):
 
 
 def test_a_teacher_that_does_not_load_ends_the_run_with_its_reason(folder):
-    with pytest.raises(TeacherStartError, match="OSError: weights are on another disk"):
+    with pytest.raises(TeacherLoadError, match=r"OSError: weights are on another disk \(spam_teacher.py line \d+\)"):
         run(labelling_of(folder, use="spam_teacher:refuses"))
 
 

@@ -5,6 +5,7 @@ acknowledged only after its commit. A call that brings nothing new is answered f
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from pipeline.releases.repository import MAX_METADATA_BYTES, MetadataInvalidErro
 from pipeline.rollout.evidence import Serving
 from workers.orchestrator.engine import Engine
 from workers.orchestrator.identity import caller
+from workers.orchestrator.limits import Buckets
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.refusals import CallerRefusedError, OverloadedError
@@ -51,14 +53,18 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         engine: Engine,
         repository: OnlineRepository,
         pacing: Pacing,
+        quiet_calls: Buckets,
         clock: Callable[[], float],
         metrics: OrchestratorMetrics,
         news: Callable[[], None],
     ) -> None:
         self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
         self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
+        self._quiet_calls = quiet_calls
 
     async def Sync(self, request: fleet_pb2.SyncRequest, context: Context) -> fleet_pb2.SyncResponse:
+        if not request.reports:  # those with reports are few, by the caps of a rollout, and it waits for them
+            self._quiet_calls.take("all", "the fleet", now_s=time.monotonic())
         device_id, now = caller().name, self._clock()
         claims, reports, shadows = _read(request)
         serving = _serving(request)

@@ -54,20 +54,12 @@ _CODES: tuple[tuple[type[KdpipeError], grpc.StatusCode], ...] = (
 """First match wins: an error's own class before its family."""
 
 
-SYNC = "kdpipe.fleet.v1.Fleet/Sync"
-BURST_SHARE = 0.1
-"""Of the Sync calls of a second: so many may come at once."""
-
-
 class Gate:
     """Stands before every method of one port."""
 
     def __init__(self, port: str, authenticate: Authenticate, limits: Limits, metrics: OrchestratorMetrics) -> None:
         self._port, self._authenticate, self._metrics = port, authenticate, metrics
         self._calls = Buckets(per_s=limits.device_calls_per_s, burst=limits.device_calls_burst)
-        self._syncs = Buckets(
-            per_s=(1 - BURST_SHARE) * limits.syncs_per_s, burst=max(1.0, BURST_SHARE * limits.syncs_per_s), least_wait_s=1.0
-        )
         self._failures = Buckets(per_s=limits.enrolment_failures_per_s, burst=limits.enrolment_failures_burst, most=10_000)
 
     def handlers(self, service: ServiceDescriptor, servicer: object, *, but: Container[str] = ()) -> "grpc.GenericRpcHandler[Any, Any]":
@@ -156,10 +148,7 @@ class Gate:
         identity = await self._authenticate(context)
         check_access(name, kind=identity.kind, role=identity.role)
         if identity.kind == "device":
-            now_s = time.monotonic()
-            self._calls.take(identity.name, "this device", now_s=now_s)
-            if name == SYNC:
-                self._syncs.take("all", "the fleet", now_s=now_s)
+            self._calls.take(identity.name, "this device", now_s=time.monotonic())
         admit(identity)
 
     async def _refuse(self, name: str, context: Context, error: Exception) -> bytes:

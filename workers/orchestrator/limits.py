@@ -37,7 +37,11 @@ class Limits:
     streams: int = 16
     """Calls at once over one connection."""
     syncs_per_s: float = Pacing.calls_per_s
-    """Sync calls of all devices together, in any second: when a fleet comes back from an outage, most are told to wait."""
+    """Sync calls without reports of all devices together, in any second: when a fleet comes back from an outage, most are told to wait."""
+
+
+BURST_SHARE = 0.1
+"""Of the Sync calls of a second: so many may come at once."""
 
 
 class Buckets:
@@ -70,3 +74,9 @@ class Buckets:
     def _level(self, name: str, now_s: float) -> float:
         level, at_s = self._filled.get(name, (self._burst, now_s))
         return min(self._burst, level + (now_s - at_s) * self._per_s)
+
+
+def of_all(limits: Limits) -> Buckets:
+    """What all devices together may call with nothing to report."""
+    burst = BURST_SHARE * limits.syncs_per_s
+    return Buckets(per_s=limits.syncs_per_s - burst, burst=max(1.0, burst), least_wait_s=1.0)

@@ -29,7 +29,7 @@ from workers.orchestrator.enrolment import Enrolment
 from workers.orchestrator.fleet import Artifact, Fleet
 from workers.orchestrator.identity import authenticator
 from workers.orchestrator.leadership import LEASE_S, Leadership
-from workers.orchestrator.limits import Limits
+from workers.orchestrator.limits import Limits, of_all
 from workers.orchestrator.listening import MAX_DEVICE_MESSAGE_BYTES, Listeners, Services
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.operations import Operations
@@ -158,7 +158,9 @@ class Orchestrator:
     ) -> Services:
         common: dict[str, Any] = {"clock": self._clock, "metrics": metrics, "roster": self.roster, "writer": self._writer, "news": news.set}
         return Services(
-            fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, **common),
+            fleet=Fleet(
+                engine=engine, repository=repository, pacing=self._settings.pacing, quiet_calls=of_all(self._settings.limits), **common
+            ),
             artifact=Artifact(repository=repository, metrics=metrics, downloads_max=MAX_DOWNLOADS),
             enrolment=Enrolment(pki=pki, **common),
             operator=Operations(engine=engine, repository=repository, pacing=self._settings.pacing, **common),

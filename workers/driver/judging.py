@@ -87,17 +87,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         "golden": golden_samples(exported, validation.choose),
         "threshold": _threshold(context, exported, validation.choose),
         "runtime": _runtime(exported),
-        "export": {
-            "kind": exported.kind,
-            "input_name": exported.input_name,
-            "width": exported.width,
-            "temperature": exported.temperature,
-            "quantisation": exported.quantisation,
-            "reason": exported.reason,
-            "parameters": exported.parameters,
-            "parity": asdict(exported.parity),
-            "codes_kept": exported.codes_kept,
-        },
+        "export": _export_facts(exported),
     }
     write_json(files.verdict, verdict)
     return verdict
@@ -153,6 +143,20 @@ def _threshold(context: RunContext, exported: Exported, samples: Samples) -> dic
     score_N, positive_N = np.exp(log_probs_NK[known_N, place]), samples.hard_N[known_N] == place
     found = threshold_at_fpr(score_N, positive_N, fpr_max=run.gate.fixed_fpr)
     return None if found is None or found > 1 else {"probability": found, "max_false_positive_rate": run.gate.fixed_fpr}
+
+
+def _export_facts(exported: Exported) -> dict[str, Any]:
+    return {
+        "kind": exported.kind,
+        "input_name": exported.input_name,
+        "width": exported.width,
+        "temperature": exported.temperature,
+        "quantisation": exported.quantisation,
+        "reason": exported.reason,
+        "parameters": exported.parameters,
+        "parity": asdict(exported.parity),
+        "codes_kept": exported.codes_kept,
+    }
 
 
 def _runtime(exported: Exported) -> dict[str, Any]:

@@ -53,23 +53,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     verdict = read_json(files.verdict)
     signer = ReleaseSigner.open(context.folder.keys, context.unlock)
     number = _number(signer, name, opening.generation)
-    manifest = BundleManifest(
-        student=name,
-        release=number,
-        classes=context.run.classes,
-        input=InputSpec(kind=context.run.stream.kind, name=verdict["export"]["input_name"], width=verdict["export"]["width"]),
-        temperature=verdict["export"]["temperature"],
-        positive=context.run.positive,
-        teacher=verdict["teacher"],
-        memory_bytes=verdict["memory_bytes"],
-        threshold=Threshold(**verdict["threshold"]) if verdict.get("threshold") else None,
-        runtime=RuntimeNeeds(**verdict["runtime"]) if verdict.get("runtime") else None,
-        origin=_origin(context, opening, name, verdict),
-    )
-    golden = [
-        Golden(input=g["input"] if isinstance(g["input"], str) else tuple(g["input"]), probabilities=tuple(g["probabilities"]))
-        for g in verdict["golden"]
-    ]
+    manifest, golden = _manifest(context, opening, name, number, verdict), _golden(verdict)
     bundle = build_bundle(
         files.bundle, manifest=manifest, graph=files.export / "graph.onnx", weights=files.export / "weights.bin", golden=golden
     )
@@ -120,6 +104,29 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
     )
     least = min((delta.length for delta in signed), default=bundle.length)
     return f"{name}: signed {target.path}, {bundle.length:,} bytes ({least:,} the shortest way), sha256 {bundle.sha256[:12]}"
+
+
+def _manifest(context: RunContext, opening: Opening, name: str, number: int, verdict: dict[str, Any]) -> BundleManifest:
+    return BundleManifest(
+        student=name,
+        release=number,
+        classes=context.run.classes,
+        input=InputSpec(kind=context.run.stream.kind, name=verdict["export"]["input_name"], width=verdict["export"]["width"]),
+        temperature=verdict["export"]["temperature"],
+        positive=context.run.positive,
+        teacher=verdict["teacher"],
+        memory_bytes=verdict["memory_bytes"],
+        threshold=Threshold(**verdict["threshold"]) if verdict.get("threshold") else None,
+        runtime=RuntimeNeeds(**verdict["runtime"]) if verdict.get("runtime") else None,
+        origin=_origin(context, opening, name, verdict),
+    )
+
+
+def _golden(verdict: dict[str, Any]) -> list[Golden]:
+    return [
+        Golden(input=g["input"] if isinstance(g["input"], str) else tuple(g["input"]), probabilities=tuple(g["probabilities"]))
+        for g in verdict["golden"]
+    ]
 
 
 def _origin(context: RunContext, opening: Opening, name: str, verdict: dict[str, Any]) -> Origin:

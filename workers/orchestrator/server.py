@@ -29,7 +29,7 @@ from workers.orchestrator.enrolment import Enrolment
 from workers.orchestrator.fleet import Artifact, Fleet
 from workers.orchestrator.identity import authenticator
 from workers.orchestrator.leadership import LEASE_S, Leadership
-from workers.orchestrator.limits import Limits, of_all
+from workers.orchestrator.limits import Limits
 from workers.orchestrator.listening import MAX_DEVICE_MESSAGE_BYTES, Listeners, Services
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.operations import Operations
@@ -41,7 +41,6 @@ from workers.orchestrator.turns import Turns
 from workers.orchestrator.writer import Writer
 
 __all__ = ["MAX_DEVICE_MESSAGE_BYTES", "Orchestrator", "Settings"]
-MAX_DOWNLOADS = 32
 
 log = logging.getLogger(__name__)
 
@@ -158,11 +157,9 @@ class Orchestrator:
     ) -> Services:
         common: dict[str, Any] = {"clock": self._clock, "metrics": metrics, "roster": self.roster, "writer": self._writer, "news": news.set}
         return Services(
-            fleet=Fleet(
-                engine=engine, repository=repository, pacing=self._settings.pacing, quiet_calls=of_all(self._settings.limits), **common
-            ),
-            artifact=Artifact(repository=repository, metrics=metrics, downloads_max=MAX_DOWNLOADS),
-            enrolment=Enrolment(pki=pki, **common),
+            fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=self._settings.limits, **common),
+            artifact=Artifact(repository=repository, metrics=metrics, limits=self._settings.limits),
+            enrolment=Enrolment(pki=pki, limits=self._settings.limits, **common),
             operator=Operations(engine=engine, repository=repository, pacing=self._settings.pacing, **common),
         )
 

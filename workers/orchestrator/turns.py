@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -24,6 +23,7 @@ from workers.orchestrator.leadership import FencedError, Leadership
 from workers.orchestrator.listening import Listeners
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pki import utc
+from workers.orchestrator.report_log import KEPT, forget_reports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
 
@@ -37,7 +37,6 @@ LIVE_TICK_S = 1.0
 """Longest time between two looks at a rollout that is under way: deadlines and silence are noticed this late at most."""
 ENGINE_SHARE = 4
 """After a pass the engine rests this many times as long as the pass took, so that it never has more than a fifth of a core."""
-REPORTS_KEPT = timedelta(days=30)
 
 log = logging.getLogger(__name__)
 _SEEN = (
@@ -197,7 +196,7 @@ class Turns:
     def _tidy(self, session: Session, now: float) -> None:
         self.leadership.check(session.connection)
         self.engine.refresh(session, now=now)
-        old_s = now - REPORTS_KEPT.total_seconds()
-        session.connection.execute(delete(tables.reports).where(tables.reports.c.received_s < old_s))
+        old_s = now - KEPT.total_seconds()
+        forget_reports(session.connection, now=now)
         session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))
         self.roster.forget_old()

@@ -46,7 +46,15 @@ def test_one_callers_flood_is_not_anothers_and_names_do_not_pile_up() -> None:
 @pytest.fixture(name="limited")
 def _limited(tmp_path: Path) -> Iterator[RunningOrchestrator]:
     limits = Limits(
-        device_calls_per_s=0.5, device_calls_burst=8.0, enrolment_failures_per_s=0.01, enrolment_failures_burst=4.0, connections=4
+        device_calls_per_s=0.5,
+        device_calls_burst=8.0,
+        device_reports_per_s=0.01,
+        device_reports_burst=64.0,
+        enrolment_failures_per_s=0.01,
+        enrolment_failures_burst=4.0,
+        certificates_per_s=0.01,
+        certificates_burst=2.0,
+        connections=4,
     )
     with RunningOrchestrator(tmp_path, limits=limits) as running:
         yield running
@@ -70,6 +78,16 @@ def test_a_flooding_device_is_told_when_to_come_back_and_spares_the_others(limit
     other.sync()
 
 
+def test_a_device_with_news_without_end_is_told_to_wait_and_what_it_sends_again_costs_it_nothing(limited: RunningOrchestrator) -> None:
+    (device,) = limited.devices(1)
+    told = [device.report("CHECK") for _ in range(60)]
+    device.sync(*told)
+    device.sync(*told)
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "so many reports"):
+        device.sync(*[device.report("CHECK") for _ in range(5)])
+    assert device.sync(*told).acknowledged_sequence == 60
+
+
 def test_guessing_tokens_ends_soon(limited: RunningOrchestrator) -> None:
     (token,) = limited.operator.create_tokens("mail")
     for _ in range(4):
@@ -77,6 +95,23 @@ def test_guessing_tokens_ends_soon(limited: RunningOrchestrator) -> None:
             SimulatedDevice(limited.endpoints).enrol("guess")
     with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "fails to enrol"):
         SimulatedDevice(limited.endpoints).enrol(token)
+
+
+def test_one_device_cannot_have_certificates_made_without_end(limited: RunningOrchestrator) -> None:
+    """Neither by renewing nor by enrolling again with its used token; both are its right, and each costs a signature."""
+    (token,) = limited.operator.create_tokens("mail")
+    device = SimulatedDevice(limited.endpoints)
+    for ask in (lambda: device.enrol(token), device.renew):
+        ask()
+        ask()
+        with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "calls too often"):
+            ask()
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "calls too often"):
+        device.renew()
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "calls too often"):
+        device.renew()
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "this address fails"):
+        device.renew()
 
 
 def test_connections_beyond_the_bound_do_not_get_in_and_those_that_are_stay(limited: RunningOrchestrator) -> None:

@@ -118,7 +118,7 @@ class Gate:
                     async for part in parts:
                         await self._send(context, part.SerializeToString())
             except StalledError as error:
-                self._metrics.answered(self._port, "ABORTED")
+                self._metrics.answered(self._port, "DEADLINE_EXCEEDED")
                 log.info("call given up", extra={"method": name, "why": str(error)})
                 # Nothing is said to who does not read: a status would wait behind what was sent. gRPC ends the call at its deadline.
                 raise asyncio.CancelledError from error

@@ -34,7 +34,7 @@ from workers.orchestrator.listening import MAX_DEVICE_MESSAGE_BYTES, Listeners, 
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.operations import Operations
 from workers.orchestrator.pacing import Pacing
-from workers.orchestrator.pki import Pki, ensure_pki, utc
+from workers.orchestrator.pki import Pki, ensure_pki, renew_own, utc
 from workers.orchestrator.ports import Ports, choose, read_ports, settled, write_ports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.turns import Turns
@@ -143,6 +143,9 @@ class Orchestrator:
             clock=self._clock,
             lease_s=settings.lease_s,
             news=news,
+            own_pki=lambda: renew_own(
+                folder / "pki", pki.ca_pem, pki.ca, pki.ca_key, host=settings.host, names=settings.names, now=utc(self._clock())
+            ),
         )
         await self._turns.begin()
         bound = await self._listeners.start(self._services(engine, pki, repository, metrics, news), wanted)

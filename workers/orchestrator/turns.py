@@ -22,7 +22,7 @@ from workers.orchestrator.identity import OLD_S
 from workers.orchestrator.leadership import FencedError, Leadership
 from workers.orchestrator.listening import Listeners
 from workers.orchestrator.metrics import OrchestratorMetrics
-from workers.orchestrator.pki import utc
+from workers.orchestrator.pki import Pki, utc
 from workers.orchestrator.report_log import KEPT, forget_reports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
@@ -60,6 +60,8 @@ class Turns:
     clock: Callable[[], float]
     lease_s: float
     news: asyncio.Event
+    own_pki: Callable[[], Pki]
+    """The server's certificate, renewed where it ends soon."""
     _noted_s: float = 0.0
     """Until when this replica's `seen` is in the database."""
     _read_s: float = 0.0
@@ -180,9 +182,10 @@ class Turns:
                 await self.listeners.say(is_well=is_well)
 
     async def _keep(self) -> None:
-        """Keep signed things in force, and the database small."""
+        """Keep signed things and this replica's own certificate in force, and the database small."""
         while True:
             try:
+                self.listeners.renew(await asyncio.to_thread(self.own_pki))
                 if self.leadership.leads:
                     now = self.clock()
                     if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:

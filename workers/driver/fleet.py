@@ -25,10 +25,11 @@ from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
 from workers.driver.ports import NAMES
-from workers.driver.records import Incumbent, StudentFiles, incumbent_of, populations_of
+from workers.driver.records import Incumbent, StudentFiles, populations_of
 from workers.driver.releasing import ensure_repository
 from workers.driver.renewing import Renewal, signed_releases
 from workers.driver.reporter import Gauge
+from workers.driver.standing import standing_of
 from workers.driver.unlocking import handed_to
 from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
@@ -265,7 +266,7 @@ class Fleet:
 
     def _wanted(self) -> dict[str, Incumbent]:
         """Population -> the version it should run."""
-        found = {name: incumbent_of(self._context.folder, name) for name in self._context.run.students}
+        found = {name: standing_of(self._context.folder, name) for name in self._context.run.students}
         return {p: i for name, i in found.items() if i for p in populations_of(self._context.run, name)}
 
     def _count(self, operator: Operator, population: str, release: Mapping[str, Any]) -> Confirmed:

@@ -57,7 +57,7 @@ class Learning:
             "teacher_rows": cost.rows - cost.rows_reused,
             "rows_reused": cost.rows_reused,
             "teacher_s": cost.teacher_s,
-            "rows_per_s": cost.rows / took_s if took_s > 0 else None,
+            "rows_per_s": (cost.rows - cost.rows_first) / took_s if took_s > 0 else None,
             "repaired": list(self.labelling.repaired) if self.labelling else [],
             "overlap": self._overlap(first, last),
         }
@@ -152,7 +152,7 @@ def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingP
     committed = 0
     if labelling:
         committed = labelling.generation_rows
-        rate = f"{labelling.rows_per_s:,.0f}/s" + (f" · {labelling.rows_reused:,} were known" if labelling.rows_reused else "")
+        rate = f"{labelling.rows_per_s:,.0f}/s lately" + (f" · {labelling.rows_reused:,} were known" if labelling.rows_reused else "")
         rate += f" · {labelling.says}" if labelling.says else ""
         rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=rate))
     for name, progress in sorted(students.items()):

@@ -128,6 +128,8 @@ class Session:
 
     def progress(self, now: Instant) -> LabellingProgress:
         state = self._committer.state
+        if self._committer.first_commit_unix_s is None:
+            self._rates.clear()  # until the first commit teachers load: that is no rate
         self._rates.append((now.mono_s, state.rows_labelled))
         while now.mono_s - self._rates[0][0] > RATE_OVER_S:
             self._rates.popleft()

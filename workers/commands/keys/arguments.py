@@ -21,6 +21,12 @@ Publics = Annotated[
 SEALED_BY = "a passphrase in each of KDPIPE_OFFLINE_PASSPHRASE, KDPIPE_RELEASE_PASSPHRASE, KDPIPE_ONLINE_PASSPHRASE (or ..._FILE)"
 
 
+def ask_twice(owner: str) -> str:
+    """A new passphrase, typed until two are the same: a typing error would seal keys that nobody opens again."""
+    answer: str = typer.prompt(f"new passphrase of the {owner} keys", hide_input=True, confirmation_prompt="the same again", err=True)
+    return answer
+
+
 def references(uses: Sequence[str] | None, publics: Sequence[str] | None, unlock: "Unlock", owners: dict[str, str]) -> dict[str, bytes]:
     """Key -> content of its `NAME.uri`. Raises ConfigError for a key that `owners` does not have, KeyUnusableError."""
     from pipeline.files import read_bounded

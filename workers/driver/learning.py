@@ -152,9 +152,12 @@ def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingP
     committed = 0
     if labelling:
         committed = labelling.generation_rows
-        rate = f"{labelling.rows_per_s:,.0f}/s lately" + (f" · {labelling.rows_reused:,} were known" if labelling.rows_reused else "")
-        rate += f" · {labelling.says}" if labelling.says else ""
-        rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=rate))
+        says = [
+            f"{labelling.rows_per_s:,.0f}/s lately" if labelling.rows_per_s and labelling.rows_committed < labelling.rows_planned else "",
+            f"{labelling.rows_reused:,} were known" if labelling.rows_reused else "",
+            labelling.says,
+        ]
+        rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=" · ".join(filter(None, says))))
     for name, progress in sorted(students.items()):
         lag = max(0, committed - progress.live_rows)
         loss = f"loss {progress.loss:.3f} · " if progress.loss is not None else ""

@@ -2,13 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workers.commands.keys.arguments import SEALED_BY, AsJson, Folder, Publics, Uses, ask_twice, references
+from workers.commands.keys.arguments import SEALED_BY, AsJson, Folder, Publics, Uses, ask_twice, references, someone_types
 
 
 def init(
@@ -36,7 +35,7 @@ def init(
     elsewhere = references(uses, publics, unlock, owners)
     here = {owners[name] for name in owners.keys() - elsewhere.keys()}
     missing = [owner for owner in OWNERS if owner in here and unlock.passphrase(owner) is None]
-    if missing and not unsealed and sys.stdin.isatty():
+    if missing and not unsealed and someone_types():
         typed = {passphrase_variable(owner): ask_twice(owner) for owner in missing}
         unlock = Unlock(environment={**os.environ, **typed})
     elif missing and not unsealed:

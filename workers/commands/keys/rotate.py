@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.commands.keys.arguments import AsJson, Folder, Publics, Uses, ask_twice, references
+from workers.commands.keys.arguments import AsJson, Folder, Publics, Uses, ask_twice, references, someone_types
 from workers.commands.repository import repository
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def _change(
     from workers.driver.passphrases import Passphrases
     from workers.driver.rekeying import rekey
 
-    someone = sys.stdin.isatty()
+    someone = someone_types()
     folder = repository(directory)
     done = rekey(
         folder,

@@ -192,7 +192,7 @@ def _loop(agent: Agent, stop: threading.Event) -> None:
 
 def _identity(folder: DeviceFolder, enrolment: Path | None, hardware: str, stop: threading.Event) -> Identity | None:
     """The device's identity, enrolling if needed; None if stopped while the orchestrator could not be reached."""
-    if enrolment is None or (folder.identity / "certificate.pem").exists():
+    if enrolment is None or folder.certificate.exists():
         return load_identity(folder.identity)
     make_private_folder(folder.path)
     while not stop.is_set():

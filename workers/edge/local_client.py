@@ -46,12 +46,13 @@ _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEE
 class DeviceSilentError(DeviceError):
     """No agent answers in this folder."""
 
-    def __init__(self, folder: str, found: str) -> None:
-        super().__init__(folder, found)
-        self.folder, self.found = folder, found
+    def __init__(self, folder: str, found: str, enrolled: bool = True) -> None:
+        super().__init__(folder, found, enrolled)
+        self.folder, self.found, self.enrolled = folder, found, enrolled
 
     def __str__(self) -> str:
-        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge run --dir {self.folder}` starts it"
+        then = f"run --dir {self.folder}` starts it" if self.enrolled else f"enrol {self.folder} --enrolment FILE` comes first"
+        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge {then}"
 
 
 class DeviceRefusedError(DeviceError):
@@ -113,15 +114,16 @@ class LocalDevice:
         self.close()
 
     def _call(self, method: str, request: Any) -> Any:
-        if not hasattr(self, "_stub"):
-            raise DeviceSilentError(str(self._folder), "no such folder")
+        if not self._folder.is_dir() or not hasattr(self, "_stub"):
+            raise DeviceSilentError(str(self._folder), "no such folder", False)
         try:
             return getattr(self._stub, method)(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             call: Any = error  # what is raised is also a grpc.Call; the stubs cannot say so
             code: grpc.StatusCode = call.code()
             if code in _SILENT:
-                raise DeviceSilentError(str(self._folder), code.name) from error
+                enrolled = DeviceFolder(self._folder).certificate.exists()
+                raise DeviceSilentError(str(self._folder), code.name if enrolled else "not enrolled yet", enrolled) from error
             raise DeviceRefusedError(code.name, str(call.details())[:500]) from error
 
 

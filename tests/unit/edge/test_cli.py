@@ -137,7 +137,10 @@ def test_status_is_a_picture_and_as_json_the_facts(folder: Path) -> None:
 
 
 def test_errors_are_the_ones_that_become_exit_codes(tmp_path: Path) -> None:
-    assert isinstance(RUNNER.invoke(app, ["predict", str(tmp_path), "x"]).exception, DeviceSilentError)
+    silent = RUNNER.invoke(app, ["predict", str(tmp_path), "x"]).exception
+    assert isinstance(silent, DeviceSilentError)
+    assert str(silent).endswith(f"(not enrolled yet); expected one that runs; `kdpipe edge enrol {tmp_path} --enrolment FILE` comes first")
+    assert "no such folder" in str(RUNNER.invoke(app, ["status", str(tmp_path / "none")]).exception)
     enrol = ["enrol", str(tmp_path / "device"), "--enrolment", str(tmp_path / "none.json")]
     assert isinstance(RUNNER.invoke(app, enrol).exception, EnrolmentInvalidError)
 

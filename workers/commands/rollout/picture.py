@@ -103,7 +103,8 @@ def _comparisons(view: RolloutView) -> Table:
 
 def _groups(found: ComparisonView) -> tuple[str, str]:
     unit = " ms" if found.metric == "latency" else ""
-    return (
-        f"{found.wave_median:.4g}{unit} ({found.wave_devices:,} devices)",
-        f"{found.control_median:.4g}{unit} ({found.control_devices:,} devices)",
-    )
+    return _group(found.wave_median, found.wave_devices, unit), _group(found.control_median, found.control_devices, unit)
+
+
+def _group(median: float, devices: int, unit: str) -> str:
+    return f"{median:.4g}{unit} ({devices:,} devices)" if devices else "nobody told"

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 STOP_GRACE_S = 5.0
+RATE_LEAST_S = 1.0
+"""Labels that all came sooner after the first commit give no rate: it would say how fast they were committed."""
 
 
 class StageCrashedError(KdpipeError):
@@ -57,7 +59,7 @@ class Learning:
             "teacher_rows": cost.rows - cost.rows_reused,
             "rows_reused": cost.rows_reused,
             "teacher_s": cost.teacher_s,
-            "rows_per_s": (cost.rows - cost.rows_first) / took_s if took_s > 0 else None,
+            "rows_per_s": (cost.rows - cost.rows_first) / took_s if took_s >= RATE_LEAST_S else None,
             "repaired": list(self.labelling.repaired) if self.labelling else [],
             "overlap": self._overlap(first, last),
         }

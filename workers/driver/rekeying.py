@@ -73,6 +73,8 @@ def rekey(
         finish(folder.keys, folder.releases)
         published = read_published(folder.releases)
         made = {role: CryptoSigner.generate_ed25519() for role in roles if role not in (elsewhere or {})}
+        owners = {OWNER[role] for role in made}
+        sealed = {owner: passphrases.of(owner, folder, brought=brought, replaced=roles) for owner in owners}
         new: dict[str, Signer] = {**made, **{role: _reference(role, data, passphrases.unlock) for role, data in (elsewhere or {}).items()}}
         hands = Hands(
             offline=_offline(folder, published, brought, passphrases),
@@ -80,8 +82,6 @@ def rekey(
             timestamp=_online(folder, "timestamp", new, passphrases),
             new=new,
         )
-        owners = {OWNER[role] for role in made}
-        sealed = {owner: passphrases.of(owner, folder, brought=brought, replaced=roles) for owner in owners}
         metadata = rotate(published, _signed_releases(folder, published), hands, now=now, replace=replace, renew=renew)
         files: dict[str, bytes | None] = {}
         gone = {root_key_to_replace(published.root.signed, replace)} if "root" in roles else set()

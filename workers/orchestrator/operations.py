@@ -195,8 +195,8 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
 
     def _device(self, row: DeviceRow) -> fleet_pb2.Device:
         roster, device = self._roster, row.device_id
-        told = {"served": roster.served.get(device), "arrived": roster.arrived.get(device)}
-        return describe_device(row, last_seen_s=roster.seen.get(device, 0.0), **told)
+        served, arrived = roster.served.get(device), roster.arrived.get(device)
+        return describe_device(row, last_seen_s=roster.seen.get(device, 0.0), served=served, arrived=arrived)
 
     async def _receive(self, parts: AsyncIterator[fleet_pb2.PublishRequest], upload: Path) -> int:
         length = 0

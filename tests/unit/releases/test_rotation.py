@@ -325,7 +325,7 @@ class Sealed:
         self.folder = RunFolder(root / "sealed")
         create_repository(self.folder.keys, self.folder.releases, now=NOW, unlock=Unlock(environment=self.RIGHT))
 
-    def rotate(self, *roles: str, ask: Any = None, ask_twice: Any = None, anew: bool = False, **given: str) -> None:
+    def rotate(self, *roles: str, ask: Any = None, ask_twice: Any = None, anew: Any = False, **given: str) -> None:
         unlock = Unlock(environment={**self.RIGHT, **{passphrase_variable(owner): text for owner, text in given.items()}})
         asked = Passphrases(unlock, ask=ask, ask_twice=ask_twice, anew=anew)
         rekey(self.folder, roles, brought=(), passphrases=asked, now=NOW)

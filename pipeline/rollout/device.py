@@ -158,6 +158,7 @@ class DeviceRecord:
     fetched_bytes: int = 0
     """For what is wanted, over all tries."""
     arrival: Arrival | None = None
+    """Of the newest download, whatever became of it."""
     incumbent: Installed | None = None
     previous: Installed | None = None
     """What ran before the incumbent; still in the other slot."""

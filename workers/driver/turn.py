@@ -80,6 +80,8 @@ class Turn:
     def _judge(self) -> None:
         trained = [name for name, facts in self._facts().items() if facts.trained]
         begin_controls(self._context, self._opening.generation, {name: self._steps_total(name) for name in trained})
+        if any(taken_back(self._context.folder, name) for name in trained):
+            self._fleet.ensure()  # it knows whether a device still runs that
         for name in self._due(lambda facts: facts.trained and facts.ships is None):
             with self._context.stop.at_once():
                 report = judge_student(self._context, self._opening, name)

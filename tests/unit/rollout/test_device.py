@@ -1,5 +1,6 @@
 """The device's state machine: pure, so every order of events can be tried."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -272,3 +273,9 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_a_record_of_before_arrivals_were_kept_reads() -> None:
+    tree = json.loads(to_json(installed(NEW, 1, 1)))
+    assert tree.pop("arrival")["way"] == "whole"
+    assert from_json(json.dumps(tree).encode()).arrival is None

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -148,6 +149,19 @@ def test_devices_and_rollouts_say_which_way_the_release_came(orchestrator: Runni
     second.arrival = fleet_pb2.Arrival(way=77, fetched_bytes=1)  # type: ignore[arg-type]  # of an agent that knows more
     second.sync()
     assert json.loads(told("device", "show", file, second.device_id, "--json"))["arrival"]["way"] == "unknown"
+
+
+def test_devices_that_claim_absurd_bytes_hide_no_rollout(orchestrator: RunningOrchestrator, file: str) -> None:
+    devices = orchestrator.devices(5)
+    target = orchestrator.release()
+    orchestrator.roll_out(target)
+    for device in orchestrator.offered(*devices, digest=target.digest):
+        device.arrival = fleet_pb2.Arrival(way="FETCH_WAY_WHOLE", fetched_bytes=2**62)
+        device.confirm()
+    assert "5 came whole" in told("rollout", "show", file, "r1")
+    devices[0].arrival = fleet_pb2.Arrival(way="FETCH_WAY_WHOLE", fetched_bytes=2**62 + 1)
+    with pytest.raises(grpc.RpcError, match="fetched_bytes"):
+        devices[0].sync()
 
 
 def completed(orchestrator: RunningOrchestrator) -> Path:

@@ -8,6 +8,7 @@ from pipeline.rollout.plan import Plan
 from pipeline.rollout.rollout import Member, Rollout, Stage, WavePhase
 from pipeline.rollout.sequential import InstallTest
 from pipeline.rollout.targeting import Reach
+from workers.orchestrator.reports import MAX_NUMBER
 from workers.orchestrator.roster import Arrived, DeviceRow, Served
 from workers.rpc import fleet_pb2
 
@@ -113,7 +114,7 @@ def _arrivals(rollout: Rollout, arrived: Mapping[str, Arrived]) -> list[fleet_pb
         if came is not None and came.digest == rollout.plan.digest:
             count = counts.setdefault(came.way, fleet_pb2.ArrivalCount(way=_way(came.way)))
             count.devices += 1
-            count.fetched_bytes += came.fetched_bytes
+            count.fetched_bytes = min(count.fetched_bytes + came.fetched_bytes, MAX_NUMBER)  # each is a claim
     return [counts[way] for way in sorted(counts)]
 
 

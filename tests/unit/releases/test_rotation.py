@@ -1,10 +1,9 @@
 """New keys for roles, as devices see them: nobody enrols anew, and who has an old key is out."""
 
-import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
-from pipeline.errors import ConfigError, FolderBusyError, KdpipeError
+from pipeline.errors import FolderBusyError, KdpipeError
 from pipeline.releases import sealing
 from pipeline.releases.assignment import Assignment, AssignmentRefusedError, sign_assignment, verify_assignment
 from pipeline.releases.journal import JOURNAL, JournalBrokenError, commit, finish
-from pipeline.releases.keys import OWNERS, KeyLockedError, Unlock, load_key, passphrase_variable
+from pipeline.releases.keys import KeyLockedError, Unlock, load_key
 from pipeline.releases.published import read_published
 from pipeline.releases.repository import MetadataInvalidError, create_repository, parse_metadata, sign_metadata
 from pipeline.releases.rotation import ROLES, RotationUnclearError, SignaturesMissingError
@@ -28,7 +27,7 @@ from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch
 from workers.driver.folder import Holder, RunFolder
 from workers.driver.passphrases import Passphrases
-from workers.driver.rekeying import OWNER, Rekeyed, rekey
+from workers.driver.rekeying import Rekeyed, rekey
 from workers.edge.trust import MetadataRefusedError, MetadataUnreachableError
 
 PATH = "releases/small-000001.kdpb"
@@ -314,62 +313,6 @@ def test_a_sealed_key_is_not_replaced_by_an_open_one_in_silence(tmp_path: Path) 
         rekey(folder, ("timestamp", "snapshot"), brought=(), passphrases=Passphrases(Unlock()), now=NOW)
     rekey(folder, ("timestamp",), brought=(), passphrases=Passphrases(unlock), now=NOW)
     load_key(folder.keys / "online" / "timestamp.pem", unlock)
-
-
-class Sealed:
-    """A run's folder whose keys are all here, under the passphrase `right`."""
-
-    RIGHT: Mapping[str, str] = {passphrase_variable(owner): "right" for owner in OWNERS}
-
-    def __init__(self, root: Path) -> None:
-        self.folder = RunFolder(root / "sealed")
-        create_repository(self.folder.keys, self.folder.releases, now=NOW, unlock=Unlock(environment=self.RIGHT))
-
-    def rotate(self, *roles: str, ask: Any = None, ask_twice: Any = None, anew: Any = False, **given: str) -> None:
-        unlock = Unlock(environment={**self.RIGHT, **{passphrase_variable(owner): text for owner, text in given.items()}})
-        asked = Passphrases(unlock, ask=ask, ask_twice=ask_twice, anew=anew)
-        rekey(self.folder, roles, brought=(), passphrases=asked, now=NOW)
-
-    def opened_by(self, passphrase: str, owner: str) -> set[str]:
-        """Names of the owner's keys that a passphrase opens."""
-        found = set()
-        for path in (self.folder.keys / owner).glob("*.pem"):
-            with contextlib.suppress(KeyLockedError):
-                load_key(path, Unlock(environment={passphrase_variable(owner): passphrase}))
-                found.add(path.stem)
-        return found
-
-
-@pytest.fixture
-def sealed(tmp_path: Path) -> Sealed:
-    return Sealed(tmp_path)
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_a_mistyped_passphrase_seals_no_key(sealed: Sealed, role: str) -> None:
-    owner, before = OWNER[role], {path: path.read_bytes() for path in sealed.folder.keys.rglob("*.pem")}
-    with pytest.raises(KeyLockedError, match="does not open it"):
-        sealed.rotate(role, **{owner: "wrong"})
-    with pytest.raises(KeyLockedError, match="does not open it"):
-        sealed.rotate(role, ask=lambda _: "wrong", **{owner: ""})
-    assert {path: path.read_bytes() for path in sealed.folder.keys.rglob("*.pem")} == before
-
-
-def test_what_is_typed_for_the_old_keys_seals_the_new_one_too(sealed: Sealed) -> None:
-    sealed.rotate("release", "targets", ask=lambda _: "right", release="", offline="")
-    assert sealed.opened_by("right", "release") == {"release"}
-    assert len(sealed.opened_by("right", "offline")) == 4, "three of root, one of targets"
-
-
-def test_a_forgotten_passphrase_is_replaced_with_all_keys_of_its_owner(sealed: Sealed) -> None:
-    sealed.rotate("release", anew=True, release="new")
-    assert sealed.opened_by("new", "release") == {"release"}
-    with pytest.raises(ConfigError, match=r"assignment\.pem would stay under the old one"):
-        sealed.rotate("snapshot", "timestamp", anew=True, online="new")
-    sealed.rotate("snapshot", "timestamp", "assignment", anew=True, online="", ask_twice=lambda owner: f"typed for {owner}")
-    assert sealed.opened_by("typed for online", "online") == {"snapshot", "timestamp", "assignment"}
-    with pytest.raises(ConfigError, match="or a terminal"):
-        sealed.rotate("release", anew=True, release="", online="typed for online")
 
 
 def test_the_passphrase_of_a_brought_key_is_asked_for_where_the_environment_does_not_open_it(tmp_path: Path) -> None:

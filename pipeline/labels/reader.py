@@ -7,6 +7,7 @@ the same positions. Plain objects, no Ray: one reader per rank, each with its ow
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_o
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import Window, joined_labels, window_of
+from pipeline.labels.window import NUMBERS, WORDS, Window, joined_labels, window_of
 
 WINDOWS_HELD = 3
 
@@ -83,6 +84,8 @@ class LabelBatch:
     cursor_after: Cursor
     sample_ids: list[str]
     inputs: pa.Array
+    inputs_BF: NDArray[Any] | None
+    """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
     log_probs_BK: NDArray[np.float32]
     """Every class; what a sparse codec left out is spread evenly."""
     recorded: SparseLabels | None
@@ -186,21 +189,23 @@ class LabelReader:
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
         windows = [self._window(piece.window, epoch) for piece in found]
         parts = [window.rows(piece.start, piece.stop) for window, piece in zip(windows, found, strict=True)]
-        table = pa.concat_tables([part.table for part in parts])
-        embedding_BD = joined_embeddings([(part.embedding_BD, len(part.table)) for part in parts])
-        rows_B = table["row"].to_numpy()
+        numbers = {name: _one_after_the_other([part.numbers[name] for part in parts]) for name in NUMBERS}
+        words = {name: _one_after_the_other([part.words[name].to_numpy(zero_copy_only=False) for part in parts]).tolist() for name in WORDS}
+        embedding_BD = joined_embeddings([(part.embedding_BD, len(part.inputs)) for part in parts])
+        rows_B = numbers["row"]
         return LabelBatch(
             cursor_after=cursor_after,
-            sample_ids=table["sample_id"].to_numpy().tolist(),
-            inputs=pa.concat_arrays([part.inputs for part in parts]),
-            log_probs_BK=np.concatenate([part.log_probs_BK for part in parts]),
+            sample_ids=words["sample_id"],
+            inputs=parts[0].inputs if len(parts) == 1 else pa.concat_arrays([part.inputs for part in parts]),
+            inputs_BF=_matrix([part.inputs_BF for part in parts]),
+            log_probs_BK=_one_after_the_other([part.log_probs_BK for part in parts]),
             recorded=joined_labels([(part.recorded, part.log_probs_BK) for part in parts]),
             weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
-            entropy_B=table["entropy"].to_numpy(),
-            margin_B=table["margin"].to_numpy(),
-            disagreement_B=table["disagreement"].to_numpy(),
-            hard_label=table["label"].to_numpy().tolist(),
-            agreement_B=table["agreement"].to_numpy(),
+            entropy_B=numbers["entropy"],
+            margin_B=numbers["margin"],
+            disagreement_B=numbers["disagreement"],
+            hard_label=words["label"],
+            agreement_B=numbers["agreement"],
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
             rows_B=rows_B,
@@ -250,3 +255,12 @@ class LabelReader:
         for what, expected in mine.items():
             if getattr(cursor, what) != expected:
                 raise CursorForeignError(what, repr(getattr(cursor, what)), repr(expected))
+
+
+def _one_after_the_other(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)  # a batch seldom lies in two windows, and need not be copied then
+
+
+def _matrix(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+    whole = [part for part in parts if part is not None]
+    return _one_after_the_other(whole) if len(whole) == len(parts) and len({part.shape[1] for part in whole}) == 1 else None

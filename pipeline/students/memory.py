@@ -17,6 +17,7 @@ from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.order import Cursor, permutation
 from pipeline.labels.reader import EndOfEpoch, LabelBatch
+from pipeline.labels.window import matrix_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class MemoryReader:
     ) -> None:
         self._ids, self._hard, self._teacher = list(sample_ids), list(hard_label), teacher
         self._inputs = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
+        self._inputs_NF = matrix_of(pa.chunked_array([self._inputs]))
         self._log_probs_NK = log_probs_NK
         self._extras, nan_N = extras or Extras(), np.full(len(self._ids), np.nan, dtype=np.float32)
         self._agreement_N = nan_N if agreement_N is None else agreement_N
@@ -74,6 +76,7 @@ class MemoryReader:
             cursor_after=replace(cursor, pos=stop),
             sample_ids=[self._ids[row] for row in rows_B],
             inputs=self._inputs.take(pa.array(rows_B)),
+            inputs_BF=None if self._inputs_NF is None else self._inputs_NF[rows_B],
             log_probs_BK=log_probs_BK,
             recorded=self._recorded(rows_B),
             weight_B=np.ones(len(rows_B), dtype=np.float32),

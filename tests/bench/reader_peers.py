@@ -79,7 +79,7 @@ def kdpipe_reader() -> Read:
         reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
         cursor = reader.start()
         while isinstance(found := reader.read(cursor), LabelBatch):
-            yield torch.from_numpy(found.inputs.flatten().to_numpy().reshape(-1, FEATURES)), torch.from_numpy(found.log_probs_BK)
+            yield torch.from_numpy(found.inputs_BF), torch.from_numpy(found.log_probs_BK)
             cursor = found.cursor_after
 
     return read

@@ -7,6 +7,7 @@ renormalises in fp32.
 N rows, K classes, R classes recorded.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -60,6 +61,26 @@ def log_normalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted_NK = log_probs_NK - top_N1
     shifted_NK -= np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True))
     return np.asarray(shifted_NK, dtype=np.float32)
+
+
+def widened(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The same numbers in float32: looked up, which takes half the time of numpy's conversion."""
+    return _every_half().take(halves.view(np.uint16))
+
+
+@functools.cache
+def _every_half() -> NDArray[np.float32]:
+    return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def renormalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows that sum to one, of rows that did before each value was rounded; in place.
+
+    Log-probabilities need not be shifted first as in `log_normalised`: none is so great that its exponential is too, and each row has one
+    that is not tiny.
+    """
+    log_probs_NK -= np.log(np.exp(log_probs_NK).sum(axis=1, keepdims=True))
+    return log_probs_NK
 
 
 def id_type(classes: int) -> type[np.unsignedinteger[Any]]:

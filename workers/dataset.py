@@ -71,7 +71,7 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         if workers is not None and workers.num_workers > 1:
             several = f"{workers.num_workers} workers, each of which would read all labels"
             raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
-        reader = ReadingAhead(self._reader())
+        reader = ReadingAhead(self._reader(), epochs=False)  # each epoch has a reader of its own
         try:
             cursor = self._cursor or reader.start()
             while not isinstance(found := reader.read(cursor), EndOfEpoch):

@@ -7,6 +7,7 @@ the same positions. Plain objects, no Ray: one reader per rank, each with its ow
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
 from pipeline.labels.codecs import SparseLabels
-from pipeline.labels.embedding import joined_embeddings
 from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import NUMBERS, WORDS, Window, joined_labels, window_of
+from pipeline.labels.window import Window, joined, window_of
 
 WINDOWS_HELD = 3
 
@@ -82,7 +82,8 @@ class LabelBatch:
     """B samples, this rank's slice of a batch; B may be 0 for a rank, and is short only at the end of an epoch."""
 
     cursor_after: Cursor
-    sample_ids: list[str]
+    id_B: pa.Array
+    """string; as a list, `sample_ids`."""
     inputs: pa.Array
     inputs_BF: NDArray[Any] | None
     """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
@@ -96,7 +97,8 @@ class LabelBatch:
     margin_B: NDArray[np.float32]
     disagreement_B: NDArray[np.float32]
     """NaN where the teacher is one model."""
-    hard_label: list[str | None]
+    hard_B: pa.Array
+    """string, null where the source has none; as a list, `hard_label`."""
     agreement_B: NDArray[np.float32]
     """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
     embedding_BD: NDArray[np.float32] | None
@@ -106,6 +108,16 @@ class LabelBatch:
     """Global row numbers."""
     batch_rows: int
     """Rows of the whole batch, over all ranks."""
+
+    # Lists are made for those who ask: a string each is a tenth of what reading a row costs.
+
+    @cached_property
+    def sample_ids(self) -> list[str]:
+        return [*self.id_B.to_numpy(zero_copy_only=False)]
+
+    @cached_property
+    def hard_label(self) -> list[str | None]:
+        return [*self.hard_B.to_numpy(zero_copy_only=False)]
 
 
 @dataclass(frozen=True)
@@ -188,35 +200,35 @@ class LabelReader:
 
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
         windows = [self._window(piece.window, epoch) for piece in found]
-        parts = [window.rows(piece.start, piece.stop) for window, piece in zip(windows, found, strict=True)]
-        numbers = {name: _one_after_the_other([part.numbers[name] for part in parts]) for name in NUMBERS}
-        words = {name: _one_after_the_other([part.words[name].to_numpy(zero_copy_only=False) for part in parts]).tolist() for name in WORDS}
-        embedding_BD = joined_embeddings([(part.embedding_BD, len(part.inputs)) for part in parts])
-        rows_B = numbers["row"]
+        rows = joined([window.rows(piece.start, piece.stop) for window, piece in zip(windows, found, strict=True)])
+        rows_B, embedding_BD = rows.numbers["row"], rows.embedding_BD
         return LabelBatch(
             cursor_after=cursor_after,
-            sample_ids=words["sample_id"],
-            inputs=parts[0].inputs if len(parts) == 1 else pa.concat_arrays([part.inputs for part in parts]),
-            inputs_BF=_matrix([part.inputs_BF for part in parts]),
-            log_probs_BK=_one_after_the_other([part.log_probs_BK for part in parts]),
-            recorded=joined_labels([(part.recorded, part.log_probs_BK) for part in parts]),
-            weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
-            entropy_B=numbers["entropy"],
-            margin_B=numbers["margin"],
-            disagreement_B=numbers["disagreement"],
-            hard_label=words["label"],
-            agreement_B=numbers["agreement"],
+            id_B=rows.words["sample_id"],
+            inputs=rows.inputs,
+            inputs_BF=rows.inputs_BF,
+            log_probs_BK=rows.log_probs_BK,
+            recorded=rows.recorded,
+            weight_B=self._weights(rows_B),
+            entropy_B=rows.numbers["entropy"],
+            margin_B=rows.numbers["margin"],
+            disagreement_B=rows.numbers["disagreement"],
+            hard_B=rows.words["label"],
+            agreement_B=rows.numbers["agreement"],
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
             rows_B=rows_B,
             batch_rows=batch_rows,
         )
 
-    def _weightless(self) -> Intervals:
+    def _weights(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
         state = self._log.state
         if self._weighed is None or self._weighed[0] is not state:
             self._weighed = state, state.weightless(self._generation)
-        return self._weighed[1]
+        weight_B = np.ones(len(rows_B), dtype=np.float32)
+        if weightless := self._weighed[1]:
+            weight_B[weightless.mask(rows_B)] = 0
+        return weight_B
 
     def _window(self, window: int, epoch: int) -> Window:
         held = self._windows.get((window, epoch))
@@ -255,12 +267,3 @@ class LabelReader:
         for what, expected in mine.items():
             if getattr(cursor, what) != expected:
                 raise CursorForeignError(what, repr(getattr(cursor, what)), repr(expected))
-
-
-def _one_after_the_other(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)  # a batch seldom lies in two windows, and need not be copied then
-
-
-def _matrix(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
-    whole = [part for part in parts if part is not None]
-    return _one_after_the_other(whole) if len(whole) == len(parts) and len({part.shape[1] for part in whole}) == 1 else None

@@ -29,9 +29,6 @@ from pipeline.files import (
 OBJECT_MAX_BYTES = 1 << 30
 """No object of ours comes near; a bigger one is not ours."""
 
-_MAPPED = {"flags": mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0), "prot": mmap.PROT_READ}
-"""Where the system can, with all its pages at once and not one fault after another: a checksum reads every byte right away."""
-
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
@@ -137,7 +134,7 @@ class LocalStore:
         try:
             with self._path(key).open("rb") as file:
                 # An empty file cannot be mapped.
-                return memoryview(mmap.mmap(file.fileno(), 0, **_MAPPED)) if file.seek(0, 2) else memoryview(b"")
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if file.seek(0, 2) else memoryview(b"")
         except FileNotFoundError as error:
             raise ObjectMissingError(key) from error
 

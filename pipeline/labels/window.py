@@ -10,13 +10,13 @@ batch, they would cost more than the wide ones.
 N rows, K classes, D values of an embedding.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.labels.codecs import Codec, DenseFp16, SparseLabels
@@ -59,8 +59,7 @@ class Matrix:
         values = pa.array(rows.reshape(-1))
         if pa.types.is_fixed_size_list(self.kind):
             return pa.FixedSizeListArray.from_arrays(values, type=self.kind), rows
-        offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(rows.shape[1])
-        return pa.ListArray.from_arrays(pa.array(offsets), values, type=self.kind), rows
+        return pa.ListArray.from_arrays(_offsets(*rows.shape), values, type=self.kind), rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +118,11 @@ def window_of(shards: Sequence[Shard], shuffled_N: NDArray[np.int64]) -> Window:
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _offsets(rows: int, width: int) -> pa.Array:
+    return pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(width))
+
+
 def _in_order(column: pa.ChunkedArray, shuffled_N: NDArray[np.int64]) -> NDArray[Any]:
     taken_N: NDArray[Any] = column.to_numpy().take(shuffled_N)
     taken_N.setflags(write=False)  # batches are pieces of it
@@ -142,27 +146,49 @@ def matrix_of(column: pa.ChunkedArray) -> NDArray[np.generic] | None:
     if column.num_chunks != 1 or not len(column) or column.null_count or pa.types.is_boolean(kind.value_type):
         return None
     lists = column.chunk(0)
-    values = lists.flatten()
-    width, rest = divmod(len(values), len(lists))
-    if not width or rest or values.null_count or not pc.all(pc.equal(pc.list_value_length(lists), width)).as_py():
+    if pa.types.is_fixed_size_list(kind):
+        first, width = lists.offset * kind.list_size, kind.list_size
+    else:
+        offsets = lists.offsets.to_numpy()
+        first, width = int(offsets[0]), int(offsets[1] - offsets[0])
+        if np.any(np.diff(offsets) != width):
+            return None
+    values = lists.values.slice(first, len(lists) * width)
+    if not width or values.null_count:
         return None
     return np.asarray(values.to_numpy(zero_copy_only=True).reshape(len(lists), width))
 
 
-def joined_labels(parts: Sequence[tuple[SparseLabels | None, NDArray[np.float32]]]) -> SparseLabels | None:
-    """What was recorded of all rows, from (recorded, dense) of each part; None if no part left a class out. A part without records
-    has every class."""
-    if all(recorded is None for recorded, _ in parts):
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one part after the other. Those of one part are not copied: few batches lie in two windows."""
+    if len(parts) == 1:
+        return parts[0]
+    matrices = [part.inputs_BF for part in parts if part.inputs_BF is not None]
+    alike = len(matrices) == len(parts) and len({matrix.shape[1] for matrix in matrices}) == 1
+    return Rows(
+        numbers={name: np.concatenate([part.numbers[name] for part in parts]) for name in NUMBERS},
+        words={name: pa.concat_arrays([part.words[name] for part in parts]) for name in WORDS},
+        inputs=pa.concat_arrays([part.inputs for part in parts]),
+        inputs_BF=np.concatenate(matrices) if alike else None,
+        log_probs_BK=np.concatenate([part.log_probs_BK for part in parts]),
+        recorded=_joined_labels(parts),
+        embedding_BD=joined_embeddings([(part.embedding_BD, len(part.inputs)) for part in parts]),
+    )
+
+
+def _joined_labels(parts: Sequence[Rows]) -> SparseLabels | None:
+    """What was recorded of all rows; None if no part left a class out. A part without records has every class."""
+    if all(part.recorded is None for part in parts):
         return None
-    whole = [recorded or _every_class(dense_BK) for recorded, dense_BK in parts]
-    width = max(part.ids_NR.shape[1] for part in whole)
-    room = [((0, 0), (0, width - part.ids_NR.shape[1])) for part in whole]
+    whole = [part.recorded or _every_class(part.log_probs_BK) for part in parts]
+    width = max(labels.ids_NR.shape[1] for labels in whole)
+    room = [((0, 0), (0, width - labels.ids_NR.shape[1])) for labels in whole]
     return SparseLabels(
-        ids_NR=np.concatenate([np.pad(part.ids_NR, pad) for part, pad in zip(whole, room, strict=True)]),
+        ids_NR=np.concatenate([np.pad(labels.ids_NR, pad) for labels, pad in zip(whole, room, strict=True)]),
         log_probs_NR=np.concatenate(
-            [np.pad(part.log_probs_NR, pad, constant_values=-np.inf) for part, pad in zip(whole, room, strict=True)]
+            [np.pad(labels.log_probs_NR, pad, constant_values=-np.inf) for labels, pad in zip(whole, room, strict=True)]
         ),
-        tail_N=np.concatenate([part.tail_N for part in whole]),
+        tail_N=np.concatenate([labels.tail_N for labels in whole]),
     )
 
 

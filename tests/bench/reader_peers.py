@@ -71,11 +71,35 @@ def write_kdpipe(folder: Path, rows: int) -> None:
 
 
 def kdpipe_reader() -> Read:
+    """As kdpipe's own trainers read."""
+    import pyarrow as pa
+
+    from pipeline.labels.reader import LabelBatch, LabelReader, NotYet
+    from pipeline.labels.store import open_store
+
+    pa.array(np.zeros(1))  # at its first array pyarrow imports pandas, where there is one
+
+    def read(folder: Path) -> Batches:
+        reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
+        cursor = reader.start()
+        while not isinstance(found := reader.read(cursor), NotYet):
+            if isinstance(found, LabelBatch):
+                assert found.inputs_BF is not None
+                yield torch.from_numpy(found.inputs_BF), torch.from_numpy(found.log_probs_BK)
+                cursor = found.cursor_after
+            else:
+                cursor = found.next
+
+    return read
+
+
+def data_set_reader() -> Read:
+    """As a training loop of one's own reads: with ids, hard labels and evidence, and a thread that reads ahead."""
     import pyarrow as pa
 
     from workers.dataset import LabelDataset
 
-    pa.array(np.zeros(1))  # at its first array pyarrow imports pandas, where there is one
+    pa.array(np.zeros(1))
 
     def read(folder: Path) -> Batches:
         dataset = LabelDataset(str(folder), batch=BATCH, seed=1)
@@ -166,18 +190,26 @@ def write_hf(folder: Path, rows: int) -> None:
     datasets.Dataset.from_dict({"x": x, "y": y}, features=features).save_to_disk(str(folder))
 
 
-def hf_reader() -> Read:
+def hf_reader(kind: str) -> Read:
+    """Arrow tables, made into tensors by hand, or tensors as it makes them itself."""
     import datasets
 
     def read(folder: Path) -> Batches:
         files = sorted(str(path) for path in folder.glob("*.arrow"))
         stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
-        shuffled = stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format("arrow")
+        shuffled = stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format(kind)
         for epoch in itertools.count():
             shuffled.set_epoch(epoch)
             for batch in shuffled.iter(BATCH):
-                x, y = (batch[name].combine_chunks().flatten().to_numpy().reshape(len(batch), -1) for name in "xy")
-                yield torch.from_numpy(x), torch.from_numpy(y).float()
+                if kind == "arrow":
+                    x, y = (torch.from_numpy(_matrix(batch[name])) for name in "xy")
+                else:
+                    x, y = batch["x"], batch["y"]
+                yield x, y.float()
+
+    def _matrix(column: Any) -> np.ndarray:
+        flat: np.ndarray = column.combine_chunks().flatten().to_numpy()
+        return flat.reshape(len(column), -1)
 
     return read
 
@@ -213,16 +245,20 @@ def raw_reader() -> Read:
 
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "kdpipe": write_kdpipe,
+    "kdpipe data set": write_kdpipe,
     "mosaicml streaming": write_mosaicml,
     "litdata": write_litdata,
     "hf datasets": write_hf,
+    "hf datasets tensors": write_hf,
     "raw mmap": write_raw,
 }
 READERS: Mapping[str, Callable[[], Read]] = {
     "kdpipe": kdpipe_reader,
+    "hf datasets": functools.partial(hf_reader, "arrow"),
+    "kdpipe data set": data_set_reader,
+    "hf datasets tensors": functools.partial(hf_reader, "torch"),
     "mosaicml streaming": mosaicml_reader,
     "litdata": litdata_reader,
-    "hf datasets": hf_reader,
     "raw mmap": raw_reader,
 }
 """What each imports, then how it reads."""

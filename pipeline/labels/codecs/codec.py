@@ -7,7 +7,6 @@ renormalises in fp32.
 N rows, K classes, R classes recorded.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 CLAMP_NATS = -30.0
+_SIGN_AND_HALF = np.int32(-(2**31) | 0x7FFF << 13)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +64,16 @@ def log_normalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def widened(halves: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The same numbers in float32: looked up, which takes half the time of numpy's conversion."""
-    return _every_half().take(halves.view(np.uint16))
+    """The same finite numbers in float32, four times as fast as numpy's conversion.
 
-
-@functools.cache
-def _every_half() -> NDArray[np.float32]:
-    return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    A half's sign, exponent and mantissa are put where a float32 has them; the exponents differ in what stands for 0, which is a factor.
+    """
+    bits = halves.view(np.int16).astype(np.int32)  # with its sign in all the bits above
+    bits <<= 13
+    bits &= _SIGN_AND_HALF
+    wide: NDArray[np.float32] = bits.view(np.float32)
+    wide *= np.float32(2.0**112)
+    return wide
 
 
 def renormalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:

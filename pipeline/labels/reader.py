@@ -22,9 +22,11 @@ from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_o
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import Window, joined, window_of
+from pipeline.labels.window import Rows, Window, joined, window_of
 
 WINDOWS_HELD = 3
+DECODED_BYTES = 2**21
+"""Of rows taken and decoded at a time, so that small batches share what a call costs; they fit into a core's cache."""
 
 
 class CursorForeignError(LabelStoreError):
@@ -132,6 +134,16 @@ class EndOfEpoch:
     next: Cursor
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """The rows at the places [start, stop) of a window, of which the next batches are pieces."""
+
+    window: Window
+    start: int
+    stop: int
+    rows: Rows
+
+
 class LabelReader:
     """One rank's view of the labels of one generation."""
 
@@ -154,6 +166,7 @@ class LabelReader:
         self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
         self._weighed: tuple[LogState, Intervals] | None = None
+        self._held: _Decoded | None = None
         self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
 
     def start(self) -> Cursor:
@@ -200,7 +213,7 @@ class LabelReader:
 
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
         windows = [self._window(piece.window, epoch) for piece in found]
-        rows = joined([window.rows(piece.start, piece.stop) for window, piece in zip(windows, found, strict=True)])
+        rows = joined([self._rows(window, piece) for window, piece in zip(windows, found, strict=True)])
         rows_B, embedding_BD = rows.numbers["row"], rows.embedding_BD
         return LabelBatch(
             cursor_after=cursor_after,
@@ -220,6 +233,16 @@ class LabelReader:
             rows_B=rows_B,
             batch_rows=batch_rows,
         )
+
+    def _rows(self, window: Window, piece: Piece) -> Rows:
+        if self._world > 1:  # between a rank's rows lie those of the others
+            return window.rows(piece.start, piece.stop)
+        held = self._held
+        if held is None or held.window is not window or not held.start <= piece.start <= piece.stop <= held.stop:
+            batches = max(1, DECODED_BYTES // (window.row_bytes * self._batch))
+            stop = min(max(piece.start + batches * self._batch, piece.stop), len(window.shuffled_N))
+            held = self._held = _Decoded(window=window, start=piece.start, stop=stop, rows=window.rows(piece.start, stop))
+        return held.rows.piece(piece.start - held.start, piece.stop - held.start)
 
     def _weights(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
         state = self._log.state

@@ -1,7 +1,7 @@
 """One sealed window in memory, for as long as batches come from it: its shards' columns as they are stored, and the order of its rows.
 
-Soft labels stay encoded: a batch decodes its own rows, so that memory does not grow with the number of classes. Where the shards of one
-window were written by different codecs, all are decoded and held so.
+Soft labels stay encoded and are decoded some rows at a time, so that memory does not grow with the number of classes. Where the shards
+of one window were written by different codecs, all are decoded and held so.
 
 A column of lists of numbers, all of one length, is held as a matrix over the same memory: taking rows of it costs a copy of their
 bytes, many times less than taking lists. Narrow columns are put into reading order once, and a batch has a piece of them: taken by the
@@ -45,6 +45,19 @@ class Rows:
     """None where the codec keeps every class."""
     embedding_BD: NDArray[np.float16] | None
 
+    def piece(self, start: int, stop: int) -> "Rows":
+        """[start, stop) of these, over the same memory."""
+        cut = slice(start, stop)
+        return Rows(
+            numbers={name: column[cut] for name, column in self.numbers.items()},
+            words={name: column[cut] for name, column in self.words.items()},
+            inputs=self.inputs[cut],
+            inputs_BF=None if self.inputs_BF is None else self.inputs_BF[cut],
+            log_probs_BK=self.log_probs_BK[cut],
+            recorded=None if self.recorded is None else self.recorded.piece(cut),
+            embedding_BD=None if self.embedding_BD is None else self.embedding_BD[cut],
+        )
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -75,6 +88,12 @@ class Window:
     embedding_ND: NDArray[np.float16] | None
     shuffled_N: NDArray[np.int64]
     teachers: frozenset[str]
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a decoded row takes."""
+        inputs = self.inputs.rows if isinstance(self.inputs, Matrix) else self.inputs
+        return 4 * self.classes + inputs.nbytes // max(len(inputs), 1)
 
     def rows(self, start: int, stop: int) -> Rows:
         """Those at the places [start, stop) of the window's order."""

@@ -28,6 +28,10 @@ class SparseLabels:
     tail_N: NDArray[np.float32]
     """Log of the mass of all classes without a record; -inf where there is none."""
 
+    def piece(self, cut: slice) -> "SparseLabels":
+        """Some of these labels, over the same memory."""
+        return SparseLabels(ids_NR=self.ids_NR[cut], log_probs_NR=self.log_probs_NR[cut], tail_N=self.tail_N[cut])
+
 
 class Codec(Protocol):
     """A frozen dataclass; its fields are what the schema's metadata says beside name and version."""

@@ -20,7 +20,8 @@ from tests.bench.reader_peers import READERS
 ENVIRONMENT = Path(".venv-bench/bin/python")
 TIMEOUT_S = 600
 TURN_S = 3.0
-PEERS = [peer for peer in READERS if peer not in ("kdpipe", "raw mmap")]
+OURS, LIMIT = ("kdpipe", "kdpipe data set"), "raw mmap"
+PEERS = [peer for peer in READERS if peer not in (*OURS, LIMIT)]
 
 
 def run(rows: int = 100_000, runs: int = 7) -> list[Comparison]:
@@ -42,15 +43,17 @@ def run(rows: int = 100_000, runs: int = 7) -> list[Comparison]:
     return [
         *(_against(speed, case="rows/s", unit="rows/s", best=max)),
         *(_against(thrift, case="rows per CPU second", unit="rows/s", best=max)),
-        *(_against({peer: of for peer, of in first.items() if peer != "raw mmap"}, case="first batch", unit="s", best=min)),
+        *(_against({peer: of for peer, of in first.items() if peer != LIMIT}, case="first batch", unit="s", best=min)),
     ]
 
 
 def _against(found: Mapping[str, list[float]], *, case: str, unit: str, best: Callable[[Iterable[float]], float]) -> list[Comparison]:
     of_peers = {"best of the peers": [best(turn) for turn in zip(*(found[peer] for peer in PEERS), strict=True)]}
-    others = {peer: turns for peer, turns in found.items() if peer != "kdpipe"}
+    others = {peer: turns for peer, turns in found.items() if peer not in OURS}
+    cases = {ours: case if ours == "kdpipe" else f"{case}, {ours}" for ours in OURS}
     return [
-        compare(name="reader", case=case, unit=unit, ours=found["kdpipe"], against=peer, theirs=theirs)
+        compare(name="reader", case=named, unit=unit, ours=found[ours], against=peer, theirs=theirs)
+        for ours, named in cases.items()
         for peer, theirs in (of_peers | others).items()
     ]
 

@@ -6,7 +6,8 @@ from pipeline.rollout.plan import Plan
 from pipeline.rollout.rollout import Member, Rollout, Stage, WavePhase
 from pipeline.rollout.sequential import InstallTest
 from pipeline.rollout.targeting import Reach
-from workers.orchestrator.roster import DeviceRow, Served
+from workers.orchestrator.roster import DeviceRow
+from workers.orchestrator.served import Served
 from workers.rpc import fleet_pb2
 
 MAX_IDS = 1_000

@@ -34,7 +34,8 @@ from workers.orchestrator.reports import (
     claim,
     take,
 )
-from workers.orchestrator.roster import DeviceRow, Roster, Served
+from workers.orchestrator.roster import DeviceRow, Roster
+from workers.orchestrator.served import Served
 from workers.orchestrator.writer import Session, Writer, encode_shadow
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
@@ -72,7 +73,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         was_away = not self._pacing.is_present(self._roster, self._roster.seen.get(device_id, 0.0), now)
         self._roster.seen[device_id] = now
         if serving is not None:
-            self._roster.served[device_id] = Served(digest=claims.running_digest, serving=serving)
+            self._roster.served[device_id] = Served(digest=claims.running_digest, told_s=now, serving=serving)
         is_news = bool(take(row, reports, now=now)[1]) or claim(row, claims) is not row
         if is_news or (row.device_generation > row.generation and row.target):
             row, fresh = await self._writer.run(lambda session: self._apply(session, device_id, claims, reports, shadows, now))

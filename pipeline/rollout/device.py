@@ -9,6 +9,7 @@ candidate of a TRIAL becomes it only with CONFIRMED. A try is counted before the
 that kills the machine is given up after `TRIES`. Every change of state queues a report, in order, until it is acknowledged.
 """
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ FREE_DISK_FACTOR = 3
 BYTE_BUDGET_FACTOR = 3
 """Of a bundle's length: so many bytes may have come for one assignment, and still not the whole bundle, before the device gives it up."""
 MAX_INCARNATION = 1 << 62
+DISAGREES_CHANCE = 0.001
 _LEAST_MEMORY_BYTES = 128 << 20
 
 
@@ -260,6 +262,20 @@ def shadowed(record: DeviceRecord, evidence: Shadow) -> DeviceRecord:
     """SHADOW -> TRIAL, with the evidence in the report of TRIAL: it is sent before the switch."""
     _in(record, "shadowed", State.SHADOW)
     return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence)
+
+
+def disagreement(evidence: Shadow, floor_percent: int) -> str | None:
+    """Why a candidate is refused for answering otherwise than the incumbent, before it ever answers; None where it is not.
+
+    Only where the agreement is surely below the floor (exact binomial, 1 in 1,000): a few inputs are few.
+    """
+    n, floor = evidence.samples, floor_percent / 100
+    if not n or evidence.agreed >= floor * n:
+        return None
+    chance = sum(math.comb(n, k) * floor**k * (1 - floor) ** (n - k) for k in range(evidence.agreed + 1))
+    if chance > DISAGREES_CHANCE:
+        return None
+    return f"agrees with the running model on {evidence.agreed} of {n} inputs, surely below {floor_percent} %"
 
 
 def confirm(record: DeviceRecord) -> DeviceRecord:

@@ -65,6 +65,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
         security_floor=min(section.security_floor, number),
         hardware=section.hardware,
         runtime=section.runtime,
+        shadow_floor_percent=round(100 * section.shadow_agreement_min),
         memory_bytes=verdict["memory_bytes"],
         deltas=deltas,
     )

@@ -155,7 +155,8 @@ class Turn:
         if not facts.trained:
             fate, says = Fate.FAILED, str(self._failed.get(name, ""))
         elif not facts.ships:
-            fate, says = Fate.REFUSED, "Nothing ships; the incumbent stays. " + verdict.get("why", "")
+            why = str(verdict.get("why", ""))
+            fate, says = Fate.REFUSED, why[:1].upper() + why[1:]
         elif not rollouts:
             fate, says = Fate.NOT_DEPLOYED, ""
         elif all(rollout["completed"] for rollout in rollouts.values()):

@@ -9,7 +9,8 @@ from pipeline.rollout.rollout import Member, Rollout, Stage, WavePhase
 from pipeline.rollout.sequential import InstallTest
 from pipeline.rollout.targeting import Reach
 from workers.orchestrator.reports import MAX_NUMBER
-from workers.orchestrator.roster import Arrived, DeviceRow, Served
+from workers.orchestrator.roster import Arrived, DeviceRow
+from workers.orchestrator.served import Served
 from workers.rpc import fleet_pb2
 
 MAX_IDS = 1_000

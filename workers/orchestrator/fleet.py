@@ -35,7 +35,8 @@ from workers.orchestrator.reports import (
     claim,
     take,
 )
-from workers.orchestrator.roster import Arrived, DeviceRow, Roster, Served
+from workers.orchestrator.roster import Arrived, DeviceRow, Roster
+from workers.orchestrator.served import Served
 from workers.orchestrator.writer import Session, Writer, encode_shadow
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
@@ -73,7 +74,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         was_away = not self._pacing.is_present(self._roster, self._roster.seen.get(device_id, 0.0), now)
         self._roster.seen[device_id] = now
         if serving is not None:
-            self._roster.served[device_id] = Served(digest=claims.running_digest, serving=serving)
+            self._roster.served[device_id] = Served(digest=claims.running_digest, told_s=now, serving=serving)
         if arrived is not None:
             self._roster.arrived[device_id] = arrived
         is_news = bool(take(row, reports, now=now)[1]) or claim(row, claims) is not row

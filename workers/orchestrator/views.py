@@ -135,11 +135,22 @@ class DeviceView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BrokenView:
+    """A rollout that nobody leads, because its log is not what was written."""
+
+    rollout_id: str
+    population: str
+    reason: str
+    state: str = "broken"
+
+
+@dataclass(frozen=True, kw_only=True)
 class FleetView:
     """Every device and the rollouts that are in memory, oldest event first."""
 
     devices: Sequence[DeviceView]
     rollouts: Sequence[RolloutView]
+    broken: Sequence[BrokenView] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +210,10 @@ def rollout_view(rollout: fleet_pb2.Rollout) -> RolloutView:
             ArrivalView(way=_way(count.way), fetched_bytes=count.fetched_bytes, devices=count.devices) for count in rollout.arrivals
         ),
     )
+
+
+def broken_view(broken: fleet_pb2.BrokenRollout) -> BrokenView:
+    return BrokenView(rollout_id=broken.rollout_id, population=broken.population, reason=broken.reason)
 
 
 def device_view(device: fleet_pb2.Device) -> DeviceView:

@@ -619,14 +619,26 @@ class GetFleetRequest(_message.Message):
     def __init__(self, after_device_id: _Optional[str] = ..., page_size: _Optional[int] = ...) -> None: ...
 
 class GetFleetResponse(_message.Message):
-    __slots__ = ("devices", "rollouts", "next_after_device_id")
+    __slots__ = ("devices", "rollouts", "next_after_device_id", "broken_rollouts")
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_AFTER_DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedCompositeFieldContainer[Device]
     rollouts: _containers.RepeatedCompositeFieldContainer[Rollout]
     next_after_device_id: str
-    def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ..., next_after_device_id: _Optional[str] = ...) -> None: ...
+    broken_rollouts: _containers.RepeatedCompositeFieldContainer[BrokenRollout]
+    def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ..., next_after_device_id: _Optional[str] = ..., broken_rollouts: _Optional[_Iterable[_Union[BrokenRollout, _Mapping]]] = ...) -> None: ...
+
+class BrokenRollout(_message.Message):
+    __slots__ = ("rollout_id", "population", "reason")
+    ROLLOUT_ID_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    rollout_id: str
+    population: str
+    reason: str
+    def __init__(self, rollout_id: _Optional[str] = ..., population: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("device_id", "population", "hardware_class", "running_digest", "state", "failure_code", "last_seen_unix_s", "revoked", "labels", "runtime_version", "free_memory_bytes", "agent_version", "assigned_target", "assigned_digest", "serving", "arrival")

@@ -279,3 +279,14 @@ def test_a_record_of_before_arrivals_were_kept_reads() -> None:
     tree = json.loads(to_json(installed(NEW, 1, 1)))
     assert tree.pop("arrival")["way"] == "whole"
     assert from_json(json.dumps(tree).encode()).arrival is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "agreed", "floor_percent", "is_refused"),
+    [(37, 8, 50, True), (37, 9, 50, False), (5, 0, 50, False), (0, 0, 100, False), (64, 0, 0, False), (64, 63, 100, True)],
+)
+def test_a_candidate_is_refused_only_where_it_surely_agrees_too_rarely(
+    samples: int, agreed: int, floor_percent: int, is_refused: bool
+) -> None:
+    found = device.disagreement(replace(EVIDENCE, samples=samples, agreed=agreed), floor_percent)
+    assert (found is not None) is is_refused

@@ -46,6 +46,7 @@ def _signed(release: "Release") -> list[str]:
         *lines,
         f"  bundle      {target.length:,} bytes, generation {target.generation}",
         f"  floor       {_floor(target.security_floor)}",
+        f"  shadow      refused by a device where it agrees on less than {target.shadow_floor_percent} % with what that runs",
         f"  hardware    {', '.join(target.hardware) or 'any'}, {target.memory_bytes:,} bytes of memory",
     ]
 

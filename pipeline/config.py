@@ -267,6 +267,9 @@ class ReleaseSection(Section):
     """Hardware classes that may install it, as devices name themselves (`kdpipe edge run --hardware-class`); empty is any."""
     runtime: str = Field("", pattern=r"^(\d{1,6}(\.\d{1,6}){0,3})?$")
     """Oldest onnxruntime that may install it, like 1.23; empty is any. A file that a device's runtime can't load fails there either way."""
+    shadow_agreement_min: float = Field(0.5, ge=0, le=1)
+    """A device refuses a release that surely agrees with the one it runs on a smaller share of its inputs; 0 refuses none. Not asked
+    where the classes differ."""
 
 
 class PopulationSection(Section):

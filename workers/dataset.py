@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -74,7 +71,7 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         if workers is not None and workers.num_workers > 1:
             several = f"{workers.num_workers} workers, each of which would read all labels"
             raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
-        reader = ReadingAhead(self._reader())
+        reader = ReadingAhead(self._reader(), epochs=False)  # each epoch has a reader of its own
         try:
             cursor = self._cursor or reader.start()
             while not isinstance(found := reader.read(cursor), EndOfEpoch):
@@ -103,25 +100,18 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
 
 
 def _as_tensors(batch: LabelBatch) -> dict[str, Any]:
-    columns = {
-        "log_probs": batch.log_probs_BK,
-        "weight": batch.weight_B,
+    evidence = {
         "entropy": batch.entropy_B,
         "margin": batch.margin_B,
         "disagreement": batch.disagreement_B,
         "agreement": batch.agreement_B,
     }
-    tensors = {name: torch.from_numpy(np.array(column, dtype=np.float32)) for name, column in columns.items()}
     return {
         "sample_id": batch.sample_ids,
-        "inputs": _inputs(batch.inputs),
+        "inputs": batch.inputs.to_pylist() if batch.inputs_BF is None else torch.from_numpy(batch.inputs_BF),
         "label": batch.hard_label,
         "batch_rows": batch.batch_rows,
-        **tensors,
+        "log_probs": torch.from_numpy(batch.log_probs_BK),
+        "weight": torch.from_numpy(batch.weight_B),
+        **{name: torch.from_numpy(column.copy()) for name, column in evidence.items()},  # the reader's own may not be written to
     }
-
-
-def _inputs(inputs: pa.Array) -> Any:
-    if pa.types.is_list(inputs.type) and len(inputs) and len(widths := pc.unique(pc.list_value_length(inputs))) == 1:
-        return torch.from_numpy(inputs.flatten().to_numpy(zero_copy_only=False).reshape(len(inputs), widths[0].as_py()).copy())
-    return inputs.to_pylist()

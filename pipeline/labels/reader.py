@@ -7,6 +7,8 @@ the same positions. Plain objects, no Ray: one reader per rank, each with its ow
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +16,18 @@ from numpy.typing import NDArray
 
 from pipeline.errors import LabelStoreError
 from pipeline.labels.codecs import SparseLabels
-from pipeline.labels.embedding import joined_embeddings
 from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
 from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import Window, joined_labels, window_of
+from pipeline.labels.window import Rows, Window, joined, window_of
 
 WINDOWS_HELD = 3
+DECODED_BYTES = 2**20
+"""Of rows taken and decoded at a time, so that small batches share what a call costs. Twice as many were seen to cost half as much again a
+row: malloc gives arrays of that size back to the system each time, which clears the pages anew."""
 
 
 class CursorForeignError(LabelStoreError):
@@ -81,8 +85,11 @@ class LabelBatch:
     """B samples, this rank's slice of a batch; B may be 0 for a rank, and is short only at the end of an epoch."""
 
     cursor_after: Cursor
-    sample_ids: list[str]
+    id_B: pa.Array
+    """string; as a list, `sample_ids`."""
     inputs: pa.Array
+    inputs_BF: NDArray[Any] | None
+    """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
     log_probs_BK: NDArray[np.float32]
     """Every class; what a sparse codec left out is spread evenly."""
     recorded: SparseLabels | None
@@ -93,7 +100,8 @@ class LabelBatch:
     margin_B: NDArray[np.float32]
     disagreement_B: NDArray[np.float32]
     """NaN where the teacher is one model."""
-    hard_label: list[str | None]
+    hard_B: pa.Array
+    """string, null where the source has none; as a list, `hard_label`."""
     agreement_B: NDArray[np.float32]
     """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
     embedding_BD: NDArray[np.float32] | None
@@ -103,6 +111,16 @@ class LabelBatch:
     """Global row numbers."""
     batch_rows: int
     """Rows of the whole batch, over all ranks."""
+
+    # Lists are made for those who ask: a string each is a tenth of what reading a row costs.
+
+    @cached_property
+    def sample_ids(self) -> list[str]:
+        return [*self.id_B.to_numpy(zero_copy_only=False)]
+
+    @cached_property
+    def hard_label(self) -> list[str | None]:
+        return [*self.hard_B.to_numpy(zero_copy_only=False)]
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,16 @@ class EndOfEpoch:
     """The cursor is at the end of its epoch; `next` is the start of the next one."""
 
     next: Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """The rows at the places [start, stop) of a window, of which the next batches are pieces."""
+
+    window: Window
+    start: int
+    stop: int
+    rows: Rows
 
 
 class LabelReader:
@@ -139,6 +167,7 @@ class LabelReader:
         self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
         self._weighed: tuple[LogState, Intervals] | None = None
+        self._held: _Decoded | None = None
         self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
 
     def start(self) -> Cursor:
@@ -185,33 +214,45 @@ class LabelReader:
 
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
         windows = [self._window(piece.window, epoch) for piece in found]
-        parts = [window.rows(piece.start, piece.stop) for window, piece in zip(windows, found, strict=True)]
-        table = pa.concat_tables([part.table for part in parts])
-        embedding_BD = joined_embeddings([(part.embedding_BD, len(part.table)) for part in parts])
-        rows_B = table["row"].to_numpy()
+        rows = joined([self._rows(window, piece) for window, piece in zip(windows, found, strict=True)])
+        rows_B, embedding_BD = rows.numbers["row"], rows.embedding_BD
         return LabelBatch(
             cursor_after=cursor_after,
-            sample_ids=table["sample_id"].to_numpy().tolist(),
-            inputs=pa.concat_arrays([part.inputs for part in parts]),
-            log_probs_BK=np.concatenate([part.log_probs_BK for part in parts]),
-            recorded=joined_labels([(part.recorded, part.log_probs_BK) for part in parts]),
-            weight_B=np.where(self._weightless().mask(rows_B), np.float32(0), np.float32(1)),
-            entropy_B=table["entropy"].to_numpy(),
-            margin_B=table["margin"].to_numpy(),
-            disagreement_B=table["disagreement"].to_numpy(),
-            hard_label=table["label"].to_numpy().tolist(),
-            agreement_B=table["agreement"].to_numpy(),
+            id_B=rows.words["sample_id"],
+            inputs=rows.inputs,
+            inputs_BF=rows.inputs_BF,
+            log_probs_BK=rows.log_probs_BK,
+            recorded=rows.recorded,
+            weight_B=self._weights(rows_B),
+            entropy_B=rows.numbers["entropy"],
+            margin_B=rows.numbers["margin"],
+            disagreement_B=rows.numbers["disagreement"],
+            hard_B=rows.words["label"],
+            agreement_B=rows.numbers["agreement"],
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
             rows_B=rows_B,
             batch_rows=batch_rows,
         )
 
-    def _weightless(self) -> Intervals:
+    def _rows(self, window: Window, piece: Piece) -> Rows:
+        if self._world > 1:  # between a rank's rows lie those of the others
+            return window.rows(piece.start, piece.stop)
+        held = self._held
+        if held is None or held.window is not window or not held.start <= piece.start <= piece.stop <= held.stop:
+            batches = max(1, DECODED_BYTES // (window.row_bytes * self._batch))
+            stop = min(max(piece.start + batches * self._batch, piece.stop), len(window.shuffled_N))
+            held = self._held = _Decoded(window=window, start=piece.start, stop=stop, rows=window.rows(piece.start, stop))
+        return held.rows.piece(piece.start - held.start, piece.stop - held.start)
+
+    def _weights(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
         state = self._log.state
         if self._weighed is None or self._weighed[0] is not state:
             self._weighed = state, state.weightless(self._generation)
-        return self._weighed[1]
+        weight_B = np.ones(len(rows_B), dtype=np.float32)
+        if weightless := self._weighed[1]:
+            weight_B[weightless.mask(rows_B)] = 0
+        return weight_B
 
     def _window(self, window: int, epoch: int) -> Window:
         held = self._windows.get((window, epoch))

@@ -33,6 +33,9 @@ from pipeline.releases.yanked import Yank, write_yank, yanks_of
 
 RELEASES_WITH_DELTAS = 3
 """Of each student, the newest."""
+RELEASES_KEPT = 128
+"""Of each student, the newest: what can still be rolled out, or gone back to. About 300 bytes each, and a device reads all of them at each
+release; a device that runs an older one goes on with it."""
 
 
 class ReleaseExistsError(ReleaseError):
@@ -101,13 +104,16 @@ class ReleaseSigner:
             if target.path in self.yanks:
                 raise ReleaseExistsError(target.path, f"{self.yanks[target.path].digest[:12]}, yanked", target.digest)
             known = self.targets.get(target.path)
+            kept = [other.release for other in self.targets.values() if other.student == target.student]
+            if known is None and len(kept) >= RELEASES_KEPT and target.release < min(kept):
+                raise ReleaseExistsError(target.path, f"all numbers below {min(kept)}, which are no longer listed", target.digest)
             if known is not None and replace(known, deltas=()) != replace(target, deltas=()):
                 raise ReleaseExistsError(target.path, known.digest[:12], target.digest)
             fresh = self._metadata.signed.expires - now > RELEASES_VALID / 2
             if known is not None and fresh:
                 return read_bounded(self._state, MAX_METADATA_BYTES)
             self._metadata.signed.targets[target.path] = (known or target).to_tuf()
-            self._forget_deltas(target.student)
+            self._forget_old(target.student)
             return self._sign(now)
 
     def renew(self, *, now: datetime) -> bytes:
@@ -137,11 +143,13 @@ class ReleaseSigner:
         finally:
             os.close(descriptor)
 
-    def _forget_deltas(self, student: str) -> None:
-        """Of releases that few devices will still come to: every device reads all of this metadata."""
+    def _forget_old(self, student: str) -> None:
+        """Releases that no device will come to any more, and deltas to those that few will: every device reads all of this metadata."""
         releases = sorted((t for t in self.targets.values() if t.student == student), key=lambda t: t.release)
         for old in releases[:-RELEASES_WITH_DELTAS]:
             self._metadata.signed.targets[old.path] = replace(old, deltas=()).to_tuf()
+        for old in releases[:-RELEASES_KEPT]:
+            del self._metadata.signed.targets[old.path]
 
     def _sign(self, now: datetime) -> bytes:
         signed = self._metadata.signed

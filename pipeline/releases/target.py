@@ -1,7 +1,8 @@
 """A release as signed metadata describes it: path, digest, and what the release key says about it.
 
-Security floor, hardware, memory and deltas live in the target's `custom`, under the release key, so that whoever only chooses
-(the orchestrator) cannot change them. A reader refuses values that do not fit; one that knows no deltas fetches the whole bundle.
+Security floor, hardware, memory, the shadow run's floor and deltas live in the target's `custom`, under the release key, so that
+whoever only chooses (the orchestrator) cannot change them. A reader refuses values that do not fit; one that knows no deltas
+fetches the whole bundle.
 """
 
 import re
@@ -64,6 +65,8 @@ class ReleaseTarget:
     """Only ever a shorter way to the same digest."""
     runtime: str = ""
     """Oldest onnxruntime that runs it; empty is any."""
+    shadow_floor_percent: int = 0
+    """Agreement with what a device runs, in its shadow run, below which the device refuses it; 0 is no floor."""
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path) or not DIGEST.fullmatch(self.digest) or not _STUDENT.fullmatch(self.student):
@@ -74,6 +77,9 @@ class ReleaseTarget:
             raise TargetInvalidError(self.path, f"numbers {numbers!r:.120}", f"whole numbers from 0, length up to {MAX_BUNDLE_BYTES}")
         if not _RUNTIME.fullmatch(self.runtime):
             raise TargetInvalidError(self.path, f"runtime {self.runtime!r:.40}", "a version like 1.23, or nothing")
+        floor: object = self.shadow_floor_percent
+        if not isinstance(floor, int) or isinstance(floor, bool) or not 0 <= floor <= 100:
+            raise TargetInvalidError(self.path, f"shadow floor {floor!r:.40}", "a percentage, 0 to 100")
         if self.security_floor > self.release:
             raise TargetInvalidError(self.path, f"security floor {self.security_floor}", f"at most its own number, {self.release}")
         if len(self.deltas) > MAX_DELTAS or not all(self._fits(delta) for delta in self.deltas):
@@ -102,6 +108,8 @@ class ReleaseTarget:
             "memory_bytes": self.memory_bytes,
             "runtime": self.runtime,
         }
+        if self.shadow_floor_percent:
+            custom["shadow_floor_percent"] = self.shadow_floor_percent
         if self.deltas:
             custom["deltas"] = [{"from": delta.source, "sha256": delta.digest, "length": delta.length} for delta in self.deltas]
         return TargetFile(self.length, {"sha256": self.digest}, self.path, {"custom": custom})
@@ -130,6 +138,7 @@ class ReleaseTarget:
                     DeltaFile(source=delta["from"], digest=delta["sha256"], length=delta["length"]) for delta in custom.get("deltas", ())
                 ),
                 runtime=custom.get("runtime", ""),
+                shadow_floor_percent=custom.get("shadow_floor_percent", 0),
             )
         except (KeyError, TypeError) as error:
             raise TargetInvalidError(target.path, f"{type(error).__name__} {error}", "every key of custom") from error

@@ -9,10 +9,12 @@ candidate of a TRIAL becomes it only with CONFIRMED. A try is counted before the
 that kills the machine is given up after `TRIES`. Every change of state queues a report, in order, until it is acknowledged.
 """
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
 from pipeline.errors import DeviceError
 from pipeline.releases.target import ReleaseTarget
@@ -24,6 +26,7 @@ FREE_DISK_FACTOR = 3
 BYTE_BUDGET_FACTOR = 3
 """Of a bundle's length: so many bytes may have come for one assignment, and still not the whole bundle, before the device gives it up."""
 MAX_INCARNATION = 1 << 62
+DISAGREES_CHANCE = 0.001
 _LEAST_MEMORY_BYTES = 128 << 20
 
 
@@ -85,6 +88,21 @@ class Installed:
     release: int
 
 
+Way = Literal["delta", "packed", "whole"]
+"""How a bundle comes: what changed since one that the device has, compressed, or as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """How the bundle that was downloaded last came."""
+
+    digest: str
+    way: Way
+    fetched_bytes: int
+    """Over all tries, those that led nowhere included."""
+    bundle_bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shadow:
     """How the candidate compared with the incumbent, beside it."""
@@ -141,6 +159,8 @@ class DeviceRecord:
     tries_left: int = TRIES
     fetched_bytes: int = 0
     """For what is wanted, over all tries."""
+    arrival: Arrival | None = None
+    """Of the newest download, whatever became of it."""
     incumbent: Installed | None = None
     previous: Installed | None = None
     """What ran before the incumbent; still in the other slot."""
@@ -202,10 +222,12 @@ def check(record: DeviceRecord, release: ReleaseTarget | None, machine: Machine)
     return _enter(replace(record, release=release), State.DOWNLOAD)
 
 
-def downloaded(record: DeviceRecord, *, detail: str = "") -> DeviceRecord:
-    """DOWNLOAD -> VERIFY: all bytes are here and durable; `detail` says which way they came."""
-    _in(record, "downloaded", State.DOWNLOAD)
-    return _enter(record, State.VERIFY, detail=detail)
+def downloaded(record: DeviceRecord, *, way: Way, detail: str = "") -> DeviceRecord:
+    """DOWNLOAD -> VERIFY: all bytes are here and durable; `detail` says in words which way they came."""
+    wanted = _in(record, "downloaded", State.DOWNLOAD)
+    length = record.release.length if record.release is not None else 0
+    arrival = Arrival(digest=wanted.digest, way=way, fetched_bytes=record.fetched_bytes, bundle_bytes=length)
+    return _enter(replace(record, arrival=arrival), State.VERIFY, detail=detail)
 
 
 def staged(record: DeviceRecord) -> DeviceRecord:
@@ -240,6 +262,20 @@ def shadowed(record: DeviceRecord, evidence: Shadow) -> DeviceRecord:
     """SHADOW -> TRIAL, with the evidence in the report of TRIAL: it is sent before the switch."""
     _in(record, "shadowed", State.SHADOW)
     return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence)
+
+
+def disagreement(evidence: Shadow, floor_percent: int) -> str | None:
+    """Why a candidate is refused for answering otherwise than the incumbent, before it ever answers; None where it is not.
+
+    Only where the agreement is surely below the floor (exact binomial, 1 in 1,000): a few inputs are few.
+    """
+    n, floor = evidence.samples, floor_percent / 100
+    if not n or evidence.agreed >= floor * n:
+        return None
+    chance = sum(math.comb(n, k) * floor**k * (1 - floor) ** (n - k) for k in range(evidence.agreed + 1))
+    if chance > DISAGREES_CHANCE:
+        return None
+    return f"agrees with the running model on {evidence.agreed} of {n} inputs, surely below {floor_percent} %"
 
 
 def confirm(record: DeviceRecord) -> DeviceRecord:

@@ -10,7 +10,7 @@ from pipeline.rollout.comparison import ALPHA_COMPARISONS, Comparison, Finding, 
 from pipeline.rollout.evidence import Evidence
 from pipeline.rollout.rollout import BROKEN, Member, Rollout, Stage
 from pipeline.rollout.sequential import POOLED, SMALLEST_VERDICT
-from pipeline.rollout.targeting import misfit
+from pipeline.rollout.waves import not_yet_offered
 
 INCOMPATIBLE_MOST = 0.2
 """Share of a wave that may refuse a release as incompatible; a plan that selects devices keeps them out from the start."""
@@ -78,16 +78,11 @@ def too_many_incompatible(rollout: Rollout) -> str | None:
 def compared(rollout: Rollout, evidence: Evidence, *, now: float) -> tuple[Comparison, ...]:
     """The wave's devices that confirmed the release, against those of the same kind that were not yet offered it."""
     plan = rollout.plan
-    wave, control = [], []
-    for device, facts in evidence.devices.items():
-        if now - facts.last_seen_s > CONCURRENT_S:
-            continue
-        member = rollout.members.get(device)
-        if member is None or member.stage is Stage.PENDING:
-            if facts.running_digest != plan.digest and not misfit(facts, plan.selector, plan.hardware):
-                control.append(facts)
-        elif member.wave == rollout.wave and member.stage is Stage.CONFIRMED and facts.running_digest == plan.digest:
-            wave.append(facts)
+    present = {device: facts for device, facts in evidence.devices.items() if now - facts.last_seen_s <= CONCURRENT_S}
+    joined = {device: member for device, member in rollout.members.items() if member.wave == rollout.wave and device in present}
+    confirmed = [present[device] for device, member in joined.items() if member.stage is Stage.CONFIRMED]
+    wave = [facts for facts in confirmed if facts.running_digest == plan.digest]
+    control = [facts for device, facts in not_yet_offered(rollout, evidence).items() if device in present]
     left = len(plan.waves) - rollout.wave + 1
     alpha = (ALPHA_COMPARISONS - rollout.alpha_compared) / (left + 1) / len(Metric)
     return compare_all(wave, control, plan.margins, alpha=alpha)

@@ -14,6 +14,7 @@ from pipeline.rollout.events import GENESIS, Event, EventKind, Step, follow
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Progress
 from pipeline.rollout.plan import OnHalt, Plan, plan_facts
 from pipeline.rollout.rollout import BROKEN, LIVE, UNDECIDED, Rollout, RolloutState, Stage, WavePhase, apply, fold
+from pipeline.rollout.silence import fallen_silent
 
 
 class Action(enum.StrEnum):
@@ -126,13 +127,15 @@ def _leave(rollout: Rollout, evidence: Evidence) -> Step | None:
 def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     """New verdicts, in the order in which they were reported."""
     heard: list[tuple[float, str, Stage, str]] = []
+    silent = fallen_silent(rollout, evidence, now=now)
     for device, member in rollout.members.items():
         facts = evidence.devices.get(device)
         if facts is None or member.stage not in (Stage.OFFERED, Stage.CONFIRMED) or facts.digest != rollout.plan.digest:
             continue
-        if member.stage is Stage.CONFIRMED and facts.progress is not Progress.FAILED:
+        if member.stage is Stage.CONFIRMED and facts.progress is not Progress.FAILED and device not in silent:
             continue  # nearly all of them, nearly always
-        stage, code = _verdict(rollout, facts, is_lost=evidence.is_lost(device, now, after_s=rollout.plan.lost_after_s))
+        is_lost = evidence.is_lost(device, now, after_s=rollout.plan.lost_after_s)
+        stage, code = _verdict(rollout, facts, is_silent=device in silent, is_lost=is_lost)
         if stage is not member.stage:
             heard.append((facts.progress_s, device, stage, code))
     if not heard:
@@ -140,8 +143,10 @@ def _hear(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     return EventKind.OUTCOMES, {"outcomes": [[device, str(stage), code] for _, device, stage, code in sorted(heard)]}
 
 
-def _verdict(rollout: Rollout, facts: DeviceFacts, *, is_lost: bool) -> tuple[Stage, str]:
+def _verdict(rollout: Rollout, facts: DeviceFacts, *, is_silent: bool, is_lost: bool) -> tuple[Stage, str]:
     match facts.progress:
+        case Progress.CONFIRMED if is_silent:
+            return Stage.LOST, "LOST_AFTER_CONFIRM"
         case Progress.CONFIRMED if facts.running_digest == rollout.plan.digest:
             return Stage.CONFIRMED, ""
         case Progress.FAILED:

@@ -1,4 +1,4 @@
-"""Who joins a wave, and who is offered the release now: pure decisions that return what the next event says.
+"""Who joins a wave, who is offered the release now, and who was not yet: pure decisions that return what the next event says.
 
 Always holds: no more devices are in flight than the plan allows, and no offer asks the network for more than the plan allows. Whether
 a wave goes on at all is decided in `pipeline.rollout.steering`.
@@ -13,7 +13,7 @@ from pipeline.rollout.evidence import DeviceFacts, Evidence
 from pipeline.rollout.plan import Plan
 from pipeline.rollout.rollout import Rollout, Stage
 from pipeline.rollout.sequential import POOLED, allot
-from pipeline.rollout.targeting import bucket, eligible, ranked, wave_reach
+from pipeline.rollout.targeting import bucket, eligible, misfit, ranked, wave_reach
 
 BURST_S = 1.0
 """Offers are made about once a second, so a second's worth of bandwidth may be promised at once."""
@@ -58,6 +58,18 @@ def offer(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     waiting = (device for device, member in rollout.members.items() if member.stage is Stage.PENDING and evidence.is_present(device, now))
     offered = _first(room, waiting)
     return (EventKind.OFFERED, {"devices": offered}) if offered else None
+
+
+def not_yet_offered(rollout: Rollout, evidence: Evidence) -> dict[str, DeviceFacts]:
+    """Devices that the rollout is for and that do not have its release: what happens to these as well is none of its doing."""
+    plan, members = rollout.plan, rollout.members
+    return {
+        device: facts
+        for device, facts in evidence.devices.items()
+        if (device not in members or members[device].stage is Stage.PENDING)
+        and facts.running_digest != plan.digest
+        and not misfit(facts, plan.selector, plan.hardware)
+    }
 
 
 def in_flight_most(plan: Plan, wave: int, population: int) -> int:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -62,7 +60,7 @@ def evidence_of(batch: LabelBatch, rows: slice, *, student_BK: NDArray[np.float3
 def inputs_of(batch: LabelBatch, student: Student, *, seed: int, epoch: int, start: int, rank: int, world: int) -> NDArray[Any]:
     """What the student eats, texts shifted by its jitter. `start` is the position of the whole batch's first sample."""
     if student.kind == "floats":
-        return _numbers(batch.inputs, width=student.width)
+        return _numbers(batch, width=student.width)
     values = batch.inputs.to_pylist()
     if not student.jitter_bytes:
         return encode(values, kind=student.kind, width=student.width)
@@ -73,12 +71,12 @@ def inputs_of(batch: LabelBatch, student: Student, *, seed: int, epoch: int, sta
     return encode(["\0" * int(shift) + text for shift, text in zip(shift_B, values, strict=True)], kind="text", width=student.width)
 
 
-def _numbers(inputs: pa.Array, *, width: int) -> NDArray[Any]:
-    """`encode`, for lists that lie side by side in memory as they should, without a Python object a number. Raises InputShapeError."""
-    numbers = inputs.flatten().to_numpy(zero_copy_only=False)
-    if not np.all(pc.list_value_length(inputs).to_numpy(zero_copy_only=False) == width) or not np.isfinite(numbers).all():
-        return encode(inputs.to_pylist(), kind="floats", width=width)  # which says what is wrong with which row
-    return np.array(numbers.reshape(len(inputs), width), dtype=np.float32)
+def _numbers(batch: LabelBatch, *, width: int) -> NDArray[Any]:
+    """`encode`, for lists that are a matrix as they should, without a Python object a number. Raises InputShapeError."""
+    numbers_BF = batch.inputs_BF
+    if numbers_BF is None or numbers_BF.shape[1] != width or not np.isfinite(numbers_BF).all():
+        return encode(batch.inputs.to_pylist(), kind="floats", width=width)  # which says what is wrong with which row
+    return np.asarray(numbers_BF, dtype=np.float32)
 
 
 def draw(*key: int) -> int:

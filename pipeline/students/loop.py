@@ -196,7 +196,7 @@ class Trainer:
             self._watch(0 if batch.embedding_BD is None else batch.embedding_BD.shape[1])
         parameters = self._parameters()
         self._optimiser.zero_grad(set_to_none=True)
-        loss = self._teach(batch, epoch=epoch, start=start) if batch.sample_ids else torch.zeros((), device=self._device)
+        loss = self._teach(batch, epoch=epoch, start=start) if len(batch.rows_B) else torch.zeros((), device=self._device)
         seen_K = torch.from_numpy(np.exp(batch.log_probs_BK).sum(axis=0, dtype=np.float32)).to(self._device)
         if self._reduce is not None:
             flat = torch.cat(

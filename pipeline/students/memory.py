@@ -17,6 +17,7 @@ from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.order import Cursor, permutation
 from pipeline.labels.reader import EndOfEpoch, LabelBatch
+from pipeline.labels.window import matrix_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,9 @@ class MemoryReader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._ids, self._hard, self._teacher = list(sample_ids), list(hard_label), teacher
+        self._ids, self._hard, self._teacher = pa.array(sample_ids, pa.string()), pa.array(hard_label, pa.string()), teacher
         self._inputs = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
+        self._inputs_NF = matrix_of(pa.chunked_array([self._inputs]))
         self._log_probs_NK = log_probs_NK
         self._extras, nan_N = extras or Extras(), np.full(len(self._ids), np.nan, dtype=np.float32)
         self._agreement_N = nan_N if agreement_N is None else agreement_N
@@ -56,7 +58,7 @@ class MemoryReader:
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def start(self) -> Cursor:
-        name = hashlib.blake2b("\0".join(self._ids).encode(), digest_size=8).hexdigest()
+        name = hashlib.blake2b("\0".join(self._ids.to_pylist()).encode(), digest_size=8).hexdigest()
         return Cursor(log=f"memory-{name}", seed=self._seed, batch=self._batch, generation=1, epoch=0, pos=0)
 
     def read(self, cursor: Cursor) -> LabelBatch | EndOfEpoch:
@@ -72,15 +74,16 @@ class MemoryReader:
         log_probs_BK = self._log_probs_NK[rows_B]
         return LabelBatch(
             cursor_after=replace(cursor, pos=stop),
-            sample_ids=[self._ids[row] for row in rows_B],
+            id_B=self._ids.take(pa.array(rows_B)),
             inputs=self._inputs.take(pa.array(rows_B)),
+            inputs_BF=None if self._inputs_NF is None else self._inputs_NF[rows_B],
             log_probs_BK=log_probs_BK,
             recorded=self._recorded(rows_B),
             weight_B=np.ones(len(rows_B), dtype=np.float32),
             entropy_B=entropy_nats(log_probs_BK),
             margin_B=margin(log_probs_BK),
             disagreement_B=self._disagreement_N[rows_B],
-            hard_label=[self._hard[row] for row in rows_B],
+            hard_B=self._hard.take(pa.array(rows_B)),
             agreement_B=self._agreement_N[rows_B],
             embedding_BD=None if self._extras.embedding_ND is None else self._extras.embedding_ND[rows_B],
             teacher=self._teacher,

@@ -1,13 +1,15 @@
-"""What `reader` measures, each in a process of its own: `python -m tests.bench.reader_peers PEER FOLDER write|read`; prints a JSON object.
+"""What `reader` measures, each in a process of its own: `python -m tests.bench.reader_peers PEER FOLDER write ROWS`, then with
+`read SECONDS` in the place of that, which prints a JSON object.
 
 The same samples for everyone, N rows of 256 float32 and 100 float16, written once in each peer's own format to local disk; read in
-batches of 256 as torch tensors (float32 both), shuffled over 4,096 rows or more. Runs in the environment of `make bench-env`, where the
-peers are installed without what they depend on for other things; MosaicML Streaming imports torchvision and transformers for datasets
-that nobody asked for here, so empty modules stand in for those.
+batches of 256 as torch tensors (float32 both), shuffled over 4,096 rows or more, one epoch after the other. Runs in the environment of
+`make bench-env`, where the peers are installed without what they depend on for other things; MosaicML Streaming imports torchvision and
+transformers for datasets that nobody asked for here, so empty modules stand in for those.
 """
 
 import functools
 import importlib.machinery
+import itertools
 import json
 import sys
 import time
@@ -25,6 +27,7 @@ WINDOW_ROWS = SHUFFLED
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 Read = Callable[[Path], Batches]
+"""Batches without end: after an epoch the next, in another order."""
 
 
 @functools.cache
@@ -68,9 +71,10 @@ def write_kdpipe(folder: Path, rows: int) -> None:
 
 
 def kdpipe_reader() -> Read:
+    """As kdpipe's own trainers read."""
     import pyarrow as pa
 
-    from pipeline.labels.reader import LabelBatch, LabelReader
+    from pipeline.labels.reader import LabelBatch, LabelReader, NotYet
     from pipeline.labels.store import open_store
 
     pa.array(np.zeros(1))  # at its first array pyarrow imports pandas, where there is one
@@ -78,9 +82,30 @@ def kdpipe_reader() -> Read:
     def read(folder: Path) -> Batches:
         reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
         cursor = reader.start()
-        while isinstance(found := reader.read(cursor), LabelBatch):
-            yield torch.from_numpy(found.inputs.flatten().to_numpy().reshape(-1, FEATURES)), torch.from_numpy(found.log_probs_BK)
-            cursor = found.cursor_after
+        while not isinstance(found := reader.read(cursor), NotYet):
+            if isinstance(found, LabelBatch):
+                assert found.inputs_BF is not None
+                yield torch.from_numpy(found.inputs_BF), torch.from_numpy(found.log_probs_BK)
+                cursor = found.cursor_after
+            else:
+                cursor = found.next
+
+    return read
+
+
+def data_set_reader() -> Read:
+    """As a training loop of one's own reads: with ids, hard labels and evidence, and a thread that reads ahead."""
+    import pyarrow as pa
+
+    from workers.dataset import LabelDataset
+
+    pa.array(np.zeros(1))
+
+    def read(folder: Path) -> Batches:
+        dataset = LabelDataset(str(folder), batch=BATCH, seed=1)
+        while True:
+            for batch in dataset:
+                yield batch["inputs"], batch["log_probs"]
 
     return read
 
@@ -98,8 +123,10 @@ def mosaicml_reader() -> Read:
 
     def read(folder: Path) -> Batches:
         dataset = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH, shuffle_block_size=SHUFFLED)
-        for batch in torch.utils.data.DataLoader(dataset, batch_size=BATCH):
-            yield batch["x"], batch["y"].float()
+        loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH)
+        while True:
+            for batch in loader:
+                yield batch["x"], batch["y"].float()
 
     return read
 
@@ -145,8 +172,10 @@ def litdata_reader() -> Read:
 
     def read(folder: Path) -> Batches:
         dataset = litdata.StreamingDataset(str(folder), shuffle=True)
-        for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH):
-            yield batch["x"], batch["y"].float()
+        loader = litdata.StreamingDataLoader(dataset, batch_size=BATCH)
+        while True:
+            for batch in loader:
+                yield batch["x"], batch["y"].float()
 
     return read
 
@@ -161,14 +190,26 @@ def write_hf(folder: Path, rows: int) -> None:
     datasets.Dataset.from_dict({"x": x, "y": y}, features=features).save_to_disk(str(folder))
 
 
-def hf_reader() -> Read:
+def hf_reader(kind: str) -> Read:
+    """Arrow tables, made into tensors by hand, or tensors as it makes them itself."""
     import datasets
 
     def read(folder: Path) -> Batches:
         files = sorted(str(path) for path in folder.glob("*.arrow"))
         stream = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
-        for batch in stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format("numpy").iter(BATCH):
-            yield torch.from_numpy(np.asarray(batch["x"])), torch.from_numpy(np.asarray(batch["y"]).astype(np.float32))
+        shuffled = stream.shuffle(seed=1, buffer_size=SHUFFLED).with_format(kind)
+        for epoch in itertools.count():
+            shuffled.set_epoch(epoch)
+            for batch in shuffled.iter(BATCH):
+                if kind == "arrow":
+                    x, y = (torch.from_numpy(_matrix(batch[name])) for name in "xy")
+                else:
+                    x, y = batch["x"], batch["y"]
+                yield x, y.float()
+
+    def _matrix(column: Any) -> np.ndarray:
+        flat: np.ndarray = column.combine_chunks().flatten().to_numpy()
+        return flat.reshape(len(column), -1)
 
     return read
 
@@ -192,51 +233,60 @@ def raw_reader() -> Read:
     def read(folder: Path) -> Batches:
         batch = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).get_batch(0)
         x, y = (batch[name].flatten().to_numpy().reshape(len(batch), -1) for name in "xy")
-        order = np.random.default_rng(1).permutation(len(x))
-        for first in range(0, len(order), BATCH):
-            rows = order[first : first + BATCH]
-            yield torch.from_numpy(x.take(rows, axis=0)), torch.from_numpy(y.take(rows, axis=0).astype(np.float32))
+        chance = np.random.default_rng(1)
+        while True:
+            order = chance.permutation(len(x))
+            for first in range(0, len(order), BATCH):
+                rows = order[first : first + BATCH]
+                yield torch.from_numpy(x.take(rows, axis=0)), torch.from_numpy(y.take(rows, axis=0).astype(np.float32))
 
     return read
 
 
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "kdpipe": write_kdpipe,
+    "kdpipe data set": write_kdpipe,
     "mosaicml streaming": write_mosaicml,
     "litdata": write_litdata,
     "hf datasets": write_hf,
+    "hf datasets tensors": write_hf,
     "raw mmap": write_raw,
 }
 READERS: Mapping[str, Callable[[], Read]] = {
     "kdpipe": kdpipe_reader,
+    "hf datasets": functools.partial(hf_reader, "arrow"),
+    "kdpipe data set": data_set_reader,
+    "hf datasets tensors": functools.partial(hf_reader, "torch"),
     "mosaicml streaming": mosaicml_reader,
     "litdata": litdata_reader,
-    "hf datasets": hf_reader,
     "raw mmap": raw_reader,
 }
 """What each imports, then how it reads."""
 
 
-def read(peer: str, folder: Path) -> dict[str, float]:
-    """Rows/s after the first batch, and seconds from the imports' end to the first batch."""
+def read(peer: str, folder: Path, turn_s: float) -> dict[str, float]:
+    """Rows after the first batch until the turn is over, wall and CPU seconds for them, and seconds from the imports' end to the first
+    batch."""
     torch.set_num_threads(1)
     reader = READERS[peer]()
     began_s = time.perf_counter()
     batches = reader(folder)
     x, y = next(batches)
-    first_s = time.perf_counter()
-    rows, seen = 0, float(x[0, 0]) + float(y[0, 0])
-    for x, y in batches:
+    first_s, first_cpu_s = time.perf_counter(), time.process_time()
+    rows, seen, now_s = 0, float(x[0, 0]) + float(y[0, 0]), first_s
+    while now_s - first_s < turn_s:
+        x, y = next(batches)
         assert x.dtype == y.dtype == torch.float32
         assert x.shape[1:] == (FEATURES,)
         rows += len(x)
         seen += float(x[0, 0]) + float(y[0, 0])
-    return {"rows": rows, "seconds": time.perf_counter() - first_s, "first_batch_s": first_s - began_s}
+        now_s = time.perf_counter()
+    return {"rows": rows, "seconds": now_s - first_s, "cpu_seconds": time.process_time() - first_cpu_s, "first_batch_s": first_s - began_s}
 
 
 if __name__ == "__main__":
-    _, peer_, where, what, *rows_ = sys.argv
+    _, peer_, where, what, count = sys.argv
     if what == "write":
-        WRITERS[peer_](Path(where), int(rows_[0]))
+        WRITERS[peer_](Path(where), int(count))
     else:
-        print(json.dumps(read(peer_, Path(where))))
+        print(json.dumps(read(peer_, Path(where), float(count))))

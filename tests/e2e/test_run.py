@@ -174,7 +174,7 @@ def test_a_student_made_worse_ships_nothing_and_says_so(home: Path, folder: Path
     shipped = read(folder / "run.json")["devices"]["panels"]["digest"]
     worse = kdpipe("run", "digits", "--set", "students.small.learning_rate=1e-6", cwd=home)
     assert worse.returncode == 0, worse.stderr
-    assert "refused by the gate. Nothing ships; the incumbent stays." in worse.stdout
+    assert "refused by the gate. Keeps the incumbent: " in worse.stdout
     summary = read(folder / "run.json")
     assert summary["devices"]["panels"]["digest"] == shipped
     assert summary["learning"]["teacher_rows"] == 0

@@ -95,11 +95,13 @@ def _served(where: Path, rollout: str, known: "dict[str, Head]") -> "Iterator[St
     from workers.orchestrator.logbook import StoredLog
 
     with open_operator(where) as operator:
-        names = [rollout] if rollout else sorted({view.rollout_id for view in operator.get_fleet().rollouts} | known.keys())
+        fleet = operator.get_fleet()
+        broken = {view.rollout_id for view in fleet.broken}
+        names = [rollout] if rollout else sorted({view.rollout_id for view in fleet.rollouts} | broken | known.keys())
         for name in names:
             state = ""
             try:
-                state = operator.get_rollout(name).state.value
+                state = "" if name in broken else operator.get_rollout(name).state.value
                 yield StoredLog(rollout_id=name, state=state, events=operator.events(name))
             except RolloutLogBrokenError as error:
                 yield StoredLog(rollout_id=name, state=state, events=[], problem=error)

@@ -143,7 +143,7 @@ class Installer:
                 raise
             self._fail("bundle_not_found", error)
         else:
-            self._record.save(device.downloaded(self._record.current, detail=fetched.says))
+            self._record.save(device.downloaded(self._record.current, way=fetched.way, detail=fetched.says))
             self._on_fetched(fetched)
 
     def _fetch_counted(self, release: ReleaseTarget) -> Fetched:
@@ -218,6 +218,10 @@ class Installer:
         self._await_live_inputs()
         evidence, misses = compare(self._start, incumbent=incumbent, candidate=candidate, live=self._serving.live_inputs())
         _judge(candidate, misses, evidence.memory_bytes)
+        if set(incumbent.manifest.classes) == set(candidate.manifest.classes):
+            found = device.disagreement(evidence, self._release().shadow_floor_percent)
+            if found is not None:
+                raise CandidateRefusedError("shadow_disagrees", found)
         self._record.save(device.shadowed(self._record.current, evidence))
 
     def _await_live_inputs(self) -> None:

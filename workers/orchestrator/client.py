@@ -18,7 +18,18 @@ from workers.orchestrator.enrolment_file import write_enrolment
 from workers.orchestrator.operator_file import read_operator_file
 from workers.orchestrator.pki import operator_credentials
 from workers.orchestrator.ports import read_ports
-from workers.orchestrator.views import DeviceView, FleetView, PlanView, RolloutView, device_view, event_of, plan_view, rollout_view
+from workers.orchestrator.views import (
+    BrokenView,
+    DeviceView,
+    FleetView,
+    PlanView,
+    RolloutView,
+    broken_view,
+    device_view,
+    event_of,
+    plan_view,
+    rollout_view,
+)
 from workers.orchestrator.wishes import Wish
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
@@ -180,13 +191,15 @@ class Operator:
         """Every device, page by page, and the rollouts."""
         devices: list[DeviceView] = []
         rollouts: list[RolloutView] = []
+        broken: list[BrokenView] = []
         request = fleet_pb2.GetFleetRequest()
         while True:
             page = self._call(self._stub.GetFleet, request)
             devices += map(device_view, page.devices)
             rollouts += map(rollout_view, page.rollouts)
+            broken += map(broken_view, page.broken_rollouts)
             if not page.next_after_device_id:
-                return FleetView(devices=devices, rollouts=rollouts)
+                return FleetView(devices=devices, rollouts=rollouts, broken=broken)
             request = fleet_pb2.GetFleetRequest(after_device_id=page.next_after_device_id)
 
     def revoke(self, device_id: str) -> None:

@@ -8,19 +8,19 @@ assignment's generation only grows, also past what a device remembers from befor
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Protocol
 
 from securesystemslib.signer import Signer
 
 from pipeline.errors import FleetError
-from pipeline.releases.assignment import MAX_GENERATION, Assignment, sign_assignment
+from pipeline.releases.assignment import ASSIGNMENT_VALID, MAX_GENERATION, Assignment, sign_assignment
 from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.comparison import USUAL_MARGINS, Margins
 from pipeline.rollout.events import Event
 from pipeline.rollout.evidence import Evidence, Progress
 from pipeline.rollout.forecast import Forecast, forecast
+from pipeline.rollout.gates import CONCURRENT_S
 from pipeline.rollout.plan import OnHalt, Plan
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, Stage
 from pipeline.rollout.steering import Action, advance, command, create, desired, excuse_absence, supersede
@@ -30,7 +30,6 @@ from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
 from workers.orchestrator.writer import Session
 
-ASSIGNMENT_VALID = timedelta(days=14)
 UNHAPPY = frozenset({Stage.FAILED, Stage.LOST, Stage.INCOMPATIBLE})
 
 log = logging.getLogger(__name__)
@@ -106,11 +105,12 @@ class Engine:
     def foresee(self, session: Session, order: Order, *, salt: str, now: float, sync_s: float) -> tuple[Plan, Forecast]:
         """A dry run of `order`. Raises BundleMissingError."""
         plan = self._plan(order, salt=salt)
-        return plan, forecast(plan, self._evidence(session, order.population), sync_s=sync_s)
+        return plan, forecast(plan, self._evidence(session, order.population, now), sync_s=sync_s)
 
     def act(self, session: Session, rollout_id: str, action: Action, *, now: float) -> Rollout:
-        """An operator's action and all that follows from it at once.
+        """Write an operator's action into the log, at its head, and assign what it desires. On any replica, whoever leads.
 
+        What follows from evidence and time is the leader's: this replica may hear only part of the devices.
         Raises RolloutUnknownError, RolloutActionError, RolloutConflictError, BundleMissingError.
         """
         rollout = self.find(session, rollout_id)
@@ -122,11 +122,12 @@ class Engine:
             self._make_way(session, rollout, now)
         rollout, events = command(rollout, action, now=now)
         self._settle(session, rollout, events, now)
-        self.tick(session, now=now)
-        found = self.find(session, rollout_id)
-        return rollout if found is None else found
+        return rollout
 
     def find(self, session: Session, rollout_id: str) -> Rollout | None:
+        """The rollout, also one that has left memory. Raises RolloutLogBrokenError."""
+        if rollout_id in self._roster.broken:
+            raise self._roster.broken[rollout_id].error
         known = session.all_rollouts().get(rollout_id)
         if known is not None:
             return known
@@ -147,10 +148,10 @@ class Engine:
         self.wake(session, alive_until_s=since_s, now=now)
 
     def tick(self, session: Session, *, now: float) -> None:
-        """Move every rollout as far as it goes now, and give newcomers what their population runs."""
+        """Move every rollout as far as it goes now, and give newcomers what their population runs. For the leader alone."""
         for rollout in session.all_rollouts().values():
             if rollout.state in LIVE or rollout.state is RolloutState.HALTED:
-                evidence = replace(self._evidence(session, rollout.plan.population), release_gone=self._gone(rollout.plan.target))
+                evidence = replace(self._evidence(session, rollout.plan.population, now), release_gone=self._gone(rollout.plan.target))
                 moved, events = advance(rollout, evidence, now=now)
                 self._settle(session, moved, events, now)
         self._greet(session, now)
@@ -209,8 +210,9 @@ class Engine:
         )
         return replace(row, envelope=sign_assignment(assignment, self._signer), expires_s=expires.timestamp())
 
-    def _evidence(self, session: Session, population: str) -> Evidence:
-        seen, served = self._roster.seen, self._roster.served
+    def _evidence(self, session: Session, population: str, now: float) -> Evidence:
+        seen = self._roster.seen
+        served = {device: told for device, told in list(self._roster.served.items()) if now - told.told_s <= CONCURRENT_S}
         rows = session.population(population)
         facts = {device: row.facts(max(row.last_seen_s, seen.get(device, 0.0)), served.get(device)) for device, row in rows.items()}
         return Evidence(
@@ -267,8 +269,8 @@ class Engine:
         """Devices without an assignment, outside every live rollout, get what their population runs."""
         for population in {row.population for row in self._roster.devices.values()}:
             rows = [row for row in session.population(population).values() if not row.target and not row.is_revoked]
-            if not rows:
-                continue
+            if not rows or self._roster.broken_in(population) is not None:
+                continue  # what a population runs follows from its logs
             published = self._releases.targets()
             completed = [rollout for rollout in _completed(session, population) if rollout.plan.target in published]
             busy = {device for other in _live(session, population) for device in desired(other)} if completed else set()
@@ -283,7 +285,12 @@ class Engine:
                     self.assign(session, row, release, now=now)
 
     def _make_way(self, session: Session, rollout: Rollout, now: float) -> None:
-        """One rollout at a time per population: a halted one gives way, a moving one does not."""
+        """One rollout at a time per population: a halted one gives way, a moving one does not, and a broken one holds it."""
+        broken = self._roster.broken_in(rollout.plan.population)
+        if broken is not None:
+            found = f"the log of rollout {broken.rollout_id} of population {broken.population} is broken"
+            expected = "logs that hold; `kdpipe audit verify FLEET` says where, a backup of the orchestrator's database mends it"
+            raise RolloutConflictError(rollout.plan.rollout_id, found, expected)
         for other in _live(session, rollout.plan.population):
             if other.plan.rollout_id == rollout.plan.rollout_id:
                 continue

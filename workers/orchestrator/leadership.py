@@ -41,7 +41,7 @@ class Claim:
 
 
 class Leadership:
-    """One replica's part. `step` and `check` run in the writer's transactions; `leads` may be asked anywhere."""
+    """One replica's part. `step`, `holds` and `check` run in the writer's transactions; `leads` may be asked anywhere."""
 
     def __init__(self, holder: str, *, patience_s: float = LEASE_S, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._holder, self._patience_s, self._monotonic = holder, patience_s, monotonic
@@ -60,7 +60,7 @@ class Leadership:
         A holder of our own name that is not us is an earlier life of this replica (its folder is locked), and nobody waits for the dead.
         """
         found, now_s = _read(connection), self._monotonic()
-        if self.term and (found.term, found.holder) == (self.term, self._holder):
+        if self._is_ours(found):
             _write(connection, Claim(term=self.term, holder=self._holder, beats=found.beats + 1))
             return False
         self._step_down(found)
@@ -73,10 +73,14 @@ class Leadership:
         log.info("leading", extra={"term": self.term, "before": found.holder})
         return True
 
+    def holds(self, connection: Connection) -> bool:
+        """Whether this replica leads, as far as this transaction."""
+        return self._is_ours(_read(connection))
+
     def check(self, connection: Connection) -> None:
         """That this replica still leads. Raises FencedError."""
         found = _read(connection)
-        if not self.term or (found.term, found.holder) != (self.term, self._holder):
+        if not self._is_ours(found):
             held = self.term
             self._step_down(found)
             raise FencedError(held, found.term, found.holder or "nobody")
@@ -84,9 +88,12 @@ class Leadership:
     def resign(self, connection: Connection) -> None:
         """Let another replica lead at once; for a stop in order."""
         found = _read(connection)
-        if self.term and (found.term, found.holder) == (self.term, self._holder):
+        if self._is_ours(found):
             _write(connection, Claim(term=self.term, holder="", beats=0))
         self.term = 0
+
+    def _is_ours(self, found: Claim) -> bool:
+        return self.term > 0 and (found.term, found.holder) == (self.term, self._holder)
 
     def _step_down(self, found: Claim) -> None:
         if self.term:

@@ -26,6 +26,8 @@ STOP_GRACE_S = 0.5
 MAX_DEVICE_MESSAGE_BYTES = 128 * 1024
 MAX_OPERATOR_MESSAGE_BYTES = 6 * 1024 * 1024
 MAX_CALLS = 512
+ROLLOUTS = "kdpipe.rollouts"
+"""What a health check asks for to hear of them; devices are served without."""
 SERVICES = fleet_pb2.DESCRIPTOR.services_by_name
 
 
@@ -74,10 +76,11 @@ class Listeners:
         servers, self._servers = self._servers, []
         await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
 
-    async def say(self, *, is_well: bool) -> None:
-        """What a health check hears from now on, of the server as a whole."""
-        status = health_pb2.HealthCheckResponse.SERVING if is_well else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self._health.set("", status)
+    async def say(self, *, is_well: bool, is_whole: bool) -> None:
+        """What a health check hears from now on, of the server as a whole, and of `ROLLOUTS`: whether the log of every rollout holds."""
+        for service, holds in (("", is_well), (ROLLOUTS, is_whole)):
+            status = health_pb2.HealthCheckResponse.SERVING if holds else health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(service, status)
 
     def _credentials(self, *, is_mutual: bool) -> grpc.ServerCredentials:
         """The server's certificate as it is at each handshake, for one port; where mutual, callers must have one of the same CA."""

@@ -1,4 +1,4 @@
-"""The rollouts' logs as the database has them, read without the orchestrator: it refuses to start on a log that does not hold.
+"""The rollouts' logs as the database has them, read without the orchestrator, whose word an audit does not take.
 
 Reads only, also while the orchestrator runs.
 """

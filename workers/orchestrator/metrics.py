@@ -45,6 +45,7 @@ class OrchestratorMetrics:
         self._tick_s = Histogram("tick_seconds", "Time of one pass of the wave engine.", **of)
         self._devices = Gauge("devices", "Devices by their last reported state; revoked ones are not counted.", ("state",), **of)
         self._rollouts = Gauge("rollouts", "Rollouts in memory by state.", ("state",), **of)
+        self._broken = Gauge("broken_rollouts", "Rollouts that nobody leads, because their log is not what was written.", **of)
         self._timestamp_expires = Gauge("timestamp_expires_unix_seconds", "When the signed timestamp ends.", **of)
         # Looking a series up costs as much as counting, and these are counted at every call.
         self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
@@ -85,6 +86,7 @@ class OrchestratorMetrics:
 
     def count(self, roster: Roster) -> None:
         """Set the gauges from what is known now."""
+        self._broken.set(len(roster.broken))
         states = Tally(STATES[row.state] for row in list(roster.devices.values()) if not row.is_revoked)
         for state in STATES:
             self._devices.labels(state).set(states[state])

@@ -22,6 +22,7 @@ from pipeline.rollout.steering import Action
 from workers.orchestrator.describe import describe, describe_device, describe_forecast
 from workers.orchestrator.engine import Engine, RolloutUnknownError
 from workers.orchestrator.enrolment import create_tokens
+from workers.orchestrator.leadership import Leadership
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION, check_pattern, read_order
 from workers.orchestrator.pacing import Pacing
@@ -52,6 +53,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         roster: Roster,
         writer: Writer,
         engine: Engine,
+        leadership: Leadership,
         repository: OnlineRepository,
         pacing: Pacing,
         clock: Callable[[], float],
@@ -60,6 +62,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
     ) -> None:
         self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
         self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
+        self._leadership = leadership
 
     async def CreateToken(self, request: fleet_pb2.CreateTokenRequest, context: Context) -> fleet_pb2.CreateTokenResponse:
         check_pattern(POPULATION, "population", request.population)
@@ -112,7 +115,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         rollout = await self._writer.run(
             lambda session: self._engine.order(session, order, salt=salt_of(session, order.rollout_id), now=now)
         )
-        return fleet_pb2.CreateRolloutResponse(rollout=describe(rollout))
+        return fleet_pb2.CreateRolloutResponse(rollout=describe(rollout, self._roster.arrived))
 
     async def PlanRollout(self, request: fleet_pb2.PlanRolloutRequest, context: Context) -> fleet_pb2.PlanRolloutResponse:
         order, now = read_order(request.order), self._clock()
@@ -127,15 +130,24 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         if action is None:
             raise BodyRefusedError("action", str(request.action), ", ".join(_ACTIONS.values()))
         now = self._clock()
-        rollout = await self._writer.run(lambda session: self._engine.act(session, request.rollout_id, action, now=now))
+        rollout = await self._writer.run(lambda session: self._act(session, request.rollout_id, action, now))
         self._news()
-        return fleet_pb2.ControlRolloutResponse(rollout=describe(rollout))
+        return fleet_pb2.ControlRolloutResponse(rollout=describe(rollout, self._roster.arrived))
+
+    def _act(self, session: Session, rollout_id: str, action: Action, now: float) -> Rollout:
+        """The action on any replica; what follows from evidence at once where this one leads, and else in the leader's next pass."""
+        rollout = self._engine.act(session, rollout_id, action, now=now)
+        if self._leadership.holds(session.connection):
+            self._engine.tick(session, now=now)
+        return session.all_rollouts().get(rollout_id, rollout)
 
     async def GetRollout(self, request: fleet_pb2.GetRolloutRequest, context: Context) -> fleet_pb2.GetRolloutResponse:
-        return fleet_pb2.GetRolloutResponse(rollout=describe(await self._find(request.rollout_id)))
+        return fleet_pb2.GetRolloutResponse(rollout=describe(await self._find(request.rollout_id), self._roster.arrived))
 
     async def GetRolloutEvents(self, request: fleet_pb2.GetRolloutEventsRequest, context: Context) -> fleet_pb2.GetRolloutEventsResponse:
-        rollout_id, after = (await self._find(request.rollout_id)).plan.rollout_id, min(request.after_sequence, MAX_NUMBER)
+        rollout_id, after = request.rollout_id, min(request.after_sequence, MAX_NUMBER)
+        if rollout_id not in self._roster.broken:  # whoever audits it must see it as it is
+            await self._find(rollout_id)
         found = await self._writer.run(lambda session: read_events(session.connection, rollout_id, after=after, limit=EVENTS_PAGE))
         page: list[fleet_pb2.RolloutEvent] = []
         room = EVENTS_BYTES
@@ -187,15 +199,20 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         rows = sorted((row for row in list(self._roster.devices.values()) if row.device_id > after), key=lambda row: row.device_id)
         page = rows[:size]
         rollouts = () if after else sorted(self._roster.rollouts.values(), key=lambda rollout: rollout.last_event_s)
+        broken = () if after else list(self._roster.broken.values())
         return fleet_pb2.GetFleetResponse(
             devices=[self._device(row) for row in page],
-            rollouts=[describe(rollout) for rollout in rollouts],
+            rollouts=[describe(rollout, self._roster.arrived) for rollout in rollouts],
             next_after_device_id=page[-1].device_id if len(rows) > size else "",
+            broken_rollouts=[
+                fleet_pb2.BrokenRollout(rollout_id=log.rollout_id, population=log.population, reason=str(log.error)) for log in broken
+            ],
         )
 
     def _device(self, row: DeviceRow) -> fleet_pb2.Device:
-        seen, served = self._roster.seen, self._roster.served
-        return describe_device(row, last_seen_s=seen.get(row.device_id, 0.0), served=served.get(row.device_id))
+        roster, device = self._roster, row.device_id
+        served, arrived = roster.served.get(device), roster.arrived.get(device)
+        return describe_device(row, last_seen_s=roster.seen.get(device, 0.0), served=served, arrived=arrived)
 
     async def _receive(self, parts: AsyncIterator[fleet_pb2.PublishRequest], upload: Path) -> int:
         length = 0

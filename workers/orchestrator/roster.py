@@ -2,10 +2,11 @@
 
 Changed by the writer thread alone, after its commit, by replacing whole immutable values; other threads read without a lock and see the
 state before a transaction or after it. What other replicas committed comes in by `catch_up`, at the start of each transaction and
-at least every so often (`turns`). `seen` is the exception: a device's last call is noted at once by whoever
-answers it, and reaches the database with its next change or the next heartbeat.
+at least every so often (`turns`). `seen` and `served` are the exception: a device's last call, and what it told of its answers, is noted at
+once by whoever answers it, and reaches the database with its next change or the next heartbeat.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,24 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from pipeline.rollout.events import Event, RolloutLogBrokenError, check_chain, follow, stored_event
-from pipeline.rollout.evidence import DeviceFacts, Progress, Serving
+from pipeline.rollout.evidence import DeviceFacts, Progress
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, apply, fold
 from workers.orchestrator import tables
+from workers.orchestrator.served import Served, read_served
 
 TERMINAL_KEPT = 8
 """Ended rollouts of each population that stay in memory; older ones are read from the database when asked for."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenLog:
+    """A rollout that nobody leads, because its log is not what was written."""
+
+    rollout_id: str
+    population: str
+    error: RolloutLogBrokenError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +67,7 @@ class DeviceRow:
     runtime: str = ""
     free_memory_bytes: int = 0
 
-    def facts(self, last_seen_s: float, served: "Served | None" = None) -> DeviceFacts:
+    def facts(self, last_seen_s: float, served: Served | None = None) -> DeviceFacts:
         """What rollout decisions may know of it."""
         return DeviceFacts(
             hardware=self.hardware,
@@ -78,17 +91,19 @@ class DeviceRow:
 
 _REVISION = select(tables.changes.c.revision).with_for_update()
 _DEVICES_SINCE = select(tables.devices).where(tables.devices.c.revision > bindparam("since"))
-_ROLLOUTS_SINCE = select(tables.rollouts.c.rollout_id).where(tables.rollouts.c.revision > bindparam("since"))
+_ROLLOUTS_SINCE = select(tables.rollouts.c.rollout_id, tables.rollouts.c.population).where(tables.rollouts.c.revision > bindparam("since"))
 
 _REVOKED_SINCE = select(tables.revoked_operators.c.name).where(tables.revoked_operators.c.revision > bindparam("since"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """How a device's model answered, as it told last."""
+class Arrived:
+    """How the release that a device runs came, as it told."""
 
     digest: str
-    serving: Serving
+    way: int
+    """Number of `kdpipe.fleet.v1.FetchWay`."""
+    fetched_bytes: int
 
 
 class Roster:
@@ -97,27 +112,30 @@ class Roster:
     def __init__(self) -> None:
         self.devices: dict[str, DeviceRow] = {}
         self.rollouts: dict[str, Rollout] = {}
+        self.broken: dict[str, BrokenLog] = {}
+        """Rollouts whose log did not hold when it was read; a restart reads it anew."""
         self.seen: dict[str, float] = {}
         self.served: dict[str, Served] = {}
-        """In memory only: devices tell it again, and after a restart a gate waits until they did."""
+        """As `seen`: noted at once, written and read with each beat (`turns`)."""
+        self.arrived: dict[str, Arrived] = {}
+        """In memory only: every call tells it."""
         self.revoked_operators: frozenset[str] = frozenset()
         self.revision = 0
         """Number of the last change that this image has."""
 
     def load(self, connection: Connection) -> None:
-        """Read everything. Raises RolloutLogBrokenError where a rollout's log was tampered with."""
+        """Read everything. A rollout whose log was tampered with is among `broken`."""
         self.revision = connection.execute(_REVISION).scalar_one()
         rows = connection.execute(select(tables.devices)).mappings()
         self.devices = {row["device_id"]: _device(row) for row in rows}
         self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
+        self.served = dict(read_served(connection))
         self.revoked_operators = frozenset(connection.execute(_REVOKED_SINCE, {"since": 0}).scalars())
-        self.rollouts = {rollout_id: read_rollout(connection, rollout_id) for rollout_id in _kept(connection)}
+        for rollout_id, population in list(_kept(connection)):
+            self._read(connection, rollout_id, population)
 
     def catch_up(self, connection: Connection) -> bool:
-        """Take in what other replicas have committed; True where there was anything. The transaction holds the lock from here on.
-
-        Raises RolloutLogBrokenError.
-        """
+        """Take in what other replicas have committed; True where there was anything. The transaction holds the lock from here on."""
         revision = connection.execute(_REVISION).scalar_one()
         if revision == self.revision:
             return False
@@ -125,12 +143,31 @@ class Roster:
         for row in connection.execute(_DEVICES_SINCE, since).mappings():
             device = _device(row)
             self.devices[device.device_id] = device
-        for rollout_id in connection.execute(_ROLLOUTS_SINCE, since).scalars():
-            known = self.rollouts.get(rollout_id)
-            self.rollouts[rollout_id] = read_rollout(connection, rollout_id) if known is None else read_on(connection, known)
+        for rollout_id, population in connection.execute(_ROLLOUTS_SINCE, since).all():
+            self._read(connection, rollout_id, population)
         self.revoked_operators |= frozenset(connection.execute(_REVOKED_SINCE, since).scalars())
         self.revision = revision
         return True
+
+    def _read(self, connection: Connection, rollout_id: str, population: str) -> None:
+        """Take in a rollout, or what its log has beyond what is known of it."""
+        if rollout_id in self.broken:
+            return
+        known = self.rollouts.get(rollout_id)
+        try:
+            self.rollouts[rollout_id] = read_rollout(connection, rollout_id) if known is None else read_on(connection, known)
+            return
+        except RolloutLogBrokenError as error:
+            broken = error
+        except (KeyError, TypeError, ValueError) as error:
+            broken = RolloutLogBrokenError(rollout_id, 1, f"{error}"[:200], "a log that folds")
+        self.rollouts.pop(rollout_id, None)
+        self.broken[rollout_id] = BrokenLog(rollout_id=rollout_id, population=population, error=broken)
+        log.error("log of a rollout is broken, nobody leads it", extra={"rollout": rollout_id, "why": str(broken)})
+
+    def broken_in(self, population: str) -> BrokenLog | None:
+        """What of a population is broken, if anything: nothing new is begun there."""
+        return next((broken for broken in list(self.broken.values()) if broken.population == population), None)
 
     def population(self, name: str) -> list[DeviceRow]:
         return [row for row in list(self.devices.values()) if row.population == name]
@@ -141,7 +178,7 @@ class Roster:
         return [r for r in list(self.rollouts.values()) if r.state in moving and population in (None, r.plan.population)]
 
     def is_busy(self, population: str) -> bool:
-        return any(r.plan.population == population and r.state in LIVE for r in self.rollouts.values())
+        return any(r.plan.population == population and r.state in LIVE for r in list(self.rollouts.values()))
 
     def incumbent(self, population: str) -> Rollout | None:
         """The rollout that brought what the population runs: the last one that completed."""
@@ -195,18 +232,19 @@ def _device(row: Mapping[Any, Any]) -> DeviceRow:
     return DeviceRow(**columns)
 
 
-def _kept(connection: Connection) -> Iterable[str]:
+def _kept(connection: Connection) -> Iterable[tuple[str, str]]:
+    """Rollouts that belong into memory, each with its population."""
     table = tables.rollouts
     rows = connection.execute(select(table).order_by(table.c.ended_s.desc())).mappings().all()
     terminal: dict[str, int] = {}
     completed: set[str] = set()
     for row in rows:
         if row["ended_s"] is None:
-            yield row["rollout_id"]
+            yield row["rollout_id"], row["population"]
             continue
         terminal[row["population"]] = terminal.get(row["population"], 0) + 1
         is_incumbent = row["state"] == RolloutState.COMPLETED and row["population"] not in completed
         if is_incumbent:
             completed.add(row["population"])
         if is_incumbent or terminal[row["population"]] <= TERMINAL_KEPT:
-            yield row["rollout_id"]
+            yield row["rollout_id"], row["population"]

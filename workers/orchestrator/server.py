@@ -86,7 +86,7 @@ class Orchestrator:
         self.ports = Ports()
 
     async def start(self) -> Ports:
-        """Serve. Raises FolderBusyError, PortTakenError, ReleaseError, PkiBrokenError, DatabaseUnusableError, RolloutLogBrokenError."""
+        """Serve. Raises FolderBusyError, PortTakenError, ReleaseError, PkiBrokenError, DatabaseUnusableError."""
         try:
             return await self._start()
         except BaseException:
@@ -130,6 +130,7 @@ class Orchestrator:
         self._writer = Writer(self._database, self.roster, on_commit=metrics.committed, on_foreign=_telling(loop, news))
         signer = load_key(settings.keys / "assignment.pem", settings.unlock)
         engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
+        leadership = Leadership(f"{socket.gethostname()}:{folder.resolve()}"[-80:], patience_s=settings.lease_s)
         authenticate = authenticator(self.roster, self._writer, self._clock)
         self._listeners = Listeners(host=settings.host, pki=pki, authenticate=authenticate, limits=settings.limits, metrics=metrics)
         self._turns = Turns(
@@ -137,7 +138,7 @@ class Orchestrator:
             writer=self._writer,
             engine=engine,
             repository=repository,
-            leadership=Leadership(f"{socket.gethostname()}:{folder.resolve()}"[-80:], patience_s=settings.lease_s),
+            leadership=leadership,
             metrics=metrics,
             listeners=self._listeners,
             clock=self._clock,
@@ -148,7 +149,7 @@ class Orchestrator:
             ),
         )
         await self._turns.begin()
-        bound = await self._listeners.start(self._services(engine, pki, repository, metrics, news), wanted)
+        bound = await self._listeners.start(self._services(engine, leadership, pki, repository, metrics, news), wanted)
         self.ports = replace(bound, metrics=self._metrics_server.start())
         write_ports(folder, self.ports)
         self._task = asyncio.create_task(self._turns.run())
@@ -156,14 +157,20 @@ class Orchestrator:
         return self.ports
 
     def _services(
-        self, engine: Engine, pki: Pki, repository: OnlineRepository, metrics: OrchestratorMetrics, news: asyncio.Event
+        self,
+        engine: Engine,
+        leadership: Leadership,
+        pki: Pki,
+        repository: OnlineRepository,
+        metrics: OrchestratorMetrics,
+        news: asyncio.Event,
     ) -> Services:
         common: dict[str, Any] = {"clock": self._clock, "metrics": metrics, "roster": self.roster, "writer": self._writer, "news": news.set}
         return Services(
             fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=self._settings.limits, **common),
             artifact=Artifact(repository=repository, metrics=metrics, limits=self._settings.limits),
             enrolment=Enrolment(pki=pki, limits=self._settings.limits, **common),
-            operator=Operations(engine=engine, repository=repository, pacing=self._settings.pacing, **common),
+            operator=Operations(engine=engine, leadership=leadership, repository=repository, pacing=self._settings.pacing, **common),
         )
 
 

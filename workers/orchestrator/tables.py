@@ -35,12 +35,15 @@ from sqlalchemy import (
     make_url,
     select,
     text,
+    update,
 )
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from pipeline.errors import FleetError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+GROWN_FROM = "2"
+"""A database of this version lacks whole tables only, and gets them when it is opened."""
 BUSY_S = 5
 """How long a transaction waits for those of other replicas."""
 
@@ -108,6 +111,19 @@ revoked_operators = Table(
     Column("name", String(63), primary_key=True),
     Column("revoked_s", Float(53), nullable=False),
     Column("revision", BigInteger, nullable=False, index=True),
+)
+
+served = Table(
+    "served",
+    metadata,
+    Column("device_id", String(63), primary_key=True),
+    Column("told_s", Float(53), nullable=False, index=True),
+    Column("digest", String(64), nullable=False),
+    Column("answers", BigInteger, nullable=False),
+    Column("confidence_mean", Float(53), nullable=False),
+    Column("latency_p50_ms", Float(53), nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("agreed", BigInteger, nullable=False),
 )
 
 reports = Table(
@@ -209,7 +225,12 @@ def _make_tables(engine: Engine) -> str:
             connection.execute(insert(facts).values(name="schema_version", value=str(SCHEMA_VERSION)))
             connection.execute(insert(changes).values(id=1, revision=0))
             connection.execute(insert(leadership).values(id=1, term=0, holder="", beats=0))
-        return str(connection.scalar(select(facts.c.value).where(facts.c.name == "schema_version")))
+        found = str(connection.scalar(select(facts.c.value).where(facts.c.name == "schema_version")))
+        if found != GROWN_FROM:
+            return found
+        metadata.create_all(connection)
+        connection.execute(update(facts).where(facts.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))
+        return str(SCHEMA_VERSION)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -25,6 +25,7 @@ from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pki import Pki, utc
 from workers.orchestrator.report_log import KEPT, forget_reports
 from workers.orchestrator.roster import Roster
+from workers.orchestrator.served import forget_served, read_served, write_served
 from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
 
 HEARTBEAT_S = 5.0
@@ -63,7 +64,7 @@ class Turns:
     own_pki: Callable[[], Pki]
     """The server's certificate, renewed where it ends soon."""
     _noted_s: float = 0.0
-    """Until when this replica's `seen` is in the database."""
+    """Until when this replica's `seen` and `served` are in the database."""
     _read_s: float = 0.0
     """Until when others' is in ours."""
 
@@ -135,7 +136,7 @@ class Turns:
         return due_s
 
     async def _beat(self) -> None:
-        """Hold the lease, or take it; say when devices were last seen, and read what others say of it."""
+        """Hold the lease, or take it; say what devices told and when they were last seen, and read what others say of it."""
         while True:
             await asyncio.sleep(min(HEARTBEAT_S, self.lease_s / 4))
             try:
@@ -152,7 +153,7 @@ class Turns:
             self.engine.wake(session, alive_until_s=now if known is None else float(known), now=now)
 
     def _note(self, session: Session) -> None:
-        """Remember until when the engine had a leader, and when devices were last seen."""
+        """Remember until when the engine had a leader, when devices were last seen, and how they say they answer."""
         connection, now, noted_s = session.connection, self.clock(), self._noted_s
         if self.leadership.leads:
             self.leadership.check(connection)
@@ -165,21 +166,26 @@ class Turns:
         others = select(devices.device_id, devices.last_seen_s).where(devices.last_seen_s >= self._read_s - 2 * HEARTBEAT_S)
         for device, at_s in connection.execute(others):
             self.roster.seen[device] = max(at_s, self.roster.seen.get(device, 0.0))
+        write_served(connection, {device: told for device, told in list(self.roster.served.items()) if told.told_s >= noted_s})
+        for device, told in read_served(connection, since_s=self._read_s - 2 * HEARTBEAT_S):
+            known = self.roster.served.get(device)
+            if known is None or known.told_s < told.told_s:
+                self.roster.served[device] = told
         self._noted_s = self._read_s = now
 
     async def _look(self) -> None:
-        """Take in what other replicas committed, and say whether this one is well."""
-        is_well = True
-        await self.listeners.say(is_well=True)
+        """Take in what other replicas committed, and say whether this one is well and every rollout's log holds."""
+        said: dict[str, bool] = {}
         while True:
+            found = {"is_well": time.monotonic() - self.writer.current_s < OLD_S, "is_whole": not self.roster.broken}
+            if found != said:
+                await self.listeners.say(**found)
+                said = found
             await asyncio.sleep(LOOK_S)
             try:
                 await self.writer.run(lambda session: None)
             except StoreUnavailableError:
                 log.debug("no look at the database")  # the writer has said why
-            was_well, is_well = is_well, time.monotonic() - self.writer.current_s < OLD_S
-            if was_well != is_well:
-                await self.listeners.say(is_well=is_well)
 
     async def _keep(self) -> None:
         """Keep signed things and this replica's own certificate in force, and the database small."""
@@ -202,4 +208,5 @@ class Turns:
         old_s = now - KEPT.total_seconds()
         forget_reports(session.connection, now=now)
         session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))
+        forget_served(session.connection, before_s=old_s)
         self.roster.forget_old()

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.labels.codecs.codec import CLAMP_NATS, SparseLabels, id_type, log_normalised
+from pipeline.labels.codecs.codec import CLAMP_NATS, SparseLabels, id_type, renormalised, widened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class DenseFp16:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
     def decode(self, column: pa.Array, classes: int) -> NDArray[np.float32]:
-        values = column.flatten().to_numpy(zero_copy_only=True)
-        return log_normalised(values.reshape(-1, classes).astype(np.float32))
+        values = column.values.to_numpy(zero_copy_only=True)[column.offset * classes :][: len(column) * classes]
+        return renormalised(widened(values).reshape(-1, classes))
 
     def sparse(self, column: pa.Array, classes: int) -> SparseLabels:
         log_probs_NK = self.decode(column, classes)

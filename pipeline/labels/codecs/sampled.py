@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.labels.codecs.codec import CLAMP_NATS, SparseLabels, id_type, log_normalised
+from pipeline.labels.codecs.codec import CLAMP_NATS, SparseLabels, id_type, renormalised
 
 DRAWS_MAX = 2**16 - 1
 _KEY = 0x6B64_7069_7065
@@ -56,7 +56,7 @@ class Sampled:
         row_E, _, id_E, log_share_E = self._drawn(column)
         dense_NK = np.full((len(column), classes), CLAMP_NATS, dtype=np.float32)
         dense_NK[row_E, id_E] = log_share_E
-        return log_normalised(dense_NK)
+        return renormalised(dense_NK)
 
     def sparse(self, column: pa.Array, classes: int) -> SparseLabels:
         row_E, place_E, id_E, log_share_E = self._drawn(column)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.labels.codecs.codec import CLAMP_NATS, SparseLabels, id_type, log_normalised
+from pipeline.labels.codecs.codec import CLAMP_NATS, SparseLabels, id_type, renormalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,11 @@ class TopK:
         share_N = tail_N - np.float32(np.log(max(classes - ids_NR.shape[1], 1)))
         dense_NK = np.repeat(np.maximum(share_N, CLAMP_NATS)[:, None], classes, axis=1)
         np.put_along_axis(dense_NK, ids_NR.astype(np.int64), values_NR, axis=1)
-        return log_normalised(dense_NK)
+        return renormalised(dense_NK)
 
     def sparse(self, column: pa.Array, classes: int) -> SparseLabels:
         ids_NR, values_NR, tail_N = _recorded(column, min(self.k, classes))
-        whole = log_normalised(np.concatenate([values_NR, tail_N[:, None]], axis=1))
+        whole = renormalised(np.concatenate([values_NR, tail_N[:, None]], axis=1))
         return SparseLabels(ids_NR=ids_NR, log_probs_NR=whole[:, :-1], tail_N=whole[:, -1])
 
 

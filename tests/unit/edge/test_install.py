@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import write_atomic
+from pipeline.releases.manifest import Golden
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device
 from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, State
@@ -266,6 +267,19 @@ def test_shadow_compares_on_live_inputs_and_golden_samples_and_the_evidence_is_a
         for t in ("one", "two", "three", *TEXTS)
     ]  # fmt: skip
     assert announced.shadow.agreed == sum(same)
+
+
+def test_a_candidate_that_answers_otherwise_than_what_runs_is_refused_before_it_answers_anybody(world: World, tmp_path: Path) -> None:
+    table = -text_table(1)
+    golden = [Golden(input=text, probabilities=text_probabilities(text, table)) for text in TEXTS]
+    bundle = text_bundle(tmp_path / "bundles", release=9, seed=9, table=table, golden=golden)
+    opposite = world.trust.publish(bundle, release=9, shadow_floor_percent=50)
+    made = world.device(tmp_path / "device")
+    made.serving.predict([f"live {n}" for n in range(16)])
+    record = made.install(opposite, 2)
+    assert (record.state, record.code) == (State.FAILED, "shadow_disagrees")
+    assert "on 0 of 21 inputs, surely below 50 %" in record.detail
+    assert world.check_answer(made) == world.targets[1].digest
 
 
 def test_without_live_inputs_golden_samples_stand_in_and_the_evidence_says_so(world: World, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pipeline.config import LabellingSection
 from pipeline.labels.advice import advise, candidates, measure
 from pipeline.labels.codecs import CLAMP_NATS, CODECS, DENSE_FP16, Codec, Sampled, TopK, codec_from, codec_of, keys_of, log_normalised
+from pipeline.labels.codecs.codec import widened
 
 MANY: list[Codec] = [DENSE_FP16, TopK(k=1), TopK(k=4), TopK(k=999), Sampled(draws=1), Sampled(draws=64), Sampled(draws=1000)]
 
@@ -57,6 +58,12 @@ def test_a_slice_of_a_column_decodes_its_own_rows(codec, start, length):
     width = sparse.ids_NR.shape[1]
     np.testing.assert_array_equal(sparse.log_probs_NR, whole.log_probs_NR[start : start + length, :width])
     np.testing.assert_array_equal(sparse.tail_N, whole.tail_N[start : start + length])
+
+
+def test_every_finite_half_is_the_same_number_in_float32():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    np.testing.assert_array_equal(widened(finite).view(np.uint32), finite.astype(np.float32).view(np.uint32))
 
 
 @pytest.mark.parametrize("codec", MANY)

@@ -1,6 +1,7 @@
 """Reading ahead changes when a batch is read, and nothing else."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -57,14 +58,31 @@ def batches(reader: LabelReader | ReadingAhead, cursor: Cursor, epochs: int) -> 
     return found
 
 
-def test_batches_are_the_same_and_are_read_by_another_thread_while_the_last_one_is_learnt_from(labels: MemoryStore) -> None:
+@pytest.mark.parametrize(("epochs", "read_here"), [(True, [0]), (False, [0, 0])], ids=["all but the first", "all but an epoch's first"])
+def test_batches_are_the_same_and_are_read_by_another_thread_while_the_last_one_is_learnt_from(
+    labels: MemoryStore, epochs: bool, read_here: list[int]
+) -> None:
     watched = Watched(reader_of(labels))
-    ahead = ReadingAhead(watched)
+    ahead = ReadingAhead(watched, epochs=epochs)
     expected = batches(reader_of(labels), reader_of(labels).start(), 2)
     assert batches(ahead, ahead.start(), 2) == expected
     ahead.close()
-    here = [cursor for cursor, thread in watched.asked if thread == threading.current_thread().name]
-    assert [cursor.pos for cursor in here] == [0, 0], "the first batch of each epoch; the others were read ahead"
+    assert [cursor.pos for cursor, thread in watched.asked if thread == threading.current_thread().name] == read_here
+
+
+def test_an_error_at_the_start_of_the_next_epoch_is_raised_there_and_not_at_the_end_of_this_one(labels: MemoryStore) -> None:
+    watched = Watched(reader_of(labels))
+    watched.fails_at = 0
+    ahead = ReadingAhead(watched)
+    last = ahead.read(replace(ahead.start(), pos=56))
+    assert isinstance(last, LabelBatch)
+    ended = ahead.read(last.cursor_after)
+    assert isinstance(ended, EndOfEpoch)
+    with pytest.raises(ShardCorruptError):
+        ahead.read(ended.next)
+    watched.fails_at = None
+    assert isinstance(ahead.read(ended.next), LabelBatch)
+    ahead.close()
 
 
 @given(jumps=st.lists(st.integers(0, 7), min_size=1, max_size=6))

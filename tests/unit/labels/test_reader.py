@@ -116,6 +116,25 @@ def test_a_reader_that_goes_on_from_any_cursor_reads_what_it_would_have_read(lab
         assert read_epoch(reader_of(labels), cursor)[0] == whole[cursor.pos :]
 
 
+@pytest.mark.parametrize("decoded_bytes", [1, 400, 2**20])
+def test_a_batch_is_the_same_whichever_was_read_before_and_however_many_are_decoded_at_once(labels, monkeypatch, decoded_bytes):
+    alone = [reader_of(labels, batch=3).read(replace(reader_of(labels).start(), batch=3, pos=pos)) for pos in range(0, 70, 3)]
+    monkeypatch.setattr("pipeline.labels.reader.DECODED_BYTES", decoded_bytes)
+    reader = reader_of(labels, batch=3)
+    places = [*range(24), *reversed(range(24)), *range(0, 24, 5)]
+    for place in places:
+        found, expected = reader.read(replace(reader.start(), pos=3 * place)), alone[place]
+        assert isinstance(found, LabelBatch)
+        assert isinstance(expected, LabelBatch)
+        assert (found.sample_ids, found.inputs.to_pylist(), found.hard_label) == (
+            expected.sample_ids,
+            expected.inputs.to_pylist(),
+            expected.hard_label,
+        )
+        np.testing.assert_array_equal(found.log_probs_BK, expected.log_probs_BK)
+        np.testing.assert_array_equal(found.rows_B, expected.rows_B)
+
+
 def test_only_the_end_of_a_generation_gives_a_short_batch():
     store, stop = MemoryStore(), threading.Event()
     bench = Bench(store, MemorySource({"a": texts(67, "a")}), unit_rows=3)
@@ -334,5 +353,5 @@ def test_a_window_of_two_codecs_is_read_as_every_class() -> None:
         shards.append(read_shard(store, ref))
     found = window_of(shards, np.array([3, 0, 2, 1])).rows(0, 4)
     np.testing.assert_allclose(np.exp(found.log_probs_BK), np.exp(log_probs)[[1, 0, 0, 1]], atol=2e-3)
-    assert found.table["row"].to_pylist() == [3, 0, 2, 1]
+    assert found.numbers["row"].tolist() == [3, 0, 2, 1]
     assert found.recorded is None

@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import Engine as Database
-from sqlalchemy import event, func, select, update
+from sqlalchemy import delete, event, func, select, update
 
-from pipeline.releases.assignment import Assignment, verify_assignment
+from pipeline.releases.assignment import ASSIGNMENT_VALID, Assignment, verify_assignment
 from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.target import ReleaseTarget, target_path
 from pipeline.rollout.events import RolloutLogBrokenError
-from pipeline.rollout.evidence import Progress
+from pipeline.rollout.evidence import Progress, Serving
 from pipeline.rollout.rollout import Rollout, RolloutState
 from pipeline.rollout.steering import Action
 from workers.orchestrator import tables
-from workers.orchestrator.engine import ASSIGNMENT_VALID, Engine, Order, RolloutConflictError, RolloutUnknownError
+from workers.orchestrator.engine import Engine, Order, RolloutConflictError, RolloutUnknownError
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster
+from workers.orchestrator.served import Served
 from workers.orchestrator.writer import StoreUnavailableError, Writer
 
 START_S = 1_800_000_000.0
@@ -110,7 +111,10 @@ class World:
         return self.writer.submit(lambda session: self.engine.order(session, wanted, salt="salt", now=self.now)).result(10)
 
     def act(self, rollout_id: str, action: Action = Action.APPROVE) -> Rollout:
-        return self.writer.submit(lambda session: self.engine.act(session, rollout_id, action, now=self.now)).result(10)
+        """The operator's action, and the leader's pass that it wakes."""
+        self.writer.submit(lambda session: self.engine.act(session, rollout_id, action, now=self.now)).result(10)
+        self.tick()
+        return self.roster.rollouts[rollout_id]
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds
@@ -331,14 +335,44 @@ def test_a_crash_before_any_commit_loses_neither_events_nor_assignments(world: W
     assert world.state("r1") is RolloutState.COMPLETED, "its log reads back, its chain holds"
 
 
-def test_a_tampered_event_log_is_refused_at_the_next_start(world: World) -> None:
+def test_a_rollout_with_a_tampered_log_is_not_led_and_its_population_begins_nothing_new(world: World) -> None:
     world.add("d-1")
     world.roll(1)
+    before = world.roster.devices["d-1"]
     with world.database.begin() as connection:
         table = tables.rollout_events
         connection.execute(update(table).where(table.c.sequence == 3).values(facts='{"devices":["d-evil"]}'))
+    world.crash()
+    assert (set(world.roster.broken), world.roster.rollouts) == ({"r1"}, {})
     with pytest.raises(RolloutLogBrokenError, match="event 3"):
-        world.crash()
+        world.act("r1", Action.ABORT_REVERT)
+    world.order(order(2))
+    with pytest.raises(RolloutConflictError, match="log of rollout r1 of population mail is broken"):
+        world.act("r2")
+    world.add("d-2")
+    world.tick()
+    assert world.roster.devices["d-2"].target == "", "what its population runs is not known"
+    assert world.roster.devices["d-1"] == before, "it keeps what it was assigned"
+
+
+def test_a_log_that_was_deleted_is_broken(world: World) -> None:
+    world.order(order(1))
+    with world.database.begin() as connection:
+        connection.execute(delete(tables.rollout_events))
+    world.crash()
+    assert "empty" in str(world.roster.broken["r1"].error)
+
+
+def test_what_a_device_told_long_ago_is_no_evidence(world: World) -> None:
+    world.add("d-1")
+    serving = Serving(answers=1, confidence_mean=0.5, latency_p50_ms=1.0)
+    world.roster.served["d-1"] = Served(digest="", told_s=world.now, serving=serving)
+
+    def seen(after_s: float) -> Serving | None:
+        job = world.writer.submit(lambda session: world.engine._evidence(session, "mail", world.now + after_s))
+        return job.result(10).devices["d-1"].serving
+
+    assert (seen(600.0), seen(601.0)) == (serving, None)
 
 
 def test_old_rollouts_leave_memory_and_are_read_back_when_asked_for(world: World) -> None:

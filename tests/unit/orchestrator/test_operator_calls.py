@@ -93,6 +93,9 @@ def test_how_a_device_answers_is_kept_for_the_release_that_answered(orchestrator
     (found,) = orchestrator.operator.get_fleet().devices
     assert found.serving is not None
     assert (found.serving.answers, found.serving.agreed) == (7, 2)
+    orchestrator.restart()
+    (again,) = orchestrator.operator.get_fleet().devices
+    assert again.serving == found.serving, "a restart forgets nothing"
     tell(device, running_digest="b" * 64)
     (found,) = orchestrator.operator.get_fleet().devices
     assert found.serving is None

@@ -6,9 +6,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from pipeline.rollout.events import check_chain
+from pipeline.rollout.rollout import RolloutState
+from pipeline.rollout.steering import Action
 from tests.kit.orchestrators import RunningOrchestrator, refused_with
 from tests.kit.wire_devices import SimulatedDevice
 from workers.orchestrator.leadership import Leadership
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 Pair = tuple[RunningOrchestrator, RunningOrchestrator]
 
@@ -45,6 +49,41 @@ def test_a_device_may_call_any_replica_and_a_rollout_goes_on(pair: Pair) -> None
     first.wait_for(lambda: first.operator.get_rollout("r1").has_ended)
     moved(here, second)
     assert here.sync().acknowledged_sequence == 2, "what one replica acknowledged, the other knows"
+
+
+def test_an_operator_at_a_follower_writes_the_log_and_only_the_leader_moves_waves(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, follower = pair
+    (device,) = leader.devices(1)
+    release = leader.release()
+    passes: list[str] = []
+    turns = follower.orchestrator._turns
+    monkeypatch.setattr(turns.engine, "tick", lambda session, *, now: passes.append("follower"))  # type: ignore[union-attr]
+    follower.operator.create_rollout("r1", population="mail", target=release.path, waves=(1.0,), soak_s=0.0, deadline_s=60.0)
+    assert follower.operator.approve("r1").state is RolloutState.APPROVED
+    leader.offered(device, digest=release.digest)
+    follower.wait_for(lambda: follower.operator.get_rollout("r1").offered == 1)
+    assert follower.operator.control("r1", Action.PAUSE).paused
+    assert follower.operator.control("r1", Action.ABORT_KEEP).state is RolloutState.ABORTED
+    device.sync()
+    assert not device.assignment, "what an action desires is assigned with it, whoever leads"
+    assert passes == []
+    check_chain("r1", leader.operator.events("r1"))
+    leader.wait_for(lambda: leader.operator.get_rollout("r1").has_ended)
+
+
+def test_the_leader_knows_how_devices_answer_that_call_another_replica(pair: Pair) -> None:
+    leader, follower = pair
+    (device,) = leader.devices(1)
+    moved(device, follower)
+    stats = fleet_pb2.ServingStats(answers=7, confidence_mean=0.75, latency_p50_ms=2.0)
+    request = fleet_pb2.SyncRequest(hardware_class=device.hardware, running_digest="a" * 64, serving=stats)
+    fleet_pb2_grpc.FleetStub(device.channel).Sync(request, timeout=10)
+    for running in (follower, leader):
+        turns = running.orchestrator._turns
+        turns.writer.submit(turns._note).result(10)  # type: ignore[union-attr]
+    (found,) = leader.operator.get_fleet().devices
+    assert found.serving is not None
+    assert found.serving.answers == 7
 
 
 def test_a_device_revoked_at_one_replica_is_refused_at_the_other(pair: Pair) -> None:

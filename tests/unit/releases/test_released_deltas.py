@@ -11,7 +11,7 @@ from tuf.api.metadata import TargetFile
 from pipeline.releases.delta import apply_delta
 from pipeline.releases.manifest import BundleInvalidError
 from pipeline.releases.online import BundleMissingError
-from pipeline.releases.signer import RELEASES_WITH_DELTAS
+from pipeline.releases.signer import RELEASES_WITH_DELTAS, ReleaseExistsError
 from pipeline.releases.target import DeltaFile, ReleaseTarget, TargetInvalidError
 from pipeline.rollout.device import DeviceRecord
 from pipeline.rollout.device_file import from_json, to_json
@@ -110,6 +110,21 @@ def test_only_the_newest_releases_keep_their_deltas_in_metadata(trust: Trust, tm
     told = {path for path, target in trust.signer().targets.items() if target.deltas}
     newest = range(6 - RELEASES_WITH_DELTAS, 6)
     assert told == {f"releases/{student}-{number:06d}.kdpb" for student in ("small", "large") for number in newest}
+
+
+def test_metadata_names_the_newest_releases_and_no_number_is_ever_signed_again(
+    trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.releases.signer.RELEASES_KEPT", 3)
+    bundle, signer = text_bundle(tmp_path), trust.signer()
+    for number in range(1, 6):
+        for student in ("small", "large"):
+            metadata = signer.add(target_of(bundle, release=number, student=student), now=NOW)
+    assert sorted(target.release for target in signer.targets.values()) == [3, 3, 4, 4, 5, 5]
+    assert signer.next_release("small") == 6
+    with pytest.raises(ReleaseExistsError, match="below 3"):
+        signer.add(target_of(bundle, release=2), now=NOW)
+    assert trust.online().publish(metadata, None, now=NOW) == 2
 
 
 def test_deltas_are_made_from_the_last_releases_of_the_same_student(tmp_path: Path) -> None:

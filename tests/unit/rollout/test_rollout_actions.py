@@ -18,6 +18,7 @@ def test_a_pause_offers_nothing_new_and_stops_the_clock() -> None:
     fleet.act(Action.PAUSE)
     fleet.wait(1000.0)
     assert fleet.tick() == []
+    fleet.call()
     fleet.act(Action.RESUME)
     fleet.tick()
     assert fleet.rollout.phase is WavePhase.SOAK

@@ -60,6 +60,8 @@ class Gate:
 
     def __init__(self, port: str, authenticate: Authenticate, limits: Limits, metrics: OrchestratorMetrics) -> None:
         self._port, self._authenticate, self._metrics, self._stalled_s = port, authenticate, metrics, limits.stalled_s
+        self._under_way: dict[str, int] = {}
+        self._most_at_once = limits.device_calls_at_once
         self._calls = Buckets(per_s=limits.device_calls_per_s, burst=limits.device_calls_burst)
         self._failures = Buckets(per_s=limits.enrolment_failures_per_s, burst=limits.enrolment_failures_burst, most=10_000)
 
@@ -162,7 +164,22 @@ class Gate:
         check_access(name, kind=identity.kind, role=identity.role)
         if identity.kind == "device":
             self._calls.take(identity.name, "this device", now_s=time.monotonic())
+            self._begin(identity.name, context)
         admit(identity)
+
+    def _begin(self, device: str, context: Context) -> None:
+        """Count a call of a device until its answer has been taken, or the call ended without that. Raises OverloadedError."""
+        at_once = self._under_way.get(device, 0)
+        if at_once >= self._most_at_once:
+            raise OverloadedError(f"{at_once} calls of this device", f"at most {self._most_at_once} of one device at once")
+        self._under_way[device] = at_once + 1
+
+        def end(_: Context) -> None:
+            self._under_way[device] -= 1
+            if not self._under_way[device]:
+                del self._under_way[device]
+
+        context.add_done_callback(end)
 
     async def _refuse(self, name: str, context: Context, error: Exception) -> bytes:
         if isinstance(error, grpc.aio.AbortError):

@@ -29,6 +29,8 @@ class Limits:
     device_calls_per_s: float = 10.0
     """Of one device, on average."""
     device_calls_burst: float = 100.0
+    device_calls_at_once: int = 8
+    """Of one device: a caller that does not take its answers holds no more of a port's calls than that."""
     device_reports_per_s: float = 1.0
     """New reports of one device, on average: an install is about eight of them."""
     device_reports_burst: float = 256.0

@@ -1,5 +1,6 @@
 """How much one caller may ask, and what floods do to others: nothing."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.kit.orchestrators import RunningOrchestrator, refused_with
 from tests.kit.wire_devices import SimulatedDevice
 from workers.orchestrator.limits import Buckets, Limits, RateExceededError
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 
 @given(gaps=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=80))
@@ -86,6 +88,23 @@ def test_a_device_with_news_without_end_is_told_to_wait_and_what_it_sends_again_
     with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "so many reports"):
         device.sync(*[device.report("CHECK") for _ in range(5)])
     assert device.sync(*told).acknowledged_sequence == 60
+
+
+def test_a_device_whose_calls_pile_up_leaves_room_for_the_others(orchestrator: RunningOrchestrator) -> None:
+    greedy, other = orchestrator.devices(2)
+    stubs = [fleet_pb2_grpc.FleetStub(device.channel) for device in (greedy, other)]
+    writer, may_go_on = orchestrator.orchestrator._writer, threading.Event()
+    assert writer is not None
+    held = writer.submit(lambda session: may_go_on.wait(20))
+    news = [fleet_pb2.SyncRequest(reports=[greedy.report("CHECK")], hardware_class="x86") for _ in range(9)]
+    calls = [stubs[0].Sync.future(request, timeout=20) for request in news]
+    orchestrator.wait_for(lambda: any(call.done() for call in calls))
+    assert [call.code() for call in calls if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+    stubs[1].Sync(fleet_pb2.SyncRequest(hardware_class="x86"), timeout=5)
+    may_go_on.set()
+    held.result(20)
+    assert sum(call.exception() is None for call in calls) == 8
+    greedy.sync()
 
 
 def test_guessing_tokens_ends_soon(limited: RunningOrchestrator) -> None:

@@ -6,6 +6,7 @@ acknowledged only after its commit. A call that brings nothing new is answered f
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -130,10 +131,10 @@ class Artifact(fleet_pb2_grpc.ArtifactServicer):
 
     async def Fetch(self, request: fleet_pb2.FetchRequest, context: Context) -> AsyncIterator[fleet_pb2.FetchResponse]:
         check_digest("digest", request.digest)
-        left_s, most_s = context.time_remaining(), self._limits.download_s
-        if left_s is None or left_s > most_s:  # gRPC itself ends a call at its deadline, whatever the caller does
-            found = "none" if left_s is None else f"in {left_s:.0f} s"
-            raise BodyRefusedError("deadline", found, f"one within {most_s:g} s; what did not come by then is asked for by its range")
+        left_s, most_s = context.time_remaining() or math.inf, self._limits.download_s  # None where there is no deadline
+        if left_s > most_s:  # gRPC itself ends a call at its deadline, whatever the caller does
+            expected = f"one within {most_s:g} s; what did not come by then is asked for by its range"
+            raise BodyRefusedError("deadline", f"in {left_s:.0f} s", expected)
         path = self._repository.bundle_path(request.digest)
         with self._place(caller().name), await asyncio.to_thread(path.open, "rb") as file:
             size = await asyncio.to_thread(_seek, file, request.offset)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container
 from typing import Any
 
 import grpc
@@ -112,7 +112,7 @@ class Gate:
 
         return call
 
-    def _stream_out(self, name: str, serve: Callable[..., AsyncIterator[Any]], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
+    def _stream_out(self, name: str, serve: Callable[..., AsyncGenerator[Any, None]], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
         async def call(request: bytes, context: Context) -> None:
             try:
                 await self._enter(name, context)
@@ -179,7 +179,7 @@ class Gate:
             if not self._under_way[device]:
                 del self._under_way[device]
 
-        context.add_done_callback(end)
+        context.add_done_callback(end)  # type: ignore[arg-type]  # the stubs want an instance of a class of theirs
 
     async def _refuse(self, name: str, context: Context, error: Exception) -> bytes:
         if isinstance(error, grpc.aio.AbortError):

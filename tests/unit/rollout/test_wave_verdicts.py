@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.rollout.evidence import Progress
+from pipeline.rollout.plan import OnHalt
 from pipeline.rollout.rollout import RolloutState, Stage
 from pipeline.rollout.sequential import POOLED
 from pipeline.rollout.steering import Action
@@ -68,3 +69,18 @@ def test_who_resumes_has_seen_those_that_refused() -> None:
     assert "1 incompatible ones" in fleet.rollout.reason
     assert fleet.settle().state is RolloutState.COMPLETED
     assert fleet.rollout.count(Stage.CONFIRMED) == 2
+
+
+@pytest.mark.parametrize(("on_halt", "rests"), [(OnHalt.HOLD, RolloutState.HALTED), (OnHalt.REVERT, RolloutState.REVERTING)])
+def test_a_release_that_is_gone_halts_its_rollout_also_a_paused_one(on_halt: OnHalt, rests: RolloutState) -> None:
+    fleet = approved(20, waves=(1.0,), on_halt=on_halt)
+    first, *_ = fleet.offered()
+    fleet.report(first, Progress.CONFIRMED)
+    fleet.tick()
+    fleet.act(Action.PAUSE)
+    fleet.release_gone = "the release was yanked (answers in French)"
+    fleet.tick()
+    assert fleet.rollout.state is rests
+    assert fleet.rollout.halted_because == "wave 1: the release was yanked (answers in French)"
+    assert fleet.rollout.count(Stage.FAILED, Stage.LOST, Stage.OFFERED) == 0, "no device is to blame"
+    assert (fleet.facts[first].target == PREVIOUS) == (on_halt is OnHalt.REVERT)

@@ -95,7 +95,7 @@ class _Rounding:
         if name.endswith((_SCALE, _ZERO)):
             return old
         if not name.endswith(_CODES) or name.removesuffix(_CODES) not in self._floats:
-            step = np.float64(np.abs(old.astype(np.float64)).max(initial=0.0) / 2**15 or 1.0)
+            step = np.asarray(np.abs(old.astype(np.float64)).max(initial=0.0) / 2**15 or 1.0)
             before = old.astype(np.float64) / step
             codes = self._moved(new.astype(np.float64) / step, before, self._of_step(name, step), (-np.inf, np.inf))
             return np.where(codes == before, old, codes * step).astype(old.dtype)
@@ -126,7 +126,8 @@ class _Rounding:
         if found is None:
             old = np.abs(self._incumbent[name].astype(np.float64)) / (1 if name.endswith(_CODES) else scale)
             return np.full(old.shape, self._otherwise * (127 / max(1.0, old.max(initial=0.0))) ** 2)
-        return (found + PRIOR * found.mean()) / 2 * scale**2
+        per_step: NDArray[np.float64] = (found + PRIOR * found.mean()) / 2 * scale**2
+        return per_step
 
     def _scale(self, name: str) -> NDArray[Any]:
         return self._of(name, _SCALE).astype(np.float64)

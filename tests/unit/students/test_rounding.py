@@ -121,7 +121,7 @@ def test_a_code_moves_only_where_that_is_worth_its_bits(student: dict[str, Any],
 
 def test_what_matters_to_no_answer_stays_where_it_was() -> None:
     old, one = np.zeros((2, 1), dtype=np.int8), np.ones((), np.float32)
-    incumbent = {"w_quantized": old, "w_scale": one, "w_zero_point": np.zeros((), np.int8)}
+    incumbent: dict[str, Any] = {"w_quantized": old, "w_scale": one, "w_zero_point": np.zeros((), np.int8)}
     floats, importance = {"w": np.array([[9.0], [9.0]])}, {"w": np.array([[0.0], [2.0]])}
     rounded = round_toward(model_of(old, one), floats=floats, incumbent=incumbent, importance=importance, price=1.0)
     assert trained_tensors(rounded.model)["w_quantized"].ravel().astype(bool).tolist() == [False, True]

@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup run test test-slow bench-env azurite lint format docs clean check-python check-npm check-postgres check-prometheus \
-  check-chromium
+  check-chromium check-systemd
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,10 @@ setup: $(STAMP) ## make .venv and install kdpipe with all it needs, at the pinne
 run: check-npm $(STAMP) ## run the spam recipe to the end: teacher, students, gate, rollout to three devices
 	$(BIN)/kdpipe run spam
 
-test: check-postgres check-prometheus check-chromium lint azurite ## check style, types and layers, and run every test that is not slow
+test: check-postgres check-prometheus check-chromium check-systemd lint azurite ## check style, types and layers, and run every test that is not slow
 	$(PYTEST) -m "not slow" $(PARALLEL)
 
-test-slow: check-postgres check-prometheus check-chromium $(STAMP) azurite ## run the slow tests
+test-slow: check-postgres check-prometheus check-chromium check-systemd $(STAMP) azurite ## run the slow tests
 	$(PYTEST) -m slow
 
 azurite: $(AZURITE) ## install the Azure Blob server that tests talk to, in .venv
@@ -99,6 +99,10 @@ check-prometheus:
 check-chromium:
 	@for tool in chromium chromedriver; do command -v $$tool >/dev/null || { \
 	  echo "tests look at a run's report in a real browser, and there is no $$tool on PATH. Debian: apt-get install --no-install-recommends chromium chromium-driver" >&2; exit 1; }; done
+
+check-systemd:
+	@command -v systemd-analyze >/dev/null || { \
+	  echo "tests let systemd check the agent's unit, and there is no systemd-analyze on PATH. Debian: apt-get install --no-install-recommends systemd" >&2; exit 1; }
 
 check-postgres:
 	@compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || { \

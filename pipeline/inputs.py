@@ -43,6 +43,13 @@ def text_to_bytes(texts: Sequence[str], *, max_bytes: int) -> NDArray[np.uint8]:
     return bytes_BL
 
 
+def as_read(value: Any, *, kind: InputKind, width: int) -> Any:
+    """A text without what lies beyond the student's width; numbers as they are. A character that the width would cut is left out."""
+    if kind != "text" or not isinstance(value, str):
+        return value
+    return value[:width].encode("utf-8", "replace")[:width].decode("utf-8", "ignore")
+
+
 def floats_to_array(rows: Sequence[Any], *, features: int) -> NDArray[np.float32]:
     """Numbers, float32 [B, features]. Raises InputShapeError for a row of another length or with a value that is not finite."""
     array_BF = np.zeros((len(rows), features), dtype=np.float32)

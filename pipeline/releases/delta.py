@@ -1,11 +1,13 @@
 """A delta: what a device that holds one release's bundle must fetch to have the next one's.
 
-    header | differences of the weights, byte by byte, zstd | everything else, zstd with the old bundle as dictionary
+    header | which bytes of the weights differ, a bit each, zstd | by how much, zstd | the rest, zstd with the old bundle as dictionary
 
 Int8 codes of a warm-started student differ from its incumbent's by little or nothing, and only arithmetic differences show that to a
-compressor; graph, manifest and golden samples are mostly repeated, and the dictionary shows that. From nothing (an empty `old`) it is the
-bundle, compressed. Bytes in, bytes out: which bundles have a delta, and who fetches it, is decided elsewhere.
+compressor. A byte that stays is worth less than a bit, and zstd's codes are whole bits: so it gets eight of them in a byte. Graph,
+manifest and golden samples are mostly repeated, and the dictionary shows that. From nothing (an empty `old`) it is the bundle,
+compressed. Bytes in, bytes out: which bundles have a delta, and who fetches it, is decided elsewhere.
 
+Version 1 has the differences of the weights in one part. It is made where that is no longer: older devices read it, and refuse version 2.
 A delta is not trusted: sizes are checked before anything is decompressed, and what it makes must have the length and SHA-256 that were
 signed for the new bundle, or it is a DeltaInvalidError. The same two bundles and zstandard give the same bytes.
 """
@@ -23,7 +25,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ReleaseError
 
-DELTA_VERSION = 1
+DELTA_VERSION = 2
+READABLE = frozenset({1, DELTA_VERSION})
 MAX_DELTA_BUNDLE_BYTES = 64 << 20
 """Old and new are in memory at once: a larger bundle has no deltas."""
 MAX_SPANS = 64
@@ -32,6 +35,8 @@ _MAGIC = b"KDPD"
 _HEADER = struct.Struct("<4sBB2xIIII")
 """Magic, version, number of spans; lengths of the old bundle, the new one, the packed differences, the packed rest."""
 _SPAN = struct.Struct("<III")
+_PARTS = struct.Struct("<II")
+"""Of the differences in version 2: length of the packed bits, and how many bytes differ."""
 _WEIGHTS = "weights.bin"
 _LOCAL_HEADER = struct.Struct("<26xHH")
 
@@ -62,16 +67,17 @@ def make_delta(old: bytes, new: bytes, spans: Sequence[Span] | None = None) -> b
     differences = b"".join(
         (_array(new[span.new : span.new + span.length]) - _array(old[span.old : span.old + span.length])).tobytes() for span in spans
     )
-    packed, rest = _compress(differences), _compress(_outside(new, spans), dictionary=old)
-    header = _HEADER.pack(_MAGIC, DELTA_VERSION, len(spans), len(old), len(new), len(packed), len(rest))
-    return header + b"".join(_SPAN.pack(span.old, span.new, span.length) for span in spans) + packed + rest
+    rest = _compress(_outside(new, spans), dictionary=old)
+    version, parts = min(((1, _compress(differences)), (DELTA_VERSION, _in_two(differences))), key=lambda made: len(made[1]))
+    header = _HEADER.pack(_MAGIC, version, len(spans), len(old), len(new), len(parts), len(rest))
+    return header + b"".join(_SPAN.pack(span.old, span.new, span.length) for span in spans) + parts + rest
 
 
 def apply_delta(delta: bytes, old: bytes, *, sha256: str, length: int) -> bytes:
-    """The new bundle, exactly as signed. Raises DeltaInvalidError. Memory: the two bundles, and twice `length`."""
-    spans, packed, rest = _parse(delta, old, length)
+    """The new bundle, exactly as signed. Raises DeltaInvalidError. Memory: the two bundles, and three times `length`."""
+    version, spans, packed, rest = _parse(delta, old, length)
     inside = sum(span.length for span in spans)
-    differences = _array(_decompress(packed, inside, dictionary=b""))
+    differences = _array(_decompress(packed, inside, dictionary=b"")) if version == 1 else _from_two(packed, inside)
     literal = _decompress(rest, length - inside, dictionary=old)
     new, taken, literal_taken, at = bytearray(length), 0, 0, 0
     for span in spans:
@@ -106,11 +112,33 @@ def _weights_of(bundle: bytes) -> tuple[int, int] | None:
     return entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, entry.file_size
 
 
-def _parse(delta: bytes, old: bytes, length: int) -> tuple[list[Span], bytes, bytes]:
+def _in_two(differences: bytes) -> bytes:
+    """Where there is a difference, and the differences there."""
+    moved = _array(differences) != 0
+    packed = _compress(np.packbits(moved).tobytes())
+    return _PARTS.pack(len(packed), int(moved.sum())) + packed + _compress(_array(differences)[moved].tobytes())
+
+
+def _from_two(packed: bytes, length: int) -> NDArray[np.uint8]:
+    """The differences again. Raises DeltaInvalidError."""
+    if len(packed) < _PARTS.size:
+        raise DeltaInvalidError(f"differences in {len(packed)} bytes", f"at least {_PARTS.size}")
+    bits_bytes, count = _PARTS.unpack_from(packed)
+    begin = _PARTS.size + bits_bytes
+    bits = _array(_decompress(packed[_PARTS.size : begin], -(-length // 8), dictionary=b""))
+    moved = np.unpackbits(bits, count=length).astype(bool)
+    if int(moved.sum()) != count:
+        raise DeltaInvalidError(f"{int(moved.sum())} bytes that differ", f"{count}")
+    differences = np.zeros(length, dtype=np.uint8)
+    differences[moved] = _array(_decompress(packed[begin:], count, dictionary=b""))
+    return differences
+
+
+def _parse(delta: bytes, old: bytes, length: int) -> tuple[int, list[Span], bytes, bytes]:
     if len(delta) < _HEADER.size:
         raise DeltaInvalidError(f"{len(delta)} bytes", f"at least {_HEADER.size}")
     magic, version, count, old_bytes, new_bytes, packed_bytes, rest_bytes = _HEADER.unpack_from(delta)
-    if (magic, version) != (_MAGIC, DELTA_VERSION):
+    if magic != _MAGIC or version not in READABLE:
         raise DeltaInvalidError(f"{magic!r} version {version}", f"{_MAGIC!r} version {DELTA_VERSION}")
     if (old_bytes, new_bytes) != (len(old), length) or length > MAX_DELTA_BUNDLE_BYTES:
         raise DeltaInvalidError(f"one from {old_bytes} to {new_bytes} bytes", f"{len(old)} to {length}, at most {MAX_DELTA_BUNDLE_BYTES}")
@@ -123,7 +151,7 @@ def _parse(delta: bytes, old: bytes, length: int) -> tuple[list[Span], bytes, by
         if span.new < at or span.new + span.length > length or span.old + span.length > len(old):
             raise DeltaInvalidError(f"{span}", "spans in order, inside both bundles")
         at = span.new + span.length
-    return spans, delta[begin : begin + packed_bytes], delta[begin + packed_bytes :]
+    return version, spans, delta[begin : begin + packed_bytes], delta[begin + packed_bytes :]
 
 
 def _outside(new: bytes, spans: Sequence[Span]) -> bytes:

@@ -1,8 +1,11 @@
 """Where a release came from, as its own bundle says: what it learned from, what it was made of, and why it was let through.
 
-Under the same digest as the model, so it holds wherever the bundle is, without the run's folder. Devices do not act on it.
+Under the same digest as the model, so it holds wherever the bundle is, without the run's folder. Devices do not act on it, and each of
+them fetches it with every release: so it is short.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -38,7 +41,7 @@ class Origin:
     config: Mapping[str, Any]
     """The student's section of the run file, every default filled in."""
     gate: Mapping[str, Any]
-    """The report that let it through."""
+    """What let it through: `gate_evidence` of the report."""
 
     def __post_init__(self) -> None:
         counts = (self.generation, self.first_window, self.stop_window, self.rows)
@@ -59,3 +62,15 @@ class Origin:
             found = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
             raise OriginInvalidError(f"{found!r:.120}")
         return cls(**tree)
+
+
+def gate_evidence(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A gate's report as a bundle carries it: verdict and lines, figures to four digits, and the SHA-256 of the whole as JSON with sorted
+    keys, which stays with the run."""
+    digest = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+    short = {key: report[key] for key in ("ships", "basis", "summary", "version") if key in report}
+    return {**short, "lines": [_rounded(line) for line in report.get("lines", ())], "report_sha256": digest}
+
+
+def _rounded(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in line.items()}

@@ -258,6 +258,12 @@ def begin_try(record: DeviceRecord) -> DeviceRecord:
     return replace(record, tries_left=record.tries_left - 1)
 
 
+def give_back_try(record: DeviceRecord) -> DeviceRecord:
+    """Uncount a try that an orderly stop of the agent cut short: it says nothing about the candidate."""
+    _in(record, "give_back_try", State.SHADOW, State.TRIAL)
+    return replace(record, tries_left=min(record.tries_left + 1, TRIES))
+
+
 def shadowed(record: DeviceRecord, evidence: Shadow) -> DeviceRecord:
     """SHADOW -> TRIAL, with the evidence in the report of TRIAL: it is sent before the switch."""
     _in(record, "shadowed", State.SHADOW)

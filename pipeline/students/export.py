@@ -6,7 +6,8 @@
 scales included. (Shapes and axes, which are not trained, stay in the graph, where the runtime needs them to plan.) Paths and
 stack traces are removed. Matrix products keep their float outputs, so that logits are not rounded to 8 bits.
 
-int8 is kept if it loses at most `budget` of the module's accuracy on `choose` (agreement with the module where no labels are);
+int8 is kept if it loses at most `budget` of the module's accuracy on `choose` (agreement with the module where no labels are), or if what
+it loses may be chance (95 %, paired) and its answers are the module's but for `NATS_LOST`: one sample of a hundred is beyond many a budget;
 otherwise dynamic int8, then fp32, take its place and the reason is in `Exported.reason`. A student with an incumbent of the same graph
 keeps its scales and as many of its codes as cost it little (`rounding`), so that devices get by with a small delta: no accuracy beyond
 `budget` and chance, and answers that are no further from the module's than those of int8 and a tenth of the incumbent's distance.
@@ -32,15 +33,20 @@ from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_s
 from pipeline.files import sync_folder, write_atomic
 from pipeline.inputs import InputKind, encode
 from pipeline.students.graph import Graph
+from pipeline.students.importance import by_tensor, fisher_diagonal
 from pipeline.students.models import Student
 from pipeline.students.onnx_file import GRAPH, WEIGHTS, quantiser_kept_off_the_root_logger, quiet, split, to_onnx
-from pipeline.students.rounding import GRAINS, round_toward, trained_tensors
+from pipeline.students.rounding import round_toward, trained_tensors, with_headroom
 from pipeline.students.samples import Samples
 
 Quantisation = Literal["int8", "int8-dynamic", "fp32"]
 CALIBRATION_ROWS = 256
 QUANTISED_OPS = ["Conv", "Gather", "Gemm", "MatMul"]
 PREPARED = "prepared.onnx"
+NATS_LOST = 0.005
+"""KL(module || int8) on `choose` up to which a loss of accuracy can be chance."""
+PRICES = (0.0, *(2.0 ** (half / 2) for half in range(-80, 1)))
+"""Nats that a bit of the delta may cost, least first."""
 MOVE_SPENT = 0.1
 """Of the distance in nats that training moved the answers, the share that keeping the incumbent's codes may cost."""
 
@@ -99,7 +105,7 @@ def export_student(
         graph, weights = split(model, folder / "split")
         codes_kept = 0.0
         if incumbent is not None and kept.name == "int8.onnx" and incumbent.read_bytes() == graph.read_bytes():
-            near = _near(kept, graph, incumbent, student=student, choose=choose, module_logits=module_logits, budget=budget)
+            near = _near(kept, graph, incumbent, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
             if near is not None:
                 graph, weights, codes_kept = near
         parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
@@ -137,11 +143,13 @@ def _quantise(
         try:
             with quiet(), quantiser_kept_off_the_root_logger():
                 make(plain, path, floats, student, fit)
-            loss = _loss_of(Graph(path, kind=student.kind).logits(choose.inputs), module_logits, choose)
+            logits = Graph(path, kind=student.kind).logits(choose.inputs)
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
             reasons.append(f"{_QUANTISATIONS[file]} failed ({type(error).__name__}: {error})"[:200])
             continue
-        if loss <= budget:
+        loss = _loss_of(logits, module_logits, choose)
+        near = _nats_between(module_logits, logits) <= NATS_LOST and _as_right(logits, module_logits, choose, budget=budget)
+        if loss <= budget or near:
             return path, "; ".join(reasons)
         reasons.append(f"{_QUANTISATIONS[file]} loses {loss:.4f} on choose, more than {budget:.4f}")
     return plain, "; ".join(reasons)
@@ -153,6 +161,7 @@ def _near(
     incumbent: Path,
     *,
     student: Student,
+    fit: Samples,
     choose: Samples,
     module_logits: NDArray[np.float32],
     budget: float,
@@ -162,13 +171,19 @@ def _near(
     most_nats = alone + MOVE_SPENT * old
     model, floats = onnx.load(str(quantised)), trained_tensors(onnx.load(str(quantised.with_name(PREPARED))))
     before = trained_tensors(onnx.load(str(incumbent)))
-    for number, grain in enumerate(GRAINS):
-        rounded = round_toward(model, floats=floats, incumbent=before, grain=grain)
+    importance = by_tensor(student, fisher_diagonal(student, fit), floats)
+    found: tuple[Path, Path, float] | None = None
+    low, high = 0, len(PRICES) - 1
+    while low <= high:
+        number = (low + high) // 2
+        rounded = round_toward(model, floats=floats, incumbent=before, importance=importance, price=PRICES[number])
         near_graph, near_weights = split(rounded.model, quantised.with_name(f"near-{number}"))
         logits = Graph(near_graph, kind=student.kind).logits(choose.inputs)
         if _as_right(logits, module_logits, choose, budget=budget) and _nats_between(module_logits, logits) <= most_nats:
-            return near_graph, near_weights, rounded.codes_kept
-    return None
+            found, low = (near_graph, near_weights, rounded.codes_kept), number + 1
+        else:
+            high = number - 1
+    return found
 
 
 def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], choose: Samples, *, budget: float) -> bool:
@@ -205,6 +220,7 @@ def _static(plain: Path, path: Path, floats: list[str], student: Student, fit: S
         nodes_to_exclude=floats,
         extra_options={"OpTypesToExcludeOutputQuantization": ["Gather", "Gemm", "MatMul"]},
     )
+    onnx.save_model(with_headroom(onnx.load(str(path)), floats=trained_tensors(onnx.load(str(prepared)))), str(path))
 
 
 def _dynamic(plain: Path, path: Path, floats: list[str], student: Student, fit: Samples) -> None:

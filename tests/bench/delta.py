@@ -6,9 +6,11 @@ dictionary) make the same new bundle of the same old one. What keeping the incum
 the same successor exported without an incumbent. Nothing here is timed: bytes do not depend on the machine.
 """
 
+import hashlib
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +31,10 @@ from pipeline.distill.paired import mean_interval_95
 from pipeline.releases.bundle import build_bundle
 from pipeline.releases.delta import LEVEL, Span, make_delta
 from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
+from pipeline.releases.origin import Origin, gate_evidence
 from pipeline.students.control import memory_reader
 from pipeline.students.export import Exported, export_student
+from pipeline.students.gate import Candidate, judge
 from pipeline.students.graph import Graph
 from pipeline.students.loop import Moved, Trainer, load_model
 from pipeline.students.models import Student, StudentSpec, build_student
@@ -197,7 +201,7 @@ def _pairs(name: str, spec: StudentSpec, task: Task, folder: Path, *, say: Say) 
     incumbent = _taught(spec, task.feeds[0], start=None)
     weights = incumbent.module.state_dict()
     first = export_student(name=name, student=incumbent, fit=task.fit, choose=task.choose, out=folder / "first")
-    old = _bundle(first, spec, task, release=1, out=folder / "first.kdpb")
+    old = _bundle(first, spec, task, before=None, out=folder / "first.kdpb")
     found = []
     for steps in STEPS:
         longer = replace(spec, section=spec.section.model_copy(update={"steps": steps}))
@@ -206,7 +210,9 @@ def _pairs(name: str, spec: StudentSpec, task: Task, folder: Path, *, say: Say) 
         for how, graph in (("alone", None), ("near", first.graph)):
             out = folder / f"{how}-{steps}"
             exports[how] = export_student(name=name, student=successor, fit=task.fit, choose=task.choose, out=out, incumbent=graph)
-        bundles = {how: _bundle(exported, spec, task, release=2, out=folder / f"{how}-{steps}.kdpb") for how, exported in exports.items()}
+        bundles = {
+            how: _bundle(exported, longer, task, before=first, out=folder / f"{how}-{steps}.kdpb") for how, exported in exports.items()
+        }
         pair = _pair(name, steps, old, bundles, first, exports, task.test)
         say(f"seed {spec.seed}: {pair}")
         found.append(pair)
@@ -224,8 +230,20 @@ def _taught(spec: StudentSpec, samples: Samples, *, start: Any) -> Student:
     return student
 
 
-def _bundle(exported: Exported, spec: StudentSpec, task: Task, *, release: int, out: Path) -> bytes:
-    """As a release of it would be signed."""
+def _bundle(exported: Exported, spec: StudentSpec, task: Task, *, before: Exported | None, out: Path) -> bytes:
+    """As a release of it would be signed, after `before`; judged by the test split, for the sake of the report's bytes."""
+    report = judge(
+        student=spec.name,
+        candidate=_candidate(exported),
+        incumbent=None if before is None else _candidate(before),
+        gate=task.test,
+        section=task.settings.gate,
+        classes=spec.classes,
+        positive=task.settings.positive,
+        clock=time.perf_counter,
+        memory_bytes=50_000_000,
+    )
+    release = 1 if before is None else 2
     manifest = BundleManifest(
         student=spec.name,
         release=release,
@@ -235,6 +253,16 @@ def _bundle(exported: Exported, spec: StudentSpec, task: Task, *, release: int, 
         positive=task.settings.positive,
         teacher="0" * 64,
         memory_bytes=50_000_000 + release,
+        origin=Origin(
+            generation=release,
+            parent=None if before is None else hashlib.sha256(before.weights.read_bytes()).hexdigest(),
+            log="0" * 32,
+            first_window=0,
+            stop_window=10 * release,
+            rows=spec.section.steps * spec.section.batch,
+            config=spec.section.model_dump(mode="json"),
+            gate=gate_evidence(report.to_json()),
+        ),
     )
     golden = [
         Golden(input=g["input"] if isinstance(g["input"], str) else tuple(g["input"]), probabilities=tuple(g["probabilities"]))
@@ -242,6 +270,10 @@ def _bundle(exported: Exported, spec: StudentSpec, task: Task, *, release: int, 
     ]
     build_bundle(out, manifest=manifest, graph=exported.graph, weights=exported.weights, golden=golden)
     return out.read_bytes()
+
+
+def _candidate(exported: Exported) -> Candidate:
+    return Candidate(graph=exported.graph, kind=exported.kind, temperature=exported.temperature)
 
 
 def _pair(

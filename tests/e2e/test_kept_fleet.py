@@ -12,23 +12,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.kit.runs import KDPIPE, PATIENCE_S, kdpipe, read
+from tests.kit.digits_run import FinishedRun, folder_of
+from tests.kit.runs import KDPIPE, PATIENCE_S, committed, kdpipe, read
 from workers.orchestrator.client import Operator
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def home(tmp_path_factory: pytest.TempPathFactory, finished: FinishedRun) -> Path:
+    return finished.copy(tmp_path_factory.mktemp("kept") / "home")
 
 
 @pytest.fixture(scope="module")
 def folder(home: Path) -> Iterator[Path]:
-    folder = home / "runs" / "digits"
-    ended = kdpipe("run", "digits", "--keep", cwd=home)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "devices confirmed 3 of 3" in ended.stdout
+    folder = folder_of(home)
+    kept = kdpipe("run", "digits", "--keep", cwd=home)
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    assert "devices confirmed 3 of 3" in kept.stdout
+    assert "nothing is new" in kept.stdout
     yield folder
     kdpipe("stop", folder, cwd=home)
 
@@ -69,6 +71,11 @@ def visitor(home: Path) -> Iterator[Callable[[], Path]]:
         assert process.stdin
         process.stdin.close()
         process.wait(timeout=30)
+
+
+def test_running_again_asks_the_teacher_nothing_and_trains_nobody(folder: Path, finished: FinishedRun) -> None:
+    assert committed(folder) == committed(finished.folder)
+    assert [path.name for path in (folder / "generations").iterdir()] == ["000001"]
 
 
 def test_a_device_of_another_machine_joins_by_a_token_once(home: Path, folder: Path) -> None:

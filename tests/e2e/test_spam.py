@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 def test_real_mail_goes_from_a_teacher_to_three_devices_with_one_command(tmp_path: Path) -> None:
-    done = kdpipe("run", "spam", cwd=tmp_path, timeout_s=1700)
+    done = kdpipe("run", "spam", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "devices confirmed 3 of 3" in done.stdout
     assert "TF-IDF with a linear model is a small teacher" in done.stdout

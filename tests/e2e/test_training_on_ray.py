@@ -27,6 +27,8 @@ from workers.training import train_student
 pytestmark = pytest.mark.timeout(300)
 
 ROWS = 160
+LONG = 1500
+"""Steps: seconds, in which a worker can be killed in the middle."""
 TINY = {"max_bytes": 32, "width": 8, "embedding": 4}
 DRIVER = """
 import sys
@@ -131,7 +133,7 @@ def test_two_students_learn_at_once_beside_a_teacher_while_labels_come(folder: P
 @pytest.mark.usefixtures("_cluster")
 def test_a_killed_worker_goes_on_to_the_same_weights_and_an_error_of_ours_keeps_its_name(folder: Path) -> None:
     bench_of(folder).run()
-    board, spec = start_board(), spec_of(folder, "small", steps=4000, checkpoint_every_steps=50)
+    board, spec = start_board(), spec_of(folder, "small", steps=LONG, checkpoint_every_steps=50)
     with ThreadPoolExecutor() as threads:
         wrong = threads.submit(train_student, spec_of(folder, "wrong", loss={"kll": 1.0}), board=board)
         with pytest.raises(LossUnknownError, match="no loss named 'kll'; expected known: ce, dist"):
@@ -142,8 +144,8 @@ def test_a_killed_worker_goes_on_to_the_same_weights_and_an_error_of_ours_keeps_
         os.kill(worker_pid(), signal.SIGKILL)
         outcome = task.result(timeout=200)
     assert outcome.trained is not None
-    assert outcome.trained.steps == 4000
-    assert killed_at < 4000
+    assert outcome.trained.steps == LONG
+    assert killed_at < LONG
     assert_same_weights(load_weights(outcome.weights), weights_alone(folder, spec))
 
 

@@ -87,7 +87,7 @@ def _one_folder(home: Path, recipe: str, phases: Sequence[str], chance: random.R
         hit.append(found)
         _wait_gone(processes)
         say(f"killed in {found}, {len(committed(folder)):,} labels committed; its {len(processes)} processes are gone")
-    ended = kdpipe("run", recipe, cwd=home, timeout_s=900)
+    ended = kdpipe("run", recipe, cwd=home)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     _check(folder, ended.stdout)
     return hit
@@ -129,7 +129,7 @@ def _hold(run: BackgroundRun) -> bool:
     if run.process.poll() is not None:
         return False
     os.kill(run.process.pid, signal.SIGSTOP)
-    run.wait_until(lambda: _holds_still(run), "it holds still", timeout_s=20)
+    run.wait_until(lambda: _holds_still(run), "it holds still", patience_s=20)
     return True
 
 

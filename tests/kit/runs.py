@@ -7,21 +7,70 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 KDPIPE = (str(Path(sys.executable).with_name("kdpipe")),)
-PATIENCE_S = 300.0
+PATIENCE_S = 120.0
+"""A command that prints nothing for so long hangs: a run says each stage as it comes, and every few seconds how far it is."""
+
+SOON_S = 30.0
+"""Within which a run that is told to stop has ended."""
 
 
-def kdpipe(*words: str | Path, cwd: Path, timeout_s: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
-    """Run one command to its end."""
+class Patience:
+    """Runs out when what `look` returns has stayed the same for so long, however long all of it takes.
+
+    A machine with ten times as much to do as it has processors for is given ten times as long.
+    """
+
+    def __init__(self, look: Callable[[], object], seconds: float = PATIENCE_S) -> None:
+        self._look, self._seconds = look, seconds
+        self._seen, self._since_s = look(), time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        seen, now_s = self._look(), time.monotonic()
+        if seen != self._seen:
+            self._seen, self._since_s = seen, now_s
+        crowding = os.getloadavg()[0] / (os.cpu_count() or 1)
+        return now_s - self._since_s > self._seconds * max(1.0, crowding)
+
+
+def kdpipe(*words: str | Path, cwd: Path, patience_s: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
+    """Run one command to its end. One that is silent for longer than `patience_s` is killed, and fails the test with what it had said."""
     command = [*KDPIPE, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False, env=_environment())
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+
+        def said() -> tuple[str, str]:
+            return _whole(out), _whole(err)
+
+        process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, env=_environment())
+        patience = Patience(lambda: [os.fstat(file.fileno()).st_size for file in (out, err)], patience_s)
+        try:
+            while not _has_ended(process):
+                assert not patience.is_over, f"{command} says nothing more:\n" + "\n".join(said())
+        finally:
+            process.kill()
+            process.wait()
+        return subprocess.CompletedProcess(command, process.returncode, *said())
+
+
+def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
+    """Waits for it for a moment."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    return process.returncode is not None
+
+
+def _whole(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 class BackgroundRun:
@@ -50,12 +99,12 @@ class BackgroundRun:
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def wait_until(self, holds: Callable[[], bool], what: str, *, timeout_s: float = PATIENCE_S) -> None:
-        """Return once it holds; fail with the run's output if the run ends or takes too long."""
-        deadline_s = time.monotonic() + timeout_s
+    def wait_until(self, holds: Callable[[], bool], what: str, *, patience_s: float = PATIENCE_S) -> None:
+        """Return once it holds; fail with the run's output if the run ends, or says nothing new for so long."""
+        patience = Patience(lambda: self._log.stat().st_size, patience_s)
         while not holds():
             assert self.process.poll() is None, f"the run ended before {what}:\n{self.output}"
-            assert time.monotonic() < deadline_s, f"not {what} after {timeout_s:.0f} s:\n{self.output}"
+            assert not patience.is_over, f"not {what}, and it says nothing more:\n{self.output}"
             time.sleep(0.005)  # a stage may last but a tenth of a second
 
     def wait_for_stage(self, name: str) -> None:
@@ -74,11 +123,13 @@ class BackgroundRun:
         except psutil.NoSuchProcess:
             return set()
 
-    def watch_end(self, *, timeout_s: float) -> tuple[int, list[psutil.Process]]:
-        """Wait for the end; returns the exit code, and what of its processes, those it still started too, lives on for seconds."""
-        seen, deadline_s = self.tree(), time.monotonic() + timeout_s
+    def watch_end(self) -> tuple[int, list[psutil.Process]]:
+        """Wait for the end of a run that was told to stop, which comes soon; returns the exit code, and what of its processes, those it
+        still started too, lives on for seconds.
+        """
+        seen, deadline_s = self.tree(), time.monotonic() + SOON_S
         while self.process.poll() is None:
-            assert time.monotonic() < deadline_s, f"still running after {timeout_s:.0f} s:\n{self.output}"
+            assert time.monotonic() < deadline_s, f"still running {SOON_S:.0f} s after it was told to stop:\n{self.output}"
             seen |= self.tree()
             time.sleep(0.02)
         _, alive = psutil.wait_procs(list(seen), timeout=20)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.inputs import InputShapeError, encode, floats_to_array, text_to_bytes
+from pipeline.inputs import InputShapeError, as_read, encode, floats_to_array, text_to_bytes
 
 
 @given(text=st.text(max_size=60), width=st.integers(1, 80))
@@ -24,6 +24,15 @@ def test_a_row_is_the_same_alone_and_in_a_batch(texts: list[str]) -> None:
     batch = text_to_bytes(texts, max_bytes=16)
     for row, text in zip(batch, texts, strict=True):
         assert (text_to_bytes([text], max_bytes=16)[0] == row).all()
+
+
+@given(text=st.text(max_size=60), width=st.integers(1, 80))
+def test_a_text_cut_to_what_is_read_keeps_all_whole_characters_and_nothing_beyond(text: str, width: int) -> None:
+    cut = as_read(text, kind="text", width=width)
+    read, data = text_to_bytes([cut], max_bytes=width)[0], text.encode("utf-8", "replace")[:width]
+    assert len(cut.encode()) > len(data) - 4
+    assert bytes(read).startswith(cut.encode())
+    assert data.startswith(cut.encode())
 
 
 def test_a_lone_surrogate_becomes_a_question_mark() -> None:

@@ -64,7 +64,7 @@ class Cluster:
             os.environ[LOOPBACK_ONLY] = "0"
         with self._stop.at_once():
             self._init(address)
-        self._joined = True
+            self._joined = True
 
     def _init(self, address: str | None) -> None:
         import ray

@@ -15,6 +15,7 @@ import onnxruntime
 
 from pipeline.distill.losses import NO_LABEL
 from pipeline.distill.metrics import log_softmax, threshold_at_fpr
+from pipeline.inputs import as_read
 from pipeline.loop.generation import Opening
 from pipeline.releases.lineage import LineageEntry
 from pipeline.sources import open_source
@@ -35,6 +36,8 @@ from workers.driver.standing import TakenBack, digest_of, standing_of, start_of,
 from workers.footprint import memory_of
 
 GOLDEN_SAMPLES = 16
+GOLDEN_DIGITS = 3
+"""A hundredth of the tolerance: more would be bytes that are others in every release."""
 
 
 def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str, Any]:
@@ -135,12 +138,15 @@ def _incumbent_candidate(incumbent: Incumbent | None) -> Candidate | None:
 
 
 def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]:
-    """Inputs with the answers of this very file, which a device must give too before it trusts it."""
-    inputs = samples.inputs[:GOLDEN_SAMPLES]
+    """Inputs with the answers of this very file, which a device must give too before it trusts it.
+
+    Of a text, no more than the student reads; of an answer, the digits that matter beside the tolerance. Every device fetches them.
+    """
+    inputs = [as_read(value, kind=exported.kind, width=exported.width) for value in samples.inputs[:GOLDEN_SAMPLES]]
     graph = Graph(exported.graph, kind=exported.kind)
     probabilities = np.exp(log_softmax(graph.logits(inputs) / exported.temperature))
     return [
-        {"input": value if isinstance(value, str) else list(value), "probabilities": [round(float(p), 6) for p in row]}
+        {"input": value if isinstance(value, str) else list(value), "probabilities": [round(float(p), GOLDEN_DIGITS) for p in row]}
         for value, row in zip(inputs, probabilities, strict=True)
     ]
 

@@ -16,7 +16,7 @@ from pipeline.releases.bundle import build_bundle
 from pipeline.releases.journal import finish
 from pipeline.releases.lineage import Lineage, LineageEntry
 from pipeline.releases.manifest import BundleManifest, Golden, InputSpec, RuntimeNeeds, Threshold
-from pipeline.releases.origin import Origin
+from pipeline.releases.origin import Origin, gate_evidence
 from pipeline.releases.repository import create_repository
 from pipeline.releases.signer import ReleaseSigner
 from pipeline.releases.target import ReleaseTarget, target_path
@@ -136,7 +136,7 @@ def _origin(context: RunContext, opening: Opening, name: str, verdict: dict[str,
         stop_window=labels.ends.get(opening.generation, len(labels.windows)),
         rows=trained["rows"],
         config=section_of(context.folder, opening.generation, name).model_dump(mode="json"),
-        gate=verdict["report"],
+        gate=gate_evidence(verdict["report"]),
     )
 
 

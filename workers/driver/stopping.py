@@ -39,6 +39,7 @@ class Stop(threading.Event):
     def at_once(self) -> Iterator[None]:
         """The signal interrupts what stands within, by KeyboardInterrupt; so does one that came before. For the main thread.
 
+        Where the work swallows the interrupt (an exception in a fork's callback is ignored, and Ray forks), it is raised at the end.
         Signal handlers that the work puts in place of ours (`ray.init` does, with one that exits) are undone, and their exit is a stop.
         """
         if self.is_set():
@@ -48,6 +49,8 @@ class Stop(threading.Event):
         try:
             with _restored(ours):
                 yield
+            if self.is_set():
+                raise KeyboardInterrupt
         except SystemExit as error:
             self.set()
             raise KeyboardInterrupt from error

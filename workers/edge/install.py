@@ -195,6 +195,8 @@ class Installer:
             self._announce()
             if self._record.current.generation != record.generation:
                 return
+        else:
+            self._await_live_inputs()  # before the try: a device that is switched off meanwhile has tried nothing
         self._record.save(device.begin_try(self._record.current))
         phase = {State.SHADOW: self._shadow, State.TRIAL: self._trial}.get(self._record.current.state)
         if phase is None:
@@ -210,12 +212,14 @@ class Installer:
             self._fail("model_died", error)
         except CandidateRefusedError as error:
             self._fail(error.code, error)
+        except InstallInterruptedError:
+            self._record.save(device.give_back_try(self._record.current))
+            raise
 
     def _shadow(self, candidate: Slot) -> None:
         incumbent = self._serving.slot
         if incumbent is None:
             raise SlotMissingError("")
-        self._await_live_inputs()
         evidence, misses = compare(self._start, incumbent=incumbent, candidate=candidate, live=self._serving.live_inputs())
         _judge(candidate, misses, evidence.memory_bytes)
         if set(incumbent.manifest.classes) == set(candidate.manifest.classes):

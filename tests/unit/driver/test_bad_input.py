@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Path:
 
 def refused(project: Path, *words: str, code: int) -> str:
     """The one line of a refusal."""
-    done = kdpipe("run", "run.toml", *words, cwd=project, timeout_s=60)
+    done = kdpipe("run", "run.toml", *words, cwd=project)
     assert done.returncode == code, done.stdout + done.stderr
     (line,) = done.stderr.strip().splitlines()
     return line

@@ -1,5 +1,6 @@
 """A signal sets the flag; work that looks at none is interrupted, and who takes the signal's handler away does not keep it."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -26,6 +27,11 @@ def test_a_signal_interrupts_work_that_looks_at_no_flag(number: signal.Signals) 
         with pytest.raises(KeyboardInterrupt), stop.at_once():
             os.kill(os.getpid(), number)
         assert stop.is_set()
+
+
+def test_work_that_swallows_the_interrupt_is_interrupted_when_it_ends() -> None:
+    with stop_on_signals() as stop, pytest.raises(KeyboardInterrupt), stop.at_once(), contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_work_that_looks_at_no_flag_is_not_begun_after_a_signal() -> None:

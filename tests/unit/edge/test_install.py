@@ -15,7 +15,7 @@ from pipeline.files import write_atomic
 from pipeline.releases.manifest import Golden
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device
-from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, State
+from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, TRIES, State
 from pipeline.rollout.device_file import RecordInvalidError, from_json
 from tests.kit.bundles import NOW, TEXTS, Trust, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.devices import Device
@@ -309,6 +309,27 @@ def test_a_stop_during_the_trial_leaves_the_incumbent_and_the_next_process_tries
     again.boot()
     again.installer.advance()
     assert again.record.current.state is State.CONFIRMED
+
+
+@pytest.mark.parametrize("stopped_in", [State.STAGED, State.TRIAL], ids=["while it waits for live inputs", "in the trial"])
+def test_a_device_that_is_stopped_in_order_again_and_again_does_not_give_a_good_release_up(
+    world: World, tmp_path: Path, stopped_in: State
+) -> None:
+    made = world.device(tmp_path / "device")
+    made.assign(world.targets[2], 2)
+    for _ in range(2 * TRIES):
+        if stopped_in is State.STAGED:
+            made.installer._pace = Pace(shadow_s=3600, trial_s=0)
+            made.serving.await_live_inputs = lambda count, timeout_s, made=made: made.stop.set()  # type: ignore[method-assign,misc]
+        else:
+            made.on_announce = made.stop.set
+        with pytest.raises(InstallInterruptedError):
+            made.installer.advance()
+        assert made.record.current.state is stopped_in
+        made = Device(tmp_path / "device", world.trust)
+        made.boot()
+    made.installer.advance()
+    assert made.record.current.state is State.CONFIRMED
 
 
 def test_the_way_back_to_the_release_before_needs_no_download(world: World, tmp_path: Path) -> None:

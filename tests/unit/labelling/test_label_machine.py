@@ -37,7 +37,7 @@ QUEUED = 2 * UNIT_ROWS
 FILE_FACTS = 12
 READS_EVERY_TURNS = 5
 """The student is slower than the teachers."""
-EXAMPLES, STEPS = 25, 20
+EXAMPLES, MANY_EXAMPLES, STEPS = 12, 100, 20
 TURNS_MAX = 2_000
 """Far more than any run here takes: one that is not over by then never is."""
 LONG_S = 1e6
@@ -297,7 +297,8 @@ class AnyLabelling(RuleBasedStateMachine):
         known += ids[both:]
 
 
-def test_whatever_happens_labels_stay_exactly_once_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(MANY_EXAMPLES, marks=pytest.mark.slow)])
+def test_whatever_happens_labels_stay_exactly_once_whole_and_in_order(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
     for module in (manifest, log):
         monkeypatch.setattr(module, "FILE_FACTS", FILE_FACTS)
-    run_state_machine_as_test(AnyLabelling, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS))
+    run_state_machine_as_test(AnyLabelling, settings=settings(max_examples=examples, stateful_step_count=STEPS))

@@ -82,9 +82,48 @@ def test_the_wrong_base_is_refused(tmp_path: Path) -> None:
 
 def test_a_delta_of_a_later_version_is_refused() -> None:
     delta = bytearray(make_delta(b"a", b"b"))
-    delta[4] += 1
-    with pytest.raises(DeltaInvalidError, match="version 2"):
+    delta[4] = 3
+    with pytest.raises(DeltaInvalidError, match="version 3"):
         applied(bytes(delta), b"a", b"b")
+
+
+def few_moved(seed: int, *, share: float = 0.1) -> tuple[bytes, bytes, list[Span]]:
+    """Weights of which a few differ by a little."""
+    generator = random.Random(seed)
+    old = generator.randbytes(4000)
+    new = bytes((byte + (generator.choice((1, 2, 254, 255)) if generator.random() < share else 0)) % 256 for byte in old)
+    return old, new, [Span(old=0, new=0, length=4000)]
+
+
+@given(st.integers(0, 99), st.floats(0, 0.3), st.integers(0, 200), st.integers(0, 7))
+def test_where_few_bytes_differ_they_come_apart_and_what_is_corrupt_is_refused(seed: int, share: float, place: int, bit: int) -> None:
+    old, new, spans = few_moved(seed, share=share)
+    delta = bytearray(make_delta(old, new, spans))
+    assert applied(bytes(delta), old, new) == new
+    delta[place % len(delta)] ^= 1 << bit
+    try:
+        found = applied(bytes(delta), old, new)
+    except DeltaInvalidError:
+        return
+    assert found == new
+
+
+def test_a_delta_of_version_1_is_read_and_one_from_nothing_is_of_it() -> None:
+    parameters = zstandard.ZstdCompressionParameters(write_content_size=False, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+    packed = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes([0, 2]))
+    delta = struct.pack("<4sBB2xIIII", b"KDPD", 1, 1, 2, 2, len(packed), 0) + struct.pack("<III", 0, 0, 2) + packed
+    assert applied(delta, b"aa", b"ac") == b"ac"
+    assert make_delta(b"", b"abc")[4] == 1
+    assert make_delta(*few_moved(1))[4] == 2
+
+
+@pytest.mark.parametrize("count", [0, 2, 2**32 - 1])
+def test_a_count_that_is_not_that_of_the_bits_is_refused_before_anything_of_its_size_is_held(count: int) -> None:
+    old, new, spans = few_moved(1)
+    delta = bytearray(make_delta(old, new, spans))
+    struct.pack_into("<I", delta, 24 + 12 + 4, count)
+    with pytest.raises(DeltaInvalidError, match="differ"):
+        applied(bytes(delta), old, new)
 
 
 def bomb(part: bytes, *, packed: bytes = b"", length: int = 1000) -> bytes:

@@ -233,10 +233,15 @@ class AnyOrder(RuleBasedStateMachine):
         self.record = device.downloaded(self.record, way="whole") if self.record.state is State.DOWNLOAD else device.staged(self.record)
 
     @precondition(lambda self: self.record.state in (State.STAGED, State.SHADOW, State.TRIAL))
-    @rule(passes=st.sampled_from(["passes", "fails", "killed"]))
+    @rule(passes=st.sampled_from(["passes", "fails", "killed", "stopped"]))
     def candidate(self, passes: str) -> None:
+        before = self.record
         self.record = device.begin_try(self.record)
         if self.record.state in RESTING or passes == "killed":
+            return
+        if passes == "stopped":
+            self.record = device.give_back_try(self.record)
+            assert self.record.tries_left == (TRIES if before.state is State.STAGED else before.tries_left)
             return
         if passes == "fails":
             self.record = device.fail(self.record, "model_died", "")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 import torch
 
 import pipeline.students.export as export
-from pipeline.distill.metrics import accuracy
+from pipeline.distill.metrics import accuracy, log_softmax
 from pipeline.files import write_atomic
+from pipeline.releases.golden import golden_misses
+from pipeline.releases.manifest import Golden, GoldenTolerance
 from pipeline.students.export import Exported, export_student
 from pipeline.students.graph import Graph, GraphInvalidError
 from pipeline.students.models import Student, build_student
 from pipeline.students.onnx_file import ExportError, quantiser_kept_off_the_root_logger, to_onnx
 from tests.kit.students import finish, mails, numbers, reader_of, spec, trainer_of
+from workers.driver.judging import golden_samples
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,7 @@ def test_what_loses_too_much_in_int8_ships_in_another_form_and_says_why(
     samples = {"fit": mails(40, seed=2), "choose": mails(40, seed=3)}
     losses = iter([0.02, 0.0])
     monkeypatch.setattr(export, "_loss_of", lambda *_: next(losses))
+    monkeypatch.setattr(export, "NATS_LOST", -1.0)
     found = export_student(name="small", student=taught, out=tmp_path / "dynamic", **samples)  # type: ignore[arg-type]
     assert found.quantisation == "int8-dynamic"
     assert found.reason == "int8 loses 0.0200 on choose, more than 0.0050"
@@ -117,6 +122,26 @@ def test_what_loses_too_much_in_int8_ships_in_another_form_and_says_why(
     assert found.quantisation == "fp32"
     assert found.reason == "int8 loses 0.0200 on choose, more than 0.0050; int8-dynamic loses 0.0300 on choose, more than 0.0050"
     assert found.parity.max_log_prob_difference < 1e-4
+
+
+@pytest.mark.usefixtures("_exported_once")
+def test_a_loss_that_may_be_chance_is_none_where_the_answers_are_the_same(
+    taught: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_loss_of", lambda *_: 0.01)  # one sample of a hundred
+    samples = {"fit": mails(40, seed=2), "choose": mails(40, seed=3)}
+    found = export_student(name="small", student=taught, out=tmp_path, **samples)  # type: ignore[arg-type]
+    assert (found.quantisation, found.reason) == ("int8", "")
+
+
+def test_golden_samples_hold_what_the_student_reads_and_the_file_gives_their_answers(exported: Exported) -> None:
+    mail = mails(20, seed=5)
+    long = replace(mail, inputs=tuple(text * 9 + "\u00e9" for text in mail.inputs))
+    golden = [Golden(input=g["input"], probabilities=tuple(g["probabilities"])) for g in golden_samples(exported, long)]
+    assert {len(sample.input) for sample in golden} == {exported.width}
+    logits = Graph(exported.graph, kind="text").logits([sample.input for sample in golden])
+    tolerance = GoldenTolerance(max_probability_difference=0.001)
+    assert golden_misses(golden, np.exp(log_softmax(logits / exported.temperature)), tolerance) is None
 
 
 def test_numbers_export_as_text_does(tmp_path: Path) -> None:

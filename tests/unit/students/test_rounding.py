@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.distill.metrics import accuracy
+from pipeline.inputs import encode
 from pipeline.releases.delta import Span, make_delta
 from pipeline.students.export import Exported, export_student
 from pipeline.students.graph import Graph
+from pipeline.students.importance import by_tensor, fisher_diagonal
 from pipeline.students.models import Student
-from pipeline.students.rounding import DEAD_ZONE, GRAINS, round_toward, trained_tensors
+from pipeline.students.rounding import BITS_KEPT, BITS_MOVED, HEADROOM, PRIOR, round_toward, trained_tensors, with_headroom
 from tests.kit.students import finish, mails, reader_of, spec, trainer_of
 
 
@@ -76,21 +79,77 @@ def test_an_incumbent_of_another_graph_changes_nothing(made: Generations, tmp_pa
     assert exported.codes_kept == 0.0
 
 
-@given(st.sampled_from(GRAINS), st.integers(0, 2**32 - 1), st.booleans())
-def test_no_code_is_further_from_its_value_than_the_dead_zone(grain: float, seed: int, per_channel: bool) -> None:
-    generator = np.random.default_rng(seed)
-    scale = generator.uniform(0.01, 0.1, 4 if per_channel else ()).astype(np.float32)
-    across = scale.reshape(1, -1) if per_channel else scale
+PRICES = st.sampled_from([0.0, *(10.0**power for power in range(-6, 3))])
+
+
+@st.composite
+def students(draw: st.DrawFn) -> dict[str, Any]:
+    """A matrix of an incumbent in codes, and where training moved it."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = generator.uniform(0.01, 0.1, 4 if draw(st.booleans()) else ()).astype(np.float32)
     old = generator.integers(-100, 101, (6, 4), dtype=np.int8)
-    floats = (across * np.clip(old + generator.normal(0, 10, (6, 4)), -127, 127)).astype(np.float32)
-    incumbent: dict[str, Any] = {"w_quantized": old, "w_scale": scale, "w_zero_point": np.zeros_like(scale, np.int8)}
-    rounded = round_toward(model_of(np.zeros_like(old), scale), floats={"w": floats}, incumbent=incumbent, grain=grain)
-    codes = trained_tensors(rounded.model)["w_quantized"].astype(float)
-    off = np.abs(codes - floats / across)
-    zone = DEAD_ZONE * grain if grain > 1 else 0.5
-    assert off.max() <= zone + 1e-3
-    assert ((np.abs(old - floats / across) > zone - 1e-3) | (codes == old)).all()
-    assert rounded.codes_kept == pytest.approx(float((codes == old).mean()))
+    steps = old + generator.normal(0, 10, (6, 4))
+    return {
+        "old": old,
+        "steps": steps,
+        "floats": {"w": steps * scale},
+        "incumbent": {"w_quantized": old, "w_scale": scale, "w_zero_point": np.zeros_like(scale, np.int8)},
+        "importance": {"w": 2 * generator.exponential(1, (6, 4)) / scale.astype(np.float64) ** 2},
+    }
+
+
+def codes_at(price: float, student: dict[str, Any]) -> Any:
+    parts = {name: student[name] for name in ("floats", "incumbent", "importance")}
+    model = model_of(np.zeros_like(student["old"]), student["incumbent"]["w_scale"])
+    return trained_tensors(round_toward(model, **parts, price=price).model)["w_quantized"].astype(float)
+
+
+@given(students())
+def test_for_nothing_each_code_is_the_nearest(student: dict[str, Any]) -> None:
+    assert np.abs(codes_at(0.0, student) - np.clip(student["steps"], -127, 127)).max() <= 0.5 + 1e-3
+
+
+@given(students(), PRICES)
+def test_a_code_moves_only_where_that_is_worth_its_bits(student: dict[str, Any], price: float) -> None:
+    codes, old, steps = codes_at(price, student), student["old"], student["steps"]
+    matters = student["importance"]["w"]
+    per_step = (matters + PRIOR * matters.mean()) / 2 * student["incumbent"]["w_scale"].astype(np.float64) ** 2
+    spared = per_step * ((steps - old) ** 2 - (steps - codes) ** 2)
+    assert (spared[codes != old] >= price * (BITS_MOVED - BITS_KEPT) - 1e-9).all()
+    assert (np.abs(codes) <= 127).all()
+
+
+def test_what_matters_to_no_answer_stays_where_it_was() -> None:
+    old, one = np.zeros((2, 1), dtype=np.int8), np.ones((), np.float32)
+    incumbent: dict[str, Any] = {"w_quantized": old, "w_scale": one, "w_zero_point": np.zeros((), np.int8)}
+    floats, importance = {"w": np.array([[9.0], [9.0]])}, {"w": np.array([[0.0], [2.0]])}
+    rounded = round_toward(model_of(old, one), floats=floats, incumbent=incumbent, importance=importance, price=1.0)
+    assert trained_tensors(rounded.model)["w_quantized"].ravel().astype(bool).tolist() == [False, True]
+    assert rounded.codes_kept == 0.5
+
+
+def test_scales_with_headroom_hold_weights_that_grow() -> None:
+    codes, scale = np.array([[127, -127, 1, 0]], dtype=np.int8), np.full(4, 0.01, np.float32)
+    floats = {"w": codes * scale}
+    wide = trained_tensors(with_headroom(model_of(codes, scale), floats=floats))
+    assert wide["w_scale"] == pytest.approx(HEADROOM * scale)
+    assert wide["w_quantized"].tolist() == [[102, -102, 1, 0]]
+
+
+def test_importance_says_what_a_change_of_a_weight_does_to_the_answers(made: Generations) -> None:
+    student, before = made.successor, [p.detach().clone() for p in made.successor.module.parameters()]
+    importance = fisher_diagonal(student, FIT)
+    name, weight = "head.bias", dict(student.module.named_parameters())["head.bias"]
+    inputs = torch.from_numpy(encode(FIT.inputs, kind="text", width=student.width))
+    with torch.no_grad():
+        said = student.module(inputs).double().log_softmax(1)
+        weight[0] += 0.05
+        moved = student.module(inputs).double().log_softmax(1)
+        weight[0] -= 0.05
+    nats = float((said.exp() * (said - moved)).sum(1).mean())
+    assert nats == pytest.approx(importance[name][0] * 0.05**2 / 2, rel=0.2)
+    tensors = {"same": before[1].numpy(), "turned": before[1].numpy().T, "other": before[1].numpy() + 1}
+    assert set(by_tensor(student, importance, tensors)) == {"same", "turned"}
 
 
 def model_of(codes: Any, scale: Any) -> Any:

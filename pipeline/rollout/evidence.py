@@ -66,6 +66,8 @@ class Evidence:
     """A device that called within this time is there to take an offer."""
     sync_s: float = 0.0
     """How often devices are told to call."""
+    release_gone: str = ""
+    """Why the release on its way can no longer be given to anybody, as a sentence; empty while it is in force."""
 
     def is_present(self, device: str, now: float) -> bool:
         facts = self.devices.get(device)

@@ -9,21 +9,24 @@ from collections.abc import Sequence
 from pipeline.rollout.comparison import ALPHA_COMPARISONS, Comparison, Finding, Metric, compare_all
 from pipeline.rollout.evidence import Evidence
 from pipeline.rollout.rollout import BROKEN, Member, Rollout, Stage
-from pipeline.rollout.sequential import SMALLEST_VERDICT
+from pipeline.rollout.sequential import POOLED, SMALLEST_VERDICT
 from pipeline.rollout.waves import not_yet_offered
 
+INCOMPATIBLE_MOST = 0.2
+"""Share of a wave that may refuse a release as incompatible; a plan that selects devices keeps them out from the start."""
 CONCURRENT_S = 600.0
 """What a device told longer ago is not of the time that is compared."""
 
 
 def too_many_failures(rollout: Rollout) -> str | None:
-    """The sequential test of a hardware class has crossed its bound."""
+    """The sequential test of a hardware class, or of all together, has crossed its bound."""
     halted = rollout.halted_test()
     if halted is None:
         return None
     hardware, test = halted
+    where = "all hardware classes together" if hardware == POOLED else hardware
     return (
-        f"wave {rollout.wave}: {test.failed} of {test.failed + test.confirmed} installs on {hardware} failed, the release is to blame "
+        f"wave {rollout.wave}: {test.failed} of {test.failed + test.confirmed} installs on {where} failed, the release is to blame "
         f"({test.evidence_nats:.1f} nats, bound {test.bound_nats:.1f}){_codes(rollout)}"
     )
 
@@ -59,13 +62,17 @@ def deadline_missed(rollout: Rollout, evidence: Evidence, *, now: float) -> str 
     )
 
 
-def nothing_learned(rollout: Rollout) -> str | None:
-    """Every member refused the release as incompatible: the wave says nothing about it."""
+def too_many_incompatible(rollout: Rollout) -> str | None:
+    """Too many members refused the release as incompatible: it is not for this population, and those that refuse prove nothing."""
     wave = _wave(rollout)
-    refused = sum(1 for member in wave if member.stage is Stage.INCOMPATIBLE)
-    if not refused or any(member.stage is Stage.CONFIRMED for member in wave):
+    refused = sum(1 for member in wave if member.stage is Stage.INCOMPATIBLE and not member.acknowledged)
+    if refused <= INCOMPATIBLE_MOST * len(wave):
         return None
-    return f"wave {rollout.wave}: {refused} of {len(wave)} devices say the release is incompatible, none confirmed it"
+    confirmed = sum(1 for member in wave if member.stage is Stage.CONFIRMED)
+    return (
+        f"wave {rollout.wave}: {refused} of {len(wave)} devices say the release is incompatible, {confirmed} confirmed it; "
+        f"expected at most {INCOMPATIBLE_MOST:.0%}{_codes(rollout, Stage.INCOMPATIBLE)}"
+    )
 
 
 def compared(rollout: Rollout, evidence: Evidence, *, now: float) -> tuple[Comparison, ...]:
@@ -112,6 +119,6 @@ def _wave(rollout: Rollout) -> list[Member]:
     return [member for member in rollout.members.values() if member.wave == rollout.wave and member.stage is not Stage.LEFT]
 
 
-def _codes(rollout: Rollout) -> str:
-    codes = sorted({member.failure_code for member in _wave(rollout) if member.stage in BROKEN and member.failure_code})
+def _codes(rollout: Rollout, *stages: Stage) -> str:
+    codes = sorted({member.failure_code for member in _wave(rollout) if member.stage in (stages or BROKEN) and member.failure_code})
     return f": {', '.join(codes[:5])}" if codes else ""

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.rollout.comparison import Comparison, Finding, Metric
 from pipeline.rollout.events import GENESIS, Event, EventKind
 from pipeline.rollout.plan import Plan, read_plan
-from pipeline.rollout.sequential import InstallTest
+from pipeline.rollout.sequential import POOLED, InstallTest
 
 
 class RolloutState(enum.StrEnum):
@@ -75,7 +75,7 @@ class Member:
     stage: Stage = Stage.PENDING
     failure_code: str = ""
     acknowledged: bool = False
-    """Its failure was seen by the operator who resumed the rollout."""
+    """Its failure, or its refusal, was seen by the operator who resumed the rollout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Rollout:
     reason: str = ""
     members: Mapping[str, Member] = field(default_factory=dict)
     tests: Mapping[str, InstallTest] = field(default_factory=dict)
-    """By hardware class; of the present wave only."""
+    """By hardware class, and the one of all classes; of the present wave only."""
     alpha_spent: float = 0.0
     """On install tests."""
     comparisons: tuple[Comparison, ...] = ()
@@ -126,8 +126,9 @@ class Rollout:
         return sum(1 for member in self.members.values() if member.stage in stages and wave in (None, member.wave))
 
     def halted_test(self) -> tuple[str, InstallTest] | None:
-        """The hardware class whose test says that the release is to blame, if one does."""
-        return next(((hardware, test) for hardware, test in sorted(self.tests.items()) if test.halts), None)
+        """The hardware class whose test says that the release is to blame, if one does; all classes where no single one does."""
+        halted = {hardware: test for hardware, test in sorted(self.tests.items()) if test.halts}
+        return next(((hardware, test) for hardware, test in halted.items() if hardware != POOLED or len(halted) == 1), None)
 
 
 def fold(events: Iterable[Event]) -> Rollout:
@@ -194,11 +195,11 @@ def _outcomes(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollou
         member, stage = members[device], Stage(stage_name)
         is_late = member.wave != rollout.wave  # a device of a wave that passed: its failure counts against the present one
         members[device] = replace(member, stage=stage, failure_code=code, wave=rollout.wave)
-        test = tests.get(member.hardware)
-        if test is None or stage is Stage.INCOMPATIBLE:
+        if stage is Stage.INCOMPATIBLE:
             continue
         overturned = member.stage is Stage.CONFIRMED and not is_late
-        tests[member.hardware] = test.overturn() if overturned else test.count(failed=stage in BROKEN)
+        for name in tests.keys() & {member.hardware, POOLED}:
+            tests[name] = tests[name].overturn() if overturned else tests[name].count(failed=stage in BROKEN)
     return replace(rollout, members=members, tests=tests)
 
 
@@ -239,7 +240,7 @@ def _resumed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout
     thawed = replace(rollout, stopped_s=rollout.stopped_s + at_s - frozen_at_s, frozen_at_s=None, paused=False)
     members = dict(rollout.members)
     for device, member in rollout.members.items():
-        if member.stage in BROKEN:
+        if member.stage in BROKEN | {Stage.INCOMPATIBLE}:
             members[device] = replace(member, acknowledged=True)
         elif member.stage is Stage.WITHDRAWN:
             members[device] = replace(member, stage=Stage.PENDING, joined_clock_s=thawed.clock_s(at_s))

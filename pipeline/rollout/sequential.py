@@ -1,7 +1,9 @@
 """When install failures are too many: a one-sided sequential likelihood-ratio test (Wald).
 
 The release fails on 1 % of devices when all is well, on 5 % when it is not; each outcome moves the ratio, and the wave halts
-the moment it reaches ln(1/alpha). The test only ever halts, it never accepts, so a wave is never declared good early. By
+the moment it reaches ln(1/alpha). Each hardware class has a test of its own, for what fails on one kind of device; where a wave has
+several classes, one more takes them together, for what fails everywhere: or many classes, which devices name themselves, would each
+have to see their share of failures first. The test only ever halts, it never accepts, so a wave is never declared good early. By
 Ville's inequality alpha bounds the chance that it ever halts a good release, at whatever moment one looks. The alphas of all
 tests of one rollout sum to at most `ALPHA_TOTAL`: `ALPHA_INSTALLS` of it is for these, the rest for `pipeline.rollout.comparison`.
 This module counts; what a halt does is `pipeline.rollout.steering`'s.
@@ -18,6 +20,8 @@ ALPHA_TOTAL = 0.01
 ALPHA_INSTALLS = 0.008
 ALPHA_FIRST_WAVE = 0.001
 """Five straight failures."""
+POOLED = "all classes"
+"""The test of a wave's hardware classes taken together, in place of a class's name; no class has a space in its own."""
 SMALLEST_VERDICT = 73
 """Fewest installs in a wave from which its pass says anything; below it, only all-confirmed passes."""
 
@@ -27,7 +31,7 @@ SUCCESS_NATS = math.log((1 - BAD_RATE) / (1 - GOOD_RATE))
 
 @dataclass(frozen=True, kw_only=True)
 class InstallTest:
-    """The running test of one wave and one hardware class."""
+    """The running test of one wave, and of one hardware class or of all."""
 
     alpha: float
     confirmed: int = 0
@@ -57,13 +61,14 @@ class InstallTest:
         return self if self.halts else replace(self, failed=self.failed + 1, confirmed=max(self.confirmed - 1, 0))
 
 
-def allot(*, spent: float, tests: int, first_wave: bool, waves_left: int) -> float:
-    """The alpha that each of `tests` new install tests gets, of what `spent` leaves of `ALPHA_INSTALLS`.
+def allot(*, spent: float, classes: int, pools: bool, first_wave: bool, waves_left: int) -> tuple[float, float]:
+    """The alpha of the test of each of `classes` hardware classes, and of the pooled one (0 where none begins), of what is left.
 
     `waves_left` counts the waves that still come, the present one included. Outside the first wave one share more is kept back,
     for hardware classes that join late and for tests that start anew after a resume: so the sum never exceeds the total and
     no test ever gets 0.
     """
     left = ALPHA_INSTALLS - spent
-    budget = min(ALPHA_FIRST_WAVE * tests, left / 2) if first_wave else left / (waves_left + 1)
-    return budget / tests
+    budget = min(ALPHA_FIRST_WAVE * (classes + pools), left / 2) if first_wave else left / (waves_left + 1)
+    pooled = min(ALPHA_FIRST_WAVE, budget / 2) if pools else 0.0
+    return (budget - pooled) / classes, pooled

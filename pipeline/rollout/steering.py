@@ -100,6 +100,8 @@ def _record(rollout: Rollout, step: Step, now: float, events: list[Event]) -> Ro
 
 def _next_step(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     match rollout.state:
+        case RolloutState.APPROVED if evidence.release_gone:
+            return EventKind.ABORTED, {"reason": f"{evidence.release_gone}, before any device was offered it"}
         case RolloutState.APPROVED:
             return waves.start_wave(rollout, evidence)
         case RolloutState.RUNNING:
@@ -158,7 +160,9 @@ def _verdict(rollout: Rollout, facts: DeviceFacts, *, is_silent: bool, is_lost: 
 
 
 def _halt(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
-    reason = gates.too_many_failures(rollout) or gates.small_wave_failed(rollout)
+    if evidence.release_gone:
+        return EventKind.HALTED, {"reason": f"wave {rollout.wave}: {evidence.release_gone}"}
+    reason = gates.too_many_failures(rollout) or gates.small_wave_failed(rollout) or gates.too_many_incompatible(rollout)
     if reason is None and not rollout.paused:
         reason = gates.deadline_missed(rollout, evidence, now=now)
     return (EventKind.HALTED, {"reason": reason}) if reason is not None else None
@@ -184,9 +188,6 @@ def _go_on(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
 
 def _judge(rollout: Rollout, evidence: Evidence, now: float) -> Step | None:
     """The end of a wave: it passes, it halts the rollout, or it waits for data that others have."""
-    nothing = gates.nothing_learned(rollout)
-    if nothing is not None:
-        return EventKind.HALTED, {"reason": nothing}
     comparisons = gates.compared(rollout, evidence, now=now)
     missing = gates.data_missing(rollout, comparisons)
     if missing is not None and rollout.clock_s(now) <= rollout.gate_clock_s + rollout.plan.deadline_s:
@@ -249,11 +250,13 @@ def _resume(rollout: Rollout) -> Step | None:
         raise RolloutActionError(rollout.plan.rollout_id, Action.RESUME, rollout.state)
     if rollout.state is RolloutState.RUNNING and not rollout.paused:
         return None
-    broken = sum(1 for member in rollout.members.values() if member.stage in BROKEN and not member.acknowledged)
-    classes = sorted({member.hardware for member in rollout.members.values() if member.wave == rollout.wave})
+    unseen = [member for member in rollout.members.values() if not member.acknowledged]
+    broken, refused = (sum(1 for member in unseen if member.stage in stages) for stages in (BROKEN, {Stage.INCOMPATIBLE}))
+    classes = {member.hardware for member in rollout.members.values() if member.wave == rollout.wave}
     left = len(rollout.plan.waves) - rollout.wave + 1
     accepts = [str(found.metric) for found in rollout.comparisons if found.finding in (Finding.WORSE, Finding.MISSING)]
-    says = f"resumed by the operator, who has seen {broken} failed devices" + (f" and accepts {', '.join(accepts)}" if accepts else "")
+    says = f"resumed by the operator, who has seen {broken} failed devices" + (f", {refused} incompatible ones" if refused else "")
+    says += f" and accepts {', '.join(accepts)}" if accepts else ""
     return EventKind.RESUMED, {
         "alphas": waves.alphas(rollout, classes, first_wave=False, waves_left=left),
         "accepts": accepts,

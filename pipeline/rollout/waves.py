@@ -5,14 +5,14 @@ a wave goes on at all is decided in `pipeline.rollout.steering`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pipeline.rollout.events import EventKind, Step
 from pipeline.rollout.evidence import DeviceFacts, Evidence
 from pipeline.rollout.plan import Plan
 from pipeline.rollout.rollout import Rollout, Stage
-from pipeline.rollout.sequential import allot
+from pipeline.rollout.sequential import POOLED, allot
 from pipeline.rollout.targeting import bucket, eligible, misfit, ranked, wave_reach
 
 BURST_S = 1.0
@@ -77,12 +77,14 @@ def in_flight_most(plan: Plan, wave: int, population: int) -> int:
     return plan.in_flight_first if wave <= 1 else max(plan.in_flight_first, math.ceil(plan.in_flight_share * population))
 
 
-def alphas(rollout: Rollout, classes: Sequence[str], *, first_wave: bool, waves_left: int) -> dict[str, float]:
-    """The error budget of a new install test for each hardware class."""
-    if not classes:
+def alphas(rollout: Rollout, classes: Iterable[str], *, first_wave: bool, waves_left: int, known: Collection[str] = ()) -> dict[str, float]:
+    """The error budget of the install tests that begin: of each hardware class not among those `known`, and of all together."""
+    found = set(classes)
+    new, pools = sorted(found - set(known)), POOLED not in known and len(found | set(known)) > 1
+    if not new:
         return {}
-    alpha = allot(spent=rollout.alpha_spent, tests=len(classes), first_wave=first_wave, waves_left=waves_left)
-    return dict.fromkeys(classes, alpha)
+    each, pooled = allot(spent=rollout.alpha_spent, classes=len(new), pools=pools, first_wave=first_wave, waves_left=waves_left)
+    return {**dict.fromkeys(new, each), **({POOLED: pooled} if pools else {})}
 
 
 def _sendable(rollout: Rollout, now: float) -> int:
@@ -96,11 +98,11 @@ def _sendable(rollout: Rollout, now: float) -> int:
 
 
 def _joining(
-    rollout: Rollout, evidence: Evidence, new: Sequence[str], *, first_wave: bool, waves_left: int, known: Sequence[str]
+    rollout: Rollout, evidence: Evidence, new: Sequence[str], *, first_wave: bool, waves_left: int, known: Collection[str]
 ) -> dict[str, Any]:
     devices = [[device, evidence.devices[device].hardware, _previous(rollout.plan, evidence.devices[device])] for device in new]
-    classes = sorted({hardware for _, hardware, _ in devices} - set(known))
-    return {"devices": devices, "alphas": alphas(rollout, classes, first_wave=first_wave, waves_left=waves_left)}
+    classes = {hardware for _, hardware, _ in devices}
+    return {"devices": devices, "alphas": alphas(rollout, classes, first_wave=first_wave, waves_left=waves_left, known=known)}
 
 
 def _previous(plan: Plan, facts: DeviceFacts) -> str:

@@ -31,6 +31,7 @@ class Fleet:
         names = [f"d-{n}" for n in range(devices)] if isinstance(devices, int) else list(devices)
         self.now = START_S
         self.listening_since_s = START_S
+        self.release_gone = ""
         digest = "a" * 64 if previous else ""
         self.facts = {
             name: DeviceFacts(
@@ -45,7 +46,7 @@ class Fleet:
 
     @property
     def evidence(self) -> Evidence:
-        return Evidence(devices=dict(self.facts), listening_since_s=self.listening_since_s)
+        return Evidence(devices=dict(self.facts), listening_since_s=self.listening_since_s, release_gone=self.release_gone)
 
     def enrol(self, device: str, *, hardware: str = "x86") -> None:
         self.facts[device] = DeviceFacts(hardware=hardware, last_seen_s=self.now)

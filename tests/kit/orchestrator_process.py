@@ -41,7 +41,8 @@ class OrchestratorProcess:
     def spawn(self, *options: str, program: Sequence[str] = PROGRAM, stderr: int | IO[str] = subprocess.PIPE) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", *program, "--dir", str(self.fleet_dir), "--repository", str(self.trust.repository)]
         command += ["--keys", str(self.trust.keys / "online"), "--busy-sync-s", "0.05", "--idle-sync-s", "0.1"]
-        command += ["--device-calls-per-s", "10000", "--syncs-per-s", "100000", *self._options, *options]
+        command += ["--device-calls-per-s", "10000", "--device-reports-per-s", "10000", "--syncs-per-s", "100000"]
+        command += [*self._options, *options]
         pipe = subprocess.PIPE
         self.child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=stderr, text=True)
         return self.child

@@ -23,7 +23,14 @@ from workers.orchestrator.pki import operator_credentials, utc
 from workers.orchestrator.ports import Ports
 from workers.orchestrator.server import Orchestrator, Settings
 
-UNHURRIED = Limits(device_calls_per_s=10_000.0, device_calls_burst=10_000.0, enrolment_failures_burst=10_000.0, syncs_per_s=10_000.0)
+UNHURRIED = Limits(
+    device_calls_per_s=10_000.0,
+    device_calls_burst=10_000.0,
+    device_reports_burst=10_000.0,
+    certificates_burst=10_000.0,
+    enrolment_failures_burst=10_000.0,
+    syncs_per_s=10_000.0,
+)
 """Tests call as fast as they can; those about limits ask for some."""
 
 

@@ -1,9 +1,9 @@
 """Many simulated devices: each a TLS client of its own with a certificate of its own, speaking the real protocol; no model, no slots.
 
 They run in processes of their own (`python -m tests.kit.simulated_fleet`), so that what the load costs is told apart from what the server
-costs. A device waits as long as the server says, with an agent's jitter; backs off with an agent's backoff while nobody answers; takes an
-assignment, fetches the bundle, and reports TRIAL and then a verdict, each as an agent would. It does not verify signatures: that
-work is the device's own CPU, which is not what is measured here.
+costs. A device waits between two calls as an agent does, by the same function; takes an assignment, fetches the bundle, and reports
+TRIAL and then a verdict, each as an agent would. It does not verify signatures: that work is the device's own CPU, which is not what is
+measured here.
 """
 
 import asyncio
@@ -24,10 +24,11 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.kit.wire_devices import OPTIONS, private_pem, signing_request
+from workers.edge.pauses import FIRST_SYNC_S, pause_s
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
-JITTER, MAX_BACKOFF_S, CALL_S = 0.2, 300.0, 20.0
+CALL_S = 20.0
 ENROL_AT_ONCE = 8
 TELL_EVERY_S = 0.5
 
@@ -61,7 +62,7 @@ class Device:
     """What it ran before the last switch."""
     todo: str = ""
     """`fetch`, `verdict`, or nothing."""
-    wait_s: float = 0.0
+    interval_s: float = FIRST_SYNC_S
     failures: int = 0
 
 
@@ -112,7 +113,7 @@ class Crowd:
             fleet, artifact = fleet_pb2_grpc.FleetStub(channel), fleet_pb2_grpc.ArtifactStub(channel)
             while True:
                 await self._turn(device, fleet, artifact)
-                await asyncio.sleep(device.wait_s * (1 + JITTER * (2 * self.rng.random() - 1)))
+                await asyncio.sleep(pause_s(device.interval_s, failures=device.failures, rng=self.rng))
 
     async def _turn(self, device: Device, fleet: Any, artifact: Any) -> None:
         try:
@@ -121,11 +122,10 @@ class Crowd:
                 device.todo = "fetch"
             if device.todo:
                 await self._install(device, fleet, artifact)
-            device.wait_s, device.failures = answer.next_sync_s, 0
+            device.interval_s, device.failures = answer.next_sync_s, 0
         except grpc.aio.AioRpcError as error:
             self.counts[f"error {error.code().name}"] += 1
             device.failures += 1
-            device.wait_s = min(MAX_BACKOFF_S, max(device.wait_s, 0.5 * 2 ** min(device.failures, 12)))
 
     async def _sync(self, device: Device, fleet: Any) -> fleet_pb2.SyncResponse:
         request = fleet_pb2.SyncRequest(

@@ -4,7 +4,7 @@ It does what the protocol asks of an agent and nothing of an agent's insides: no
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -134,7 +134,7 @@ class SimulatedDevice:
         request = fleet_pb2.GetMetadataRequest(name=name, max_bytes=max_bytes)
         return fleet_pb2_grpc.FleetStub(self.channel).GetMetadata(request, timeout=CALL_S).content
 
-    def fetch(self, digest: str, *, offset: int = 0) -> Iterator[bytes]:
+    def fetch(self, digest: str, *, offset: int = 0) -> Generator[bytes, None, None]:
         request = fleet_pb2.FetchRequest(digest=digest, offset=offset)
         for part in fleet_pb2_grpc.ArtifactStub(self.channel).Fetch(request, timeout=CALL_S):
             yield part.chunk

@@ -25,6 +25,7 @@ from workers.edge.install import Installer, InstallInterruptedError
 from workers.edge.machine import UNKNOWN_MEMORY_BYTES, free_memory_bytes, runtime_version
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError
+from workers.edge.pauses import FIRST_SYNC_S, MIN_PAUSE_S, pause_s
 from workers.edge.serving import Serving
 from workers.edge.trust import MetadataRefusedError, MetadataUnreachableError, Trust, TrustedTime
 from workers.rpc import fleet_pb2 as pb
@@ -32,10 +33,7 @@ from workers.rpc import fleet_pb2 as pb
 logger = logging.getLogger(__name__)
 
 REPORTS_PER_SYNC = 32
-MIN_SYNC_S, MAX_SYNC_S, FIRST_SYNC_S = 0.05, 86_400.0, 2.0
-MAX_BACKOFF_S = 300.0
-JITTER = 0.2
-"""Of the interval that the server asked for. After a failure the jitter is full: anywhere from at once to twice the backoff."""
+MAX_SYNC_S = 86_400.0
 BOOT_TRIES = 3
 """Starts of an incumbent whose process dies, before it is given up: a machine may be short of memory while it starts."""
 
@@ -129,10 +127,7 @@ class Agent:
                 reached = self._sync()
         self._metrics.show(self._record.current, clock_wrong=self._clock_wrong)
         self._failures = 0 if reached else self._failures + 1
-        if reached:
-            return self._interval_s * (1 + JITTER * (2 * self._rng.random() - 1))
-        backoff_s: float = max(self._interval_s, min(MAX_BACKOFF_S, 0.5 * 2 ** min(self._failures, 12)))
-        return max(MIN_SYNC_S, 2 * backoff_s * self._rng.random())
+        return pause_s(self._interval_s, failures=self._failures, rng=self._rng)
 
     def _tend(self) -> None:
         self._serving.tend()
@@ -202,7 +197,7 @@ class Agent:
             return False
         self._sync_blocked = ""
         if response.next_sync_s > 0:
-            self._interval_s = min(max(response.next_sync_s, MIN_SYNC_S), MAX_SYNC_S)
+            self._interval_s = min(max(response.next_sync_s, MIN_PAUSE_S), MAX_SYNC_S)
         if response.assignment:
             self._take(response.assignment)
         return True

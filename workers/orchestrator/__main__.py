@@ -72,6 +72,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         limits=Limits(
             device_calls_per_s=options.device_calls_per_s,
             device_calls_burst=10 * options.device_calls_per_s,
+            device_reports_per_s=options.device_reports_per_s,
             syncs_per_s=options.syncs_per_s,
         ),
         database_url=options.database_url,
@@ -93,6 +94,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--idle-sync-s", type=float, default=Pacing.idle_s, help="interval of Sync otherwise")
     parser.add_argument(
         "--device-calls-per-s", type=float, default=Limits.device_calls_per_s, help="most that one device may call on average"
+    )
+    parser.add_argument(
+        "--device-reports-per-s", type=float, default=Limits.device_reports_per_s, help="most new reports of one device on average"
     )
     parser.add_argument("--syncs-per-s", type=float, default=Pacing.calls_per_s, help="most Sync calls of all devices together")
     parser.add_argument("--database-url", default="", help="postgresql://USER@HOST/NAME or sqlite:///FILE; SQLite in --dir by default")

@@ -14,8 +14,9 @@ from pipeline.errors import FleetError
 from pipeline.rollout.events import Event
 from pipeline.rollout.steering import Action
 from pipeline.rollout.targeting import Reach
+from workers.orchestrator.enrolment_file import write_enrolment
 from workers.orchestrator.operator_file import read_operator_file
-from workers.orchestrator.pki import operator_credentials, write_enrolment
+from workers.orchestrator.pki import operator_credentials
 from workers.orchestrator.ports import read_ports
 from workers.orchestrator.views import (
     BrokenView,

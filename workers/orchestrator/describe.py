@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pipeline.rollout.comparison import Comparison
 from pipeline.rollout.forecast import Forecast
 from pipeline.rollout.plan import Plan
-from pipeline.rollout.rollout import Member, Rollout, Stage, WavePhase
+from pipeline.rollout.rollout import BROKEN, Member, Rollout, Stage, WavePhase
 from pipeline.rollout.sequential import InstallTest
 from pipeline.rollout.targeting import Reach
 from workers.orchestrator.reports import MAX_NUMBER
@@ -39,7 +39,7 @@ def describe(rollout: Rollout, arrived: Mapping[str, Arrived]) -> fleet_pb2.Roll
         halted_because=rollout.halted_because,
         arrivals=_arrivals(rollout, arrived),
         paused=rollout.paused,
-        acknowledged=sum(1 for member in rollout.members.values() if member.acknowledged),
+        acknowledged=sum(1 for member in rollout.members.values() if member.acknowledged and member.stage in BROKEN),
         soak_s=plan.soak_s,
         soaks_until_unix_s=rollout.soak_clock_s + plan.soak_s + rollout.stopped_s if soaks else 0.0,
         wave_views=_waves(rollout),

@@ -14,7 +14,7 @@ from securesystemslib.signer import Signer
 
 from pipeline.errors import FleetError
 from pipeline.releases.assignment import ASSIGNMENT_VALID, MAX_GENERATION, Assignment, sign_assignment
-from pipeline.releases.online import BundleMissingError
+from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.comparison import USUAL_MARGINS, Margins
 from pipeline.rollout.events import Event
@@ -111,12 +111,14 @@ class Engine:
         """Write an operator's action into the log, at its head, and assign what it desires. On any replica, whoever leads.
 
         What follows from evidence and time is the leader's: this replica may hear only part of the devices.
-        Raises RolloutUnknownError, RolloutActionError, RolloutConflictError.
+        Raises RolloutUnknownError, RolloutActionError, RolloutConflictError, BundleMissingError.
         """
         rollout = self.find(session, rollout_id)
         if rollout is None:
             raise RolloutUnknownError(rollout_id)
         if action in (Action.APPROVE, Action.RESUME):
+            if not rollout.is_terminal:
+                self._releases.target(rollout.plan.target)
             self._make_way(session, rollout, now)
         rollout, events = command(rollout, action, now=now)
         self._settle(session, rollout, events, now)
@@ -149,7 +151,8 @@ class Engine:
         """Move every rollout as far as it goes now, and give newcomers what their population runs. For the leader alone."""
         for rollout in session.all_rollouts().values():
             if rollout.state in LIVE or rollout.state is RolloutState.HALTED:
-                moved, events = advance(rollout, self._evidence(session, rollout.plan.population, now), now=now)
+                evidence = replace(self._evidence(session, rollout.plan.population, now), release_gone=self._gone(rollout.plan.target))
+                moved, events = advance(rollout, evidence, now=now)
                 self._settle(session, moved, events, now)
         self._greet(session, now)
 
@@ -243,6 +246,16 @@ class Engine:
                 continue  # logged; the device keeps what it has
             self.assign(session, row, release, now=now)
 
+    def _gone(self, target: str) -> str:
+        """Why nobody can be given this release any more, as a sentence; empty while it is in force."""
+        try:
+            self._releases.target(target)
+        except ReleaseYankedError as error:
+            return f"the release was yanked ({error.reason})"
+        except BundleMissingError:
+            return "the release is no longer in the repository"
+        return ""
+
     def _release(self, target: str) -> ReleaseTarget | None:
         if not target:
             return None
@@ -258,7 +271,8 @@ class Engine:
             rows = [row for row in session.population(population).values() if not row.target and not row.is_revoked]
             if not rows or self._roster.broken_in(population) is not None:
                 continue  # what a population runs follows from its logs
-            completed = _completed(session, population)
+            published = self._releases.targets()
+            completed = [rollout for rollout in _completed(session, population) if rollout.plan.target in published]
             busy = {device for other in _live(session, population) for device in desired(other)} if completed else set()
             for row in rows:
                 incumbent = _incumbent(completed, row)
@@ -294,7 +308,7 @@ def _completed(session: Session, population: str) -> list[Rollout]:
 
 
 def _incumbent(completed: Iterable[Rollout], row: DeviceRow) -> Rollout | None:
-    """The rollout that brought what devices like this one run: the last one that completed and was for them."""
+    """The rollout that brought what devices like this one run: the last one that completed, was for them, and was not taken back."""
     facts = row.facts(row.last_seen_s)
     return next((rollout for rollout in completed if not misfit(facts, rollout.plan.selector, rollout.plan.hardware)), None)
 

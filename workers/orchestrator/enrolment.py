@@ -2,11 +2,12 @@
 
 A token is for one device: it binds to the first key that uses it, so a device whose answer was lost asks again with the same key (and
 that token or a fresh one) and is the same device, and anybody else is refused. Tokens are stored hashed. The certificate is
-issued after the commit.
+issued after the commit. How many certificates one key or one device gets is bounded, whether or not it may have them.
 """
 
 import hashlib
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from cryptography import x509
 from sqlalchemy import insert, select, update
 
 from workers.orchestrator import tables
+from workers.orchestrator.limits import Buckets, Limits
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pki import Pki, check_renewal, issue_device, key_hash, parse_request, utc
 from workers.orchestrator.refusals import CallerRefusedError, TokenRefusedError
@@ -68,6 +70,7 @@ class Enrolment(fleet_pb2_grpc.EnrollmentServicer):
         self,
         *,
         pki: Pki,
+        limits: Limits,
         roster: Roster,
         writer: Writer,
         clock: Callable[[], float],
@@ -76,6 +79,7 @@ class Enrolment(fleet_pb2_grpc.EnrollmentServicer):
     ) -> None:
         self._pki, self._roster, self._writer = pki, roster, writer
         self._clock, self._metrics, self._news = clock, metrics, news
+        self._certificates = Buckets(per_s=limits.certificates_per_s, burst=limits.certificates_burst)
 
     async def Enroll(self, request: fleet_pb2.EnrollRequest, context: Context) -> fleet_pb2.EnrollResponse:
         if len(request.token) > MAX_TOKEN_CHARACTERS:
@@ -84,6 +88,7 @@ class Enrolment(fleet_pb2_grpc.EnrollmentServicer):
         check_name("hardware_class", request.hardware_class)
         check_name("agent_version", request.agent_version, is_optional=True)
         fingerprint, now = key_hash(signing.public_key()), self._clock()
+        self._certificates.take(fingerprint, "enrolment with this key", now_s=time.monotonic())
 
         def job(session: Session) -> DeviceRow:
             return enrol(
@@ -111,6 +116,7 @@ class Enrolment(fleet_pb2_grpc.EnrollmentServicer):
         row = self._roster.devices.get(identity.name)
         if row is None or row.is_revoked or row.population != identity.population:
             raise CallerRefusedError("a revoked or unknown device", "an enrolled one; enrol it anew")
+        self._certificates.take(row.device_id, "renewal of this device", now_s=time.monotonic())
         return fleet_pb2.RenewResponse(certificate_pem=self._certificate(row, signing))
 
     def _certificate(self, row: DeviceRow, signing: x509.CertificateSigningRequest) -> bytes:

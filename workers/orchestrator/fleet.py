@@ -5,8 +5,11 @@ acknowledged only after its commit. A call that brings nothing new is answered f
 """
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -17,7 +20,7 @@ from pipeline.releases.repository import MAX_METADATA_BYTES, MetadataInvalidErro
 from pipeline.rollout.evidence import Serving
 from workers.orchestrator.engine import Engine
 from workers.orchestrator.identity import caller
-from workers.orchestrator.limits import Buckets
+from workers.orchestrator.limits import Buckets, Limits, of_all
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.refusals import CallerRefusedError, OverloadedError
@@ -55,14 +58,15 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         engine: Engine,
         repository: OnlineRepository,
         pacing: Pacing,
-        quiet_calls: Buckets,
+        limits: Limits,
         clock: Callable[[], float],
         metrics: OrchestratorMetrics,
         news: Callable[[], None],
     ) -> None:
         self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
         self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
-        self._quiet_calls = quiet_calls
+        self._quiet_calls = of_all(limits)
+        self._reports = Buckets(per_s=limits.device_reports_per_s, burst=limits.device_reports_burst)
 
     async def Sync(self, request: fleet_pb2.SyncRequest, context: Context) -> fleet_pb2.SyncResponse:
         if not request.reports:  # those with reports are few, by the caps of a rollout, and it waits for them
@@ -77,7 +81,10 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             self._roster.served[device_id] = Served(digest=claims.running_digest, told_s=now, serving=serving)
         if arrived is not None:
             self._roster.arrived[device_id] = arrived
-        is_news = bool(take(row, reports, now=now)[1]) or claim(row, claims) is not row
+        told = len(take(row, reports, now=now)[1])
+        if told:
+            self._reports.take(device_id, "this device, with so many reports,", now_s=time.monotonic(), count=told)
+        is_news = told > 0 or claim(row, claims) is not row
         if is_news or (row.device_generation > row.generation and row.target):
             row, fresh = await self._writer.run(lambda session: self._apply(session, device_id, claims, reports, shadows, now))
             for report in fresh:
@@ -116,28 +123,41 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
 
 class Artifact(fleet_pb2_grpc.ArtifactServicer):
-    """Bundles in chunks, from any offset; a bounded number of downloads at once."""
+    """Bundles in chunks, from any offset; a bounded number of downloads at once, of one device and of all, none without an end."""
 
-    def __init__(self, *, repository: OnlineRepository, metrics: OrchestratorMetrics, downloads_max: int) -> None:
-        self._repository, self._metrics = repository, metrics
-        self._downloads, self._downloads_max = 0, downloads_max
+    def __init__(self, *, repository: OnlineRepository, metrics: OrchestratorMetrics, limits: Limits) -> None:
+        self._repository, self._metrics, self._limits = repository, metrics, limits
+        self._downloads: Counter[str] = Counter()
 
     async def Fetch(self, request: fleet_pb2.FetchRequest, context: Context) -> AsyncIterator[fleet_pb2.FetchResponse]:
         check_digest("digest", request.digest)
+        left_s, most_s = context.time_remaining() or math.inf, self._limits.download_s  # None where there is no deadline
+        if left_s > most_s:  # gRPC itself ends a call at its deadline, whatever the caller does
+            expected = f"one within {most_s:g} s; what did not come by then is asked for by its range"
+            raise BodyRefusedError("deadline", f"in {left_s:.0f} s", expected)
         path = self._repository.bundle_path(request.digest)
-        if self._downloads >= self._downloads_max:
-            raise OverloadedError(f"{self._downloads} downloads at once", f"at most {self._downloads_max}")
-        self._downloads += 1
+        with self._place(caller().name), await asyncio.to_thread(path.open, "rb") as file:
+            size = await asyncio.to_thread(_seek, file, request.offset)
+            if request.offset > size:
+                raise BodyRefusedError("offset", str(request.offset), f"at most {size}, the bundle's length")
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                self._metrics.served(len(chunk))
+                yield fleet_pb2.FetchResponse(chunk=chunk)
+
+    @contextlib.contextmanager
+    def _place(self, device: str) -> Iterator[None]:
+        """One of the device's places, and one of all. Raises OverloadedError."""
+        mine, most = self._downloads[device], self._limits.device_downloads
+        if mine >= most:
+            raise OverloadedError(f"{mine} downloads of this device", f"at most {most} of one device at once")
+        if self._downloads.total() >= self._limits.downloads:
+            raise OverloadedError(f"{self._downloads.total()} downloads at once", f"at most {self._limits.downloads}")
+        self._downloads[device] += 1
         try:
-            with await asyncio.to_thread(path.open, "rb") as file:
-                size = await asyncio.to_thread(_seek, file, request.offset)
-                if request.offset > size:
-                    raise BodyRefusedError("offset", str(request.offset), f"at most {size}, the bundle's length")
-                while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                    self._metrics.served(len(chunk))
-                    yield fleet_pb2.FetchResponse(chunk=chunk)
+            yield
         finally:
-            self._downloads -= 1
+            self._downloads[device] -= 1
+            self._downloads += Counter()  # forgets who has none
 
 
 def _seek(file: BinaryIO, offset: int) -> int:

@@ -6,9 +6,10 @@ ask, because methods are reachable through a gate only. There is no interceptor:
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from workers.orchestrator.identity import Authenticate, admit
 from workers.orchestrator.limits import Buckets, Limits, RateExceededError
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pki import CertificateRefusedError
-from workers.orchestrator.refusals import CallerRefusedError, OverloadedError, PictureOldError, TokenRefusedError
+from workers.orchestrator.refusals import CallerRefusedError, OverloadedError, PictureOldError, StalledError, TokenRefusedError
 from workers.orchestrator.reports import BodyRefusedError
 from workers.orchestrator.writer import StoreUnavailableError, WriterClosedError
 
@@ -58,7 +59,9 @@ class Gate:
     """Stands before every method of one port."""
 
     def __init__(self, port: str, authenticate: Authenticate, limits: Limits, metrics: OrchestratorMetrics) -> None:
-        self._port, self._authenticate, self._metrics = port, authenticate, metrics
+        self._port, self._authenticate, self._metrics, self._stalled_s = port, authenticate, metrics, limits.stalled_s
+        self._under_way: dict[str, int] = {}
+        self._most_at_once = limits.device_calls_at_once
         self._calls = Buckets(per_s=limits.device_calls_per_s, burst=limits.device_calls_burst)
         self._failures = Buckets(per_s=limits.enrolment_failures_per_s, burst=limits.enrolment_failures_burst, most=10_000)
 
@@ -109,14 +112,18 @@ class Gate:
 
         return call
 
-    def _stream_out(self, name: str, serve: Callable[..., AsyncIterator[Any]], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
-        async def call(request: bytes, context: Context) -> AsyncIterator[bytes]:
+    def _stream_out(self, name: str, serve: Callable[..., AsyncGenerator[Any, None]], parse: Callable[[bytes], Any]) -> Callable[..., Any]:
+        async def call(request: bytes, context: Context) -> None:
             try:
                 await self._enter(name, context)
-                async for part in serve(_parsed(parse, request), context):
-                    yield part.SerializeToString()
-            except (asyncio.CancelledError, GeneratorExit):
-                raise
+                async with contextlib.aclosing(serve(_parsed(parse, request), context)) as parts:
+                    async for part in parts:
+                        await self._send(context, part.SerializeToString())
+            except StalledError as error:
+                self._metrics.answered(self._port, "DEADLINE_EXCEEDED")
+                log.info("call given up", extra={"method": name, "why": str(error)})
+                # Nothing is said to who does not read: a status would wait behind what was sent. gRPC ends the call at its deadline.
+                raise asyncio.CancelledError from error
             except Exception as error:  # noqa: BLE001 as above
                 await self._refuse(name, context, error)
             else:
@@ -139,6 +146,14 @@ class Gate:
 
         return call
 
+    async def _send(self, context: Context, part: bytes) -> None:
+        """Send one part; a caller that does not take it may not hold what serves it. Raises StalledError."""
+        try:
+            async with asyncio.timeout(self._stalled_s):
+                await context.write(part)
+        except TimeoutError as error:
+            raise StalledError(self._stalled_s) from error
+
     async def _enter(self, name: str, context: Context) -> None:
         """Let the caller in, or raise why not."""
         if ACCESS[name] is Caller.ANYBODY:
@@ -149,7 +164,22 @@ class Gate:
         check_access(name, kind=identity.kind, role=identity.role)
         if identity.kind == "device":
             self._calls.take(identity.name, "this device", now_s=time.monotonic())
+            self._begin(identity.name, context)
         admit(identity)
+
+    def _begin(self, device: str, context: Context) -> None:
+        """Count a call of a device until its answer has been taken, or the call ended without that. Raises OverloadedError."""
+        at_once = self._under_way.get(device, 0)
+        if at_once >= self._most_at_once:
+            raise OverloadedError(f"{at_once} calls of this device", f"at most {self._most_at_once} of one device at once")
+        self._under_way[device] = at_once + 1
+
+        def end(_: Context) -> None:
+            self._under_way[device] -= 1
+            if not self._under_way[device]:
+                del self._under_way[device]
+
+        context.add_done_callback(end)  # type: ignore[arg-type]  # the stubs want an instance of a class of theirs
 
     async def _refuse(self, name: str, context: Context, error: Exception) -> bytes:
         if isinstance(error, grpc.aio.AbortError):
@@ -164,8 +194,8 @@ class Gate:
             hint = (("grpc-retry-pushback-ms", str(round(error.wait_s * 1000) + 1)),)
         else:
             log.info("call refused", extra={"method": name, "code": code.name, "why": str(error)[:300]})
-            if self._port == "enrolment" and code is not grpc.StatusCode.UNAVAILABLE:
-                self._failures.spend(_address(context), now_s=time.monotonic())
+        if self._port == "enrolment" and code is not grpc.StatusCode.UNAVAILABLE:
+            self._failures.spend(_address(context), now_s=time.monotonic())
         await context.abort(code, str(error)[:500], trailing_metadata=hint)
         raise AssertionError  # abort raises
 

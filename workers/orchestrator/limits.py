@@ -19,7 +19,7 @@ class RateExceededError(FleetError):
         self.who, self.per_s, self.wait_s = who, per_s, wait_s
 
     def __str__(self) -> str:
-        return f"{self.who} calls too often; expected at most {self.per_s:g} a second; ask again in {self.wait_s:.1f} s"
+        return f"{self.who} calls too often; expected at most {self.per_s:.3g} a second; ask again in {self.wait_s:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,22 @@ class Limits:
     device_calls_per_s: float = 10.0
     """Of one device, on average."""
     device_calls_burst: float = 100.0
+    device_calls_at_once: int = 8
+    """Of one device: a caller that does not take its answers holds no more of a port's calls than that."""
+    device_reports_per_s: float = 1.0
+    """New reports of one device, on average: an install is about eight of them."""
+    device_reports_burst: float = 256.0
+    device_downloads: int = 2
+    """Of one device at once: the one that goes on, and one that broke off without a word."""
+    downloads: int = 32
+    """Of all devices at once."""
+    download_s: float = 300.0
+    """Longest deadline that a download may have; what did not come in time is asked for by its range."""
+    stalled_s: float = 30.0
+    """How long a caller may take nothing of what is sent to it."""
+    certificates_per_s: float = 1 / 60
+    """Of one key or one device, on the enrolment port."""
+    certificates_burst: float = 10.0
     enrolment_failures_per_s: float = 1.0
     """Of one address; enrolments that succeed are not counted."""
     enrolment_failures_burst: float = 30.0
@@ -51,20 +67,21 @@ class Buckets:
         self._per_s, self._burst, self._most, self._least_wait_s = per_s, burst, most, least_wait_s
         self._filled: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, name: str, who: str, *, now_s: float) -> None:
-        """Take one token. Raises RateExceededError where there is none."""
-        self.check(name, who, now_s=now_s)
-        self.spend(name, now_s=now_s)
+    def take(self, name: str, who: str, *, now_s: float, count: int = 1) -> None:
+        """Take `count` tokens, at most a burst. Raises RateExceededError where there are fewer."""
+        self.check(name, who, now_s=now_s, count=count)
+        self._set(name, self._level(name, now_s) - count, now_s)
 
-    def check(self, name: str, who: str, *, now_s: float) -> None:
-        """Take nothing. Raises RateExceededError where there is no token."""
-        level = self._level(name, now_s)
-        if level < 1.0:
-            raise RateExceededError(who, self._per_s, max(self._least_wait_s, (1.0 - level) / self._per_s))
+    def check(self, name: str, who: str, *, now_s: float, count: int = 1) -> None:
+        """Take nothing. Raises RateExceededError where there are fewer than `count` tokens."""
+        lacking = count - self._level(name, now_s)
+        if lacking > 0:
+            raise RateExceededError(who, self._per_s, max(self._least_wait_s, lacking / self._per_s))
 
     def spend(self, name: str, *, now_s: float) -> None:
-        """Take a token, or what is left of one."""
-        self._set(name, max(0.0, self._level(name, now_s) - 1.0), now_s)
+        """Take a token where there is one: who asks again and again, and is refused for it, waits no longer for that."""
+        if (level := self._level(name, now_s)) >= 1.0:
+            self._set(name, level - 1.0, now_s)
 
     def _set(self, name: str, level: float, now_s: float) -> None:
         self._filled[name] = (level, now_s)

@@ -18,7 +18,7 @@ from workers.orchestrator.gate import Gate
 from workers.orchestrator.identity import Authenticate
 from workers.orchestrator.limits import Limits
 from workers.orchestrator.metrics import OrchestratorMetrics
-from workers.orchestrator.pki import Pki
+from workers.orchestrator.pki import Credentials, Pki
 from workers.orchestrator.ports import Ports, PortTakenError
 from workers.rpc import fleet_pb2
 
@@ -51,9 +51,6 @@ class Listeners:
 
     async def start(self, services: Services, wanted: Ports) -> Ports:
         """Serve; returns the ports, without that of the metrics. Raises PortTakenError."""
-        certificate = [(self._pki.server.key_pem, self._pki.server.certificate_pem)]
-        mutual = grpc.ssl_server_credentials(certificate, root_certificates=self._pki.ca_pem, require_client_auth=True)
-        one_way = grpc.ssl_server_credentials(certificate)
         on_fleet = [(SERVICES["Fleet"], services.fleet), (SERVICES["Artifact"], services.artifact)]
         names = [SERVICES["Operator"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflected = (reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], reflection.aio.ReflectionServicer(names))
@@ -61,14 +58,18 @@ class Listeners:
         enrolment = self._server("enrolment", [(SERVICES["Enrollment"], services.enrolment)], MAX_DEVICE_MESSAGE_BYTES)
         operator = self._server("operator", [(SERVICES["Operator"], services.operator), reflected], MAX_OPERATOR_MESSAGE_BYTES)
         ports = Ports(
-            fleet=self._bind(fleet, wanted.fleet, mutual, "fleet"),
-            enrolment=self._bind(enrolment, wanted.enrolment, one_way, "enrolment"),
-            operator=self._bind(operator, wanted.operator, mutual, "operator"),
+            fleet=self._bind(fleet, wanted.fleet, "fleet"),
+            enrolment=self._bind(enrolment, wanted.enrolment, "enrolment", is_mutual=False),
+            operator=self._bind(operator, wanted.operator, "operator"),
         )
         for server in (fleet, enrolment, operator):
             await server.start()
             self._servers.append(server)
         return ports
+
+    def renew(self, pki: Pki) -> None:
+        """Show this server certificate to whoever connects from now on; connections that are open go on."""
+        self._pki = pki
 
     async def stop(self) -> None:
         """Answer what is being asked. A second call does nothing."""
@@ -80,6 +81,22 @@ class Listeners:
         for service, holds in (("", is_well), (ROLLOUTS, is_whole)):
             status = health_pb2.HealthCheckResponse.SERVING if holds else health_pb2.HealthCheckResponse.NOT_SERVING
             await self._health.set(service, status)
+
+    def _credentials(self, *, is_mutual: bool) -> grpc.ServerCredentials:
+        """The server's certificate as it is at each handshake, for one port; where mutual, callers must have one of the same CA."""
+        shown, roots = self._pki.server, self._pki.ca_pem if is_mutual else None
+
+        def of(server: Credentials) -> grpc.ServerCertificateConfiguration:
+            return grpc.ssl_server_certificate_configuration([(server.key_pem, server.certificate_pem)], root_certificates=roots)
+
+        def fetch() -> Any:
+            nonlocal shown
+            if self._pki.server == shown:
+                return None  # no other than before; the stubs leave that out
+            shown = self._pki.server
+            return of(shown)
+
+        return grpc.dynamic_ssl_server_credentials(of(shown), fetch, require_client_authentication=is_mutual)
 
     def _server(self, port: str, services: list[tuple[ServiceDescriptor, object]], message_bytes: int) -> grpc.aio.Server:
         options: list[tuple[str, Any]] = [
@@ -96,7 +113,8 @@ class Listeners:
         server.add_generic_rpc_handlers((*(gate.handlers(service, servicer) for service, servicer in services), checked))
         return server
 
-    def _bind(self, server: grpc.aio.Server, port: int, credentials: grpc.ServerCredentials, what: str) -> int:
+    def _bind(self, server: grpc.aio.Server, port: int, what: str, *, is_mutual: bool = True) -> int:
+        credentials = self._credentials(is_mutual=is_mutual)
         try:
             socket.create_server((self._host, port)).close()  # gRPC would print lines of its own about a taken port
             bound: int = server.add_secure_port(f"{self._host}:{port}", credentials)

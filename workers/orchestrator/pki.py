@@ -6,7 +6,6 @@ certificate, so that a crash never leaves a pair that does not fit. Revocation i
 """
 
 import ipaddress
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +27,14 @@ CA_VALID = timedelta(days=3650)
 SERVER_VALID = timedelta(days=398)
 OPERATOR_VALID = timedelta(days=398)
 DEVICE_VALID = timedelta(days=90)
+RENEW_BEFORE = timedelta(days=30)
+"""How long before their end the orchestrator's own certificates are renewed."""
 RENEW_GRACE = timedelta(days=30)
 """How long after its end a device's certificate can still be renewed."""
 BACKDATED = timedelta(hours=1)
 """Certificates begin a little in the past, for devices whose clock is slow."""
 MAX_PEM_BYTES = 65_536
 MAX_CSR_BYTES = 4_096
-ENROLMENT_VERSION = 1
 LOCAL = "local"
 """The operator that an orchestrator's own folder makes its reader: an admin."""
 CA_KEY_FILE, SERVER_FILE = "ca-private.pem", "server.pem"
@@ -117,6 +117,13 @@ def ensure_pki(folder: Path, *, host: str, now: datetime, names: Sequence[str] =
         write_atomic(folder / "ca.pem", ca_credentials.certificate_pem, mode=0o644)
     elif read_bounded(folder / "ca.pem", MAX_PEM_BYTES) != ca_credentials.certificate_pem:
         raise PkiBrokenError(str(folder / "ca.pem"), f"another CA than that of {ca_path}")
+    return renew_own(folder, ca_credentials.certificate_pem, ca, ca_key, host=host, names=names, now=now)
+
+
+def renew_own(
+    folder: Path, ca_pem: bytes, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, *, host: str, names: Sequence[str], now: datetime
+) -> Pki:
+    """The server's and the local operator's certificates, renewed where they end within `RENEW_BEFORE`: at a start, and while it runs."""
     server_path, operator_path = folder / SERVER_FILE, folder / "operator.pem"
     listed = _server_names([host, *names])
     if not _is_good(server_path, ca, now, names=listed):
@@ -125,7 +132,7 @@ def ensure_pki(folder: Path, *, host: str, now: datetime, names: Sequence[str] =
         write_atomic(
             operator_path, _issue_pair(f"operator:{LOCAL}", ca, ca_key, now=now, valid=OPERATOR_VALID, unit=Role.ADMIN.name.lower())
         )
-    return Pki(ca_pem=ca_credentials.certificate_pem, server=read_pair(server_path), ca_key=ca_key, ca=ca)
+    return Pki(ca_pem=ca_pem, server=read_pair(server_path), ca_key=ca_key, ca=ca)
 
 
 def issue_operator(ca_path: Path, *, name: str, role: Role, now: datetime, valid: timedelta) -> tuple[bytes, Credentials]:
@@ -238,19 +245,6 @@ def check_renewal(
     return identity, request
 
 
-def write_enrolment(path: Path, *, endpoint_enrolment: str, endpoint_fleet: str, ca_pem: bytes, root: bytes, token: str) -> None:
-    """The one file that a new device needs; whoever reads it can enrol one device. Mode 0600."""
-    content = {
-        "version": ENROLMENT_VERSION,
-        "endpoint_enrolment": endpoint_enrolment,
-        "endpoint_fleet": endpoint_fleet,
-        "ca_pem": ca_pem.decode(),
-        "root": root.decode(),
-        "token": token,
-    }
-    write_atomic(path, json.dumps(content, indent=1).encode(), mode=0o600)
-
-
 def _make_ca(now: datetime) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kdpipe fleet CA")])
@@ -352,7 +346,7 @@ def _is_good(path: Path, ca: x509.Certificate, now: datetime, *, names: Sequence
         return False
     pem = read_pair(path).certificate_pem
     certificate = _certificate(pem)
-    if certificate.issuer != ca.subject or certificate.not_valid_after_utc - now < timedelta(days=30):
+    if certificate.issuer != ca.subject or certificate.not_valid_after_utc - now < RENEW_BEFORE:
         return False
     if names:
         listed = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

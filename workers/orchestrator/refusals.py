@@ -32,6 +32,17 @@ class OverloadedError(FleetError):
         return f"the orchestrator is busy: {self.found}; expected {self.expected}; ask again in a moment"
 
 
+class StalledError(FleetError):
+    """A caller takes nothing of what is sent to it."""
+
+    def __init__(self, stalled_s: float) -> None:
+        super().__init__(stalled_s)
+        self.stalled_s = stalled_s
+
+    def __str__(self) -> str:
+        return f"the caller took nothing for {self.stalled_s:g} s; expected it to read; ask for the rest by its range"
+
+
 class PictureOldError(FleetError):
     """This replica has not heard from the database for too long to know who was revoked since."""
 

@@ -29,19 +29,18 @@ from workers.orchestrator.enrolment import Enrolment
 from workers.orchestrator.fleet import Artifact, Fleet
 from workers.orchestrator.identity import authenticator
 from workers.orchestrator.leadership import LEASE_S, Leadership
-from workers.orchestrator.limits import Limits, of_all
+from workers.orchestrator.limits import Limits
 from workers.orchestrator.listening import MAX_DEVICE_MESSAGE_BYTES, Listeners, Services
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.operations import Operations
 from workers.orchestrator.pacing import Pacing
-from workers.orchestrator.pki import Pki, ensure_pki, utc
+from workers.orchestrator.pki import Pki, ensure_pki, renew_own, utc
 from workers.orchestrator.ports import Ports, choose, read_ports, settled, write_ports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.turns import Turns
 from workers.orchestrator.writer import Writer
 
 __all__ = ["MAX_DEVICE_MESSAGE_BYTES", "Orchestrator", "Settings"]
-MAX_DOWNLOADS = 32
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +144,9 @@ class Orchestrator:
             clock=self._clock,
             lease_s=settings.lease_s,
             news=news,
+            own_pki=lambda: renew_own(
+                folder / "pki", pki.ca_pem, pki.ca, pki.ca_key, host=settings.host, names=settings.names, now=utc(self._clock())
+            ),
         )
         await self._turns.begin()
         bound = await self._listeners.start(self._services(engine, leadership, pki, repository, metrics, news), wanted)
@@ -165,11 +167,9 @@ class Orchestrator:
     ) -> Services:
         common: dict[str, Any] = {"clock": self._clock, "metrics": metrics, "roster": self.roster, "writer": self._writer, "news": news.set}
         return Services(
-            fleet=Fleet(
-                engine=engine, repository=repository, pacing=self._settings.pacing, quiet_calls=of_all(self._settings.limits), **common
-            ),
-            artifact=Artifact(repository=repository, metrics=metrics, downloads_max=MAX_DOWNLOADS),
-            enrolment=Enrolment(pki=pki, **common),
+            fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=self._settings.limits, **common),
+            artifact=Artifact(repository=repository, metrics=metrics, limits=self._settings.limits),
+            enrolment=Enrolment(pki=pki, limits=self._settings.limits, **common),
             operator=Operations(engine=engine, leadership=leadership, repository=repository, pacing=self._settings.pacing, **common),
         )
 

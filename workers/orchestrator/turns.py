@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -23,7 +22,8 @@ from workers.orchestrator.identity import OLD_S
 from workers.orchestrator.leadership import FencedError, Leadership
 from workers.orchestrator.listening import Listeners
 from workers.orchestrator.metrics import OrchestratorMetrics
-from workers.orchestrator.pki import utc
+from workers.orchestrator.pki import Pki, utc
+from workers.orchestrator.report_log import KEPT, forget_reports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.served import forget_served, read_served, write_served
 from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
@@ -38,7 +38,6 @@ LIVE_TICK_S = 1.0
 """Longest time between two looks at a rollout that is under way: deadlines and silence are noticed this late at most."""
 ENGINE_SHARE = 4
 """After a pass the engine rests this many times as long as the pass took, so that it never has more than a fifth of a core."""
-REPORTS_KEPT = timedelta(days=30)
 
 log = logging.getLogger(__name__)
 _SEEN = (
@@ -62,6 +61,8 @@ class Turns:
     clock: Callable[[], float]
     lease_s: float
     news: asyncio.Event
+    own_pki: Callable[[], Pki]
+    """The server's certificate, renewed where it ends soon."""
     _noted_s: float = 0.0
     """Until when this replica's `seen` and `served` are in the database."""
     _read_s: float = 0.0
@@ -187,9 +188,10 @@ class Turns:
                 log.debug("no look at the database")  # the writer has said why
 
     async def _keep(self) -> None:
-        """Keep signed things in force, and the database small."""
+        """Keep signed things and this replica's own certificate in force, and the database small."""
         while True:
             try:
+                self.listeners.renew(await asyncio.to_thread(self.own_pki))
                 if self.leadership.leads:
                     now = self.clock()
                     if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:
@@ -203,8 +205,8 @@ class Turns:
     def _tidy(self, session: Session, now: float) -> None:
         self.leadership.check(session.connection)
         self.engine.refresh(session, now=now)
-        old_s = now - REPORTS_KEPT.total_seconds()
-        session.connection.execute(delete(tables.reports).where(tables.reports.c.received_s < old_s))
+        old_s = now - KEPT.total_seconds()
+        forget_reports(session.connection, now=now)
         session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))
         forget_served(session.connection, before_s=old_s)
         self.roster.forget_old()

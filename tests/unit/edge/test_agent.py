@@ -18,9 +18,10 @@ from tests.kit.bundles import NOW, Trust, text_bundle
 from workers.driver.folder import RunFolder
 from workers.driver.passphrases import Passphrases
 from workers.driver.rekeying import rekey
-from workers.edge.agent import BOOT_TRIES, FIRST_SYNC_S, JITTER, MAX_BACKOFF_S
+from workers.edge.agent import BOOT_TRIES
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.model_process import ModelDiedError
+from workers.edge.pauses import FIRST_SYNC_S, JITTER, MAX_BACKOFF_S
 from workers.edge.serving import DEATHS_ALLOWED, NoModelError
 
 

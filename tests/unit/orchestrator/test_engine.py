@@ -10,7 +10,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import delete, event, func, select, update
 
 from pipeline.releases.assignment import ASSIGNMENT_VALID, Assignment, verify_assignment
-from pipeline.releases.online import BundleMissingError
+from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.target import ReleaseTarget, target_path
 from pipeline.rollout.events import RolloutLogBrokenError
 from pipeline.rollout.evidence import Progress, Serving
@@ -32,11 +32,18 @@ class Shelf:
 
     def __init__(self, *releases: ReleaseTarget) -> None:
         self.releases = {release.path: release for release in releases}
+        self.yanked: set[str] = set()
+
+    def yank(self, number: int) -> None:
+        self.yanked.add(release(number).path)
+        del self.releases[release(number).path]
 
     def targets(self) -> dict[str, ReleaseTarget]:
         return dict(self.releases)
 
     def target(self, path: str) -> ReleaseTarget:
+        if path in self.yanked:
+            raise ReleaseYankedError(path, "answers in French")
         if path not in self.releases:
             raise BundleMissingError(path)
         return self.releases[path]

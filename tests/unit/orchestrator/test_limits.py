@@ -1,5 +1,6 @@
 """How much one caller may ask, and what floods do to others: nothing."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.kit.orchestrators import RunningOrchestrator, refused_with
 from tests.kit.wire_devices import SimulatedDevice
 from workers.orchestrator.limits import Buckets, Limits, RateExceededError
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 
 @given(gaps=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=80))
@@ -46,7 +48,15 @@ def test_one_callers_flood_is_not_anothers_and_names_do_not_pile_up() -> None:
 @pytest.fixture(name="limited")
 def _limited(tmp_path: Path) -> Iterator[RunningOrchestrator]:
     limits = Limits(
-        device_calls_per_s=0.5, device_calls_burst=8.0, enrolment_failures_per_s=0.01, enrolment_failures_burst=4.0, connections=4
+        device_calls_per_s=0.5,
+        device_calls_burst=8.0,
+        device_reports_per_s=0.01,
+        device_reports_burst=64.0,
+        enrolment_failures_per_s=0.01,
+        enrolment_failures_burst=4.0,
+        certificates_per_s=0.01,
+        certificates_burst=2.0,
+        connections=4,
     )
     with RunningOrchestrator(tmp_path, limits=limits) as running:
         yield running
@@ -70,6 +80,33 @@ def test_a_flooding_device_is_told_when_to_come_back_and_spares_the_others(limit
     other.sync()
 
 
+def test_a_device_with_news_without_end_is_told_to_wait_and_what_it_sends_again_costs_it_nothing(limited: RunningOrchestrator) -> None:
+    (device,) = limited.devices(1)
+    told = [device.report("CHECK") for _ in range(60)]
+    device.sync(*told)
+    device.sync(*told)
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "so many reports"):
+        device.sync(*[device.report("CHECK") for _ in range(5)])
+    assert device.sync(*told).acknowledged_sequence == 60
+
+
+def test_a_device_whose_calls_pile_up_leaves_room_for_the_others(orchestrator: RunningOrchestrator) -> None:
+    greedy, other = orchestrator.devices(2)
+    stubs = [fleet_pb2_grpc.FleetStub(device.channel) for device in (greedy, other)]
+    writer, may_go_on = orchestrator.orchestrator._writer, threading.Event()
+    assert writer is not None
+    held = writer.submit(lambda session: may_go_on.wait(20))
+    news = [fleet_pb2.SyncRequest(reports=[greedy.report("CHECK")], hardware_class="x86") for _ in range(9)]
+    calls = [stubs[0].Sync.future(request, timeout=20) for request in news]
+    orchestrator.wait_for(lambda: any(call.done() for call in calls))
+    assert [call.code() for call in calls if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+    stubs[1].Sync(fleet_pb2.SyncRequest(hardware_class="x86"), timeout=5)
+    may_go_on.set()
+    held.result(20)
+    assert sum(call.exception() is None for call in calls) == 8
+    greedy.sync()
+
+
 def test_guessing_tokens_ends_soon(limited: RunningOrchestrator) -> None:
     (token,) = limited.operator.create_tokens("mail")
     for _ in range(4):
@@ -77,6 +114,23 @@ def test_guessing_tokens_ends_soon(limited: RunningOrchestrator) -> None:
             SimulatedDevice(limited.endpoints).enrol("guess")
     with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "fails to enrol"):
         SimulatedDevice(limited.endpoints).enrol(token)
+
+
+def test_one_device_cannot_have_certificates_made_without_end(limited: RunningOrchestrator) -> None:
+    """Neither by renewing nor by enrolling again with its used token; both are its right, and each costs a signature."""
+    (token,) = limited.operator.create_tokens("mail")
+    device = SimulatedDevice(limited.endpoints)
+    for ask in (lambda: device.enrol(token), device.renew):
+        ask()
+        ask()
+        with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "calls too often"):
+            ask()
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "calls too often"):
+        device.renew()
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "calls too often"):
+        device.renew()
+    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "this address fails"):
+        device.renew()
 
 
 def test_connections_beyond_the_bound_do_not_get_in_and_those_that_are_stay(limited: RunningOrchestrator) -> None:

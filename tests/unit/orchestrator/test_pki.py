@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from tests.kit.wire_devices import signing_request
+from workers.orchestrator.enrolment_file import write_enrolment
 from workers.orchestrator.pki import (
     DEVICE_VALID,
     RENEW_GRACE,
@@ -23,7 +24,6 @@ from workers.orchestrator.pki import (
     issue_device,
     operator_credentials,
     parse_request,
-    write_enrolment,
 )
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

@@ -261,22 +261,6 @@ def test_an_offset_past_the_end_is_refused(shared: RunningOrchestrator) -> None:
         list(device.fetch(release.digest, offset=release.length + 1))
 
 
-def test_downloads_beyond_the_bound_are_told_to_come_back(orchestrator: RunningOrchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
-    orchestrator.stop()
-    monkeypatch.setattr("workers.orchestrator.server.MAX_DOWNLOADS", 1)
-    orchestrator.start()
-    (device,) = orchestrator.devices(1)
-    big = bytes(40_000_000)
-    digest = hashlib.sha256(big).hexdigest()
-    (orchestrator.trust.repository / "bundles" / digest).write_bytes(big)
-    held = device.fetch(digest)
-    next(held)
-    with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "downloads"):
-        list(device.fetch(digest))
-    assert sum(map(len, held)) == len(big) - 262_144
-    assert sum(map(len, device.fetch(digest))) == len(big)
-
-
 def test_a_bundle_that_is_not_the_signed_one_is_not_published(orchestrator: RunningOrchestrator) -> None:
     bundle, other = text_bundle(orchestrator.folder / "b", seed=1), text_bundle(orchestrator.folder / "c", seed=2)
     metadata = orchestrator.trust.signer().add(target_of(bundle), now=utc(orchestrator.clock()))

@@ -21,6 +21,7 @@ from workers.orchestrator import tables
 from workers.orchestrator.enrolment import create_tokens, enrol
 from workers.orchestrator.leadership import FencedError, Leadership
 from workers.orchestrator.refusals import TokenRefusedError
+from workers.orchestrator.report_log import KEPT, KEPT_OF_A_DEVICE, forget_reports
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
 from workers.orchestrator.served import Served, forget_served, read_served, write_served
 from workers.orchestrator.writer import Session, StoreUnavailableError, Writer
@@ -328,3 +329,23 @@ def test_who_resigns_is_followed_at_once_and_who_starts_again_does_not_wait_for_
     assert there.do(lambda s: again.step(s.connection)) is True, "its folder is locked: whoever had this name is dead"
     with pytest.raises(FencedError):
         there.do(lambda s: b.check(s.connection))
+
+
+def test_of_a_device_that_reports_without_end_the_newest_are_kept_and_all_of_the_others(open_replica: Callable[[], Replica]) -> None:
+    replica = open_replica()
+
+    def report(device: str, incarnation: int, sequence: int, received_s: float) -> dict[str, object]:
+        values = {"device_id": device, "incarnation": incarnation, "sequence": sequence, "received_s": received_s}
+        return {**values, "generation": 1, "digest": "", "state": 1, "failure_code": "", "detail": "", "shadow": None}
+
+    def fill(session: Session) -> None:
+        for sequence in range(1, KEPT_OF_A_DEVICE + 51):
+            session.add_report(report("flooder", 1 + sequence // 100, sequence, 1e9))
+        for sequence in range(1, 4):
+            session.add_report(report("other", 1, sequence, 1e9 - (sequence == 1) * KEPT.total_seconds()))
+
+    replica.do(fill)
+    replica.do(lambda session: forget_reports(session.connection, now=1e9 + 1))
+    table = tables.reports.c
+    wanted = select(table.device_id, func.count(), func.min(table.sequence)).group_by(table.device_id).order_by(table.device_id)
+    assert replica.do(lambda session: session.connection.execute(wanted).all()) == [("flooder", KEPT_OF_A_DEVICE, 51), ("other", 2, 2)]

@@ -80,6 +80,10 @@ class AnyRollout(RuleBasedStateMachine):
         except FleetError:
             assert self.fleet.rollout is before
 
+    @rule(reason=st.sampled_from(["", "", "", "the release was yanked (tested)"]))
+    def yank(self, reason: str) -> None:
+        self.fleet.release_gone = reason
+
     @rule(seconds=st.floats(0, 1000))
     def restart(self, seconds: float) -> None:
         since_s = self.fleet.now

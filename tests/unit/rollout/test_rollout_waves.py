@@ -5,6 +5,7 @@ from dataclasses import replace
 from pipeline.rollout.events import EventKind
 from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import RolloutState, Stage, WavePhase
+from pipeline.rollout.sequential import POOLED
 from pipeline.rollout.steering import Action, advance, excuse_absence
 from pipeline.rollout.targeting import Selector
 from tests.kit.fleets import PREVIOUS, Fleet, approved, plan, stages
@@ -195,16 +196,6 @@ def test_a_large_wave_survives_failures_at_the_good_rate() -> None:
     assert fleet.settle(lambda name: Progress.FAILED if name.endswith("77") else Progress.CONFIRMED).state is RolloutState.COMPLETED
 
 
-def test_devices_that_say_incompatible_teach_nothing() -> None:
-    fleet = approved()
-    fleet.report(fleet.offered()[0], Progress.INCOMPATIBLE, code="MEMORY")
-    fleet.tick()
-    fleet.wait(2.0)
-    fleet.tick()
-    assert fleet.rollout.state is RolloutState.HALTED
-    assert "incompatible" in fleet.rollout.reason
-
-
 def test_hardware_the_release_does_not_allow_is_not_offered_it() -> None:
     fleet = Fleet(4, plan=plan(hardware=("x86",)), hardware=lambda name: "pi3" if name == "d-1" else "x86")
     fleet.act(Action.APPROVE)
@@ -261,7 +252,7 @@ def test_a_late_hardware_class_has_a_test_of_its_own() -> None:
     fleet.tick()
     fleet.enrol("d-late", hardware="riscv")
     fleet.tick()
-    assert set(fleet.rollout.tests) == {"x86", "riscv"}
+    assert set(fleet.rollout.tests) == {"x86", "riscv", POOLED}
     assert fleet.rollout.alpha_spent <= 0.01
 
 

@@ -59,18 +59,24 @@ def test_a_release_that_fails_on_one_in_ten_is_halted_within_a_few_hundred_insta
     assert installs < 300
 
 
-@given(waves=st.integers(1, 20), classes=st.lists(st.integers(1, 12), min_size=1, max_size=20), resumes=st.integers(0, 10))
-def test_alphas_of_a_rollout_never_sum_to_more_than_the_total(waves: int, classes: list[int], resumes: int) -> None:
+@given(
+    waves=st.integers(1, 20), classes=st.lists(st.integers(1, 12), min_size=1, max_size=20), resumes=st.integers(0, 10), pools=st.booleans()
+)
+def test_alphas_of_a_rollout_never_sum_to_more_than_the_total(waves: int, classes: list[int], resumes: int, *, pools: bool) -> None:
     spent = 0.0
     for wave in range(1, waves + 1):
         tests = classes[(wave - 1) % len(classes)]
         for round_ in range(1 + resumes):
-            alpha = allot(spent=spent, tests=tests, first_wave=wave == 1 and round_ == 0, waves_left=waves - wave + 1)
-            assert 0 < alpha <= ALPHA_FIRST_WAVE * 10
-            spent += alpha * tests
+            is_first = wave == 1 and round_ == 0
+            each, pooled = allot(spent=spent, classes=tests, pools=pools, first_wave=is_first, waves_left=waves - wave + 1)
+            assert 0 < each <= ALPHA_FIRST_WAVE * 10
+            assert (0 < pooled <= ALPHA_FIRST_WAVE) if pools else pooled == 0
+            spent += each * tests + pooled
     assert spent <= ALPHA_TOTAL * (1 + 1e-9)
 
 
-def test_the_first_wave_gets_its_thousandth() -> None:
-    assert allot(spent=0.0, tests=1, first_wave=True, waves_left=3) == ALPHA_FIRST_WAVE
+@given(classes=st.integers(2, 100))
+def test_the_first_wave_gets_its_thousandth_however_many_classes_there_are(classes: int) -> None:
+    assert allot(spent=0.0, classes=1, pools=False, first_wave=True, waves_left=3) == (ALPHA_FIRST_WAVE, 0.0)
+    assert allot(spent=0.0, classes=classes, pools=True, first_wave=True, waves_left=3)[1] == ALPHA_FIRST_WAVE
     assert SMALLEST_VERDICT == 73

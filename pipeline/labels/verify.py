@@ -86,6 +86,8 @@ class TeacherCost:
 
     rows: int
     """Labelled."""
+    rows_first: int
+    """Of those, the ones of the first commit: how long they took, no commit before them says."""
     rows_reused: int
     """Of those, the ones the teacher was not asked about."""
     teacher_s: float
@@ -171,6 +173,7 @@ def teacher_cost(state: LogState, generation: int) -> TeacherCost:
     first, last = state.commit_times[ended_before] if commits else (None, None)
     return TeacherCost(
         rows=sum(commit.shard.rows for commit in commits),
+        rows_first=commits[0].shard.rows if commits else 0,
         rows_reused=sum(commit.reused for commit in commits),
         teacher_s=sum(commit.teacher_s for commit in commits),
         first_commit_unix_s=first,

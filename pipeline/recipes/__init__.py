@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.config import RunFile
 from pipeline.errors import ConfigError
-from pipeline.recipes.feeds import FeedMissingError, FeedReleasedError, release_feed
+from pipeline.recipes.feeds import FeedMissingError, FeedReleasedError, NoFeedsError, release_feed
 from pipeline.recipes.prepared import Fetch, PreparedOtherwiseError, prepare_once
 from pipeline.references import import_reference
 
@@ -23,6 +23,7 @@ __all__ = [
     "FeedMissingError",
     "FeedReleasedError",
     "Fetch",
+    "NoFeedsError",
     "PreparedOtherwiseError",
     "prepare_once",
     "prepare_run",

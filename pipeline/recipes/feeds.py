@@ -30,6 +30,20 @@ class FeedMissingError(DataError):
         return f"{self.folder}: no feed {self.number}; expected one of: {', '.join(self.there)}; `kdpipe feed DIR N` releases one"
 
 
+class NoFeedsError(DataError):
+    """A run whose samples no recipe cuts into feeds: they come where its run file says."""
+
+    def __init__(self, folder: str, stream: str) -> None:
+        super().__init__(folder, stream)
+        self.folder, self.stream = folder, stream
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: its run file makes no feeds; expected a recipe's run that does, like digits; new samples of this run go to "
+            f"{self.stream}, and `kdpipe run --continuous` finds them there by itself"
+        )
+
+
 class FeedReleasedError(DataError):
     """A feed that is in the inbox already."""
 

@@ -10,7 +10,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from securesystemslib.exceptions import UnverifiedSignatureError
@@ -21,6 +21,8 @@ from pipeline.errors import ReleaseError
 from pipeline.releases.repository import ROLE_ASSIGNMENT, MetadataInvalidError, parse_metadata
 
 ENVELOPE_VERSION = 1
+ASSIGNMENT_VALID = timedelta(days=14)
+"""Of each; the orchestrator signs a new one in time."""
 MAX_ENVELOPE_BYTES = 16_384
 MAX_GENERATION = 2**62
 """Far beyond what is ever counted to, and still a number that every part can add one to."""

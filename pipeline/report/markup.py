@@ -20,10 +20,6 @@ def _shown(value: Value) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def ends_of(text: str, most: int) -> str:
     """Its beginning and its end: names of classes often begin alike."""
     kept = most - 1

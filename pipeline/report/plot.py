@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.report.markup import brief, shortened, tag
+from pipeline.report.markup import brief, ends_of, tag
 from pipeline.report.scale import Scale
 
 WIDTH = 340
@@ -49,11 +49,11 @@ def width_of(text: str) -> float:
 
 
 def fitted(text: str, room: float) -> str:
-    """As much of its beginning as there is room for."""
+    """As much of its beginning and its end as there is room for."""
     most = len(text)
-    while most > 1 and width_of(shortened(text, most)) > room:
+    while most > 1 and width_of(ends_of(text, most)) > room:
         most -= 1
-    return shortened(text, most)
+    return ends_of(text, most)
 
 
 def svg(title: str, says: str, height: float, *marks: Markup) -> Markup:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
 from pipeline.errors import DeviceError
 from pipeline.releases.target import ReleaseTarget
@@ -85,6 +86,21 @@ class Installed:
     release: int
 
 
+Way = Literal["delta", "packed", "whole"]
+"""How a bundle comes: what changed since one that the device has, compressed, or as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """How the bundle that was downloaded last came."""
+
+    digest: str
+    way: Way
+    fetched_bytes: int
+    """Over all tries, those that led nowhere included."""
+    bundle_bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shadow:
     """How the candidate compared with the incumbent, beside it."""
@@ -141,6 +157,8 @@ class DeviceRecord:
     tries_left: int = TRIES
     fetched_bytes: int = 0
     """For what is wanted, over all tries."""
+    arrival: Arrival | None = None
+    """Of the newest download, whatever became of it."""
     incumbent: Installed | None = None
     previous: Installed | None = None
     """What ran before the incumbent; still in the other slot."""
@@ -202,10 +220,12 @@ def check(record: DeviceRecord, release: ReleaseTarget | None, machine: Machine)
     return _enter(replace(record, release=release), State.DOWNLOAD)
 
 
-def downloaded(record: DeviceRecord, *, detail: str = "") -> DeviceRecord:
-    """DOWNLOAD -> VERIFY: all bytes are here and durable; `detail` says which way they came."""
-    _in(record, "downloaded", State.DOWNLOAD)
-    return _enter(record, State.VERIFY, detail=detail)
+def downloaded(record: DeviceRecord, *, way: Way, detail: str = "") -> DeviceRecord:
+    """DOWNLOAD -> VERIFY: all bytes are here and durable; `detail` says in words which way they came."""
+    wanted = _in(record, "downloaded", State.DOWNLOAD)
+    length = record.release.length if record.release is not None else 0
+    arrival = Arrival(digest=wanted.digest, way=way, fetched_bytes=record.fetched_bytes, bundle_bytes=length)
+    return _enter(replace(record, arrival=arrival), State.VERIFY, detail=detail)
 
 
 def staged(record: DeviceRecord) -> DeviceRecord:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.errors import DeviceError
 from pipeline.releases.target import DeltaFile, ReleaseTarget
-from pipeline.rollout.device import DeviceRecord, Installed, QueuedReport, Shadow, State, Wanted
+from pipeline.rollout.device import Arrival, DeviceRecord, Installed, QueuedReport, Shadow, State, Wanted
 
 RECORD_VERSION = 1
 
@@ -44,6 +44,7 @@ def from_json(data: bytes) -> DeviceRecord:
                 "release": _read_release(release) if release is not None else None,
                 "incumbent": _read(Installed, tree["incumbent"]),
                 "previous": _read(Installed, tree["previous"]),
+                "arrival": _read(Arrival, tree.get("arrival")),
                 "reports": tuple(_read_report(report) for report in tree["reports"]),
             }
         )

@@ -33,7 +33,7 @@ from pipeline.files import sync_folder, write_atomic
 from pipeline.inputs import InputKind, encode
 from pipeline.students.graph import Graph
 from pipeline.students.models import Student
-from pipeline.students.onnx_file import GRAPH, WEIGHTS, quiet, split, to_onnx
+from pipeline.students.onnx_file import GRAPH, WEIGHTS, quantiser_kept_off_the_root_logger, quiet, split, to_onnx
 from pipeline.students.rounding import GRAINS, round_toward, trained_tensors
 from pipeline.students.samples import Samples
 
@@ -135,7 +135,7 @@ def _quantise(
     for file, make in (("int8.onnx", _static), ("dynamic.onnx", _dynamic)):
         path = plain.with_name(file)
         try:
-            with quiet():
+            with quiet(), quantiser_kept_off_the_root_logger():
                 make(plain, path, floats, student, fit)
             loss = _loss_of(Graph(path, kind=student.kind).logits(choose.inputs), module_logits, choose)
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised

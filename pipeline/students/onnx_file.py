@@ -20,6 +20,8 @@ import torch
 from pipeline.errors import StudentError
 from pipeline.students.models import Student
 
+logger = logging.getLogger(__name__)
+
 OPSET = 20
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -115,6 +117,32 @@ def split(model: Any, folder: Path) -> tuple[Path, Path]:
     weights.write_bytes(blob.getvalue())
     graph.write_bytes(model.SerializeToString(deterministic=True))
     return graph, weights
+
+
+class _Quantiser(logging.Filter):
+    """Takes what onnxruntime's quantiser says through the root logger, and says it as ours.
+
+    It advises to pre-process a graph, also where that was tried and lost too much; nobody at the terminal can do anything about it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "quantization" not in record.pathname or "onnxruntime" not in record.pathname:
+            return True
+        logger.debug("the quantiser says", extra={"said": record.getMessage()})
+        return False
+
+
+@contextlib.contextmanager
+def quantiser_kept_off_the_root_logger() -> Iterator[None]:
+    """The root logger has a handler meanwhile, or the first word of the quantiser would give it one for good."""
+    root, heard, nowhere = logging.getLogger(), _Quantiser(), logging.NullHandler()
+    root.addFilter(heard)
+    root.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        root.removeFilter(heard)
+        root.removeHandler(nowhere)
 
 
 @contextlib.contextmanager

@@ -28,12 +28,28 @@ return [...document.querySelectorAll('figure svg')].filter(svg => {
   return !(box.width > 100 && box.height > 30 && inside.width > 100 && inside.height > 30);
 }).map(svg => svg.getAttribute('aria-label'))
 """
+BROKEN_WORDS = """
+// words of tables, names and captions that begin on one line and end on the next, though a line has room for them
+const found = [];
+for (const e of document.querySelectorAll('th, td, h1, h2, h3, p, li, figcaption, summary')) {
+  if (!e.getClientRects().length) continue;
+  const walk = document.createTreeWalker(e, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode());) for (const match of node.textContent.matchAll(/[^\\s-]+/g)) {
+    const range = document.createRange();
+    range.setStart(node, match.index);
+    range.setEnd(node, match.index + match[0].length);
+    const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+    if (lines.size > 1 && match[0].length <= 20) found.push(e.tagName + ': ' + match[0]);
+  }
+}
+return found
+"""
 TOO_WIDE = """
-// what reaches beyond the window
+// what reaches beyond the window; a table may, inside of what a finger pushes aside
 const width = document.documentElement.clientWidth;
 const wide = document.documentElement.scrollWidth > width ? ['the page: ' + document.documentElement.scrollWidth] : [];
 const out = [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length && !e.closest('.unseen') &&
-  (e.getBoundingClientRect().right > width + 1 || e.getBoundingClientRect().left < -1));
+  !e.closest('.wide table') && (e.getBoundingClientRect().right > width + 1 || e.getBoundingClientRect().left < -1));
 return wide.concat(out.map(e => e.tagName + ': ' + e.textContent.slice(0, 60)))
 """
 SMALL = """

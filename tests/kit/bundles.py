@@ -4,7 +4,7 @@ The text student adds a row of a 256 x K table per byte, so that any answer can 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,6 +108,16 @@ def text_bundle(
     right = [Golden(input=t, probabilities=text_probabilities(t, table, temperature=temperature)) for t in TEXTS]
     out = folder / f"{student}-{release:06d}.kdpb"
     return build_bundle(out, manifest=manifest, graph=graph, weights=weights, golden=golden or right)
+
+
+def numbers_bundle(folder: Path, weights: NDArray[np.float32]) -> BundleFile:
+    """A bundle of a student of numbers, `weights` [width, 2]: its logits are the row times them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    width = len(weights)
+    manifest = replace(text_manifest(), input=InputSpec(kind="floats", name="x", width=width))
+    graph, data = write_student(folder / "parts-numbers", kind="floats", weights=weights, width=width)
+    golden = [Golden(input=(0.0,) * width, probabilities=(0.5, 0.5))]
+    return build_bundle(folder / "numbers.kdpb", manifest=manifest, graph=graph, weights=data, golden=golden)
 
 
 def wrong_golden(seed: int = 1) -> list[Golden]:

@@ -59,6 +59,8 @@ class SimulatedDevice:
         self.running_digest, self.generation, self.sequence = "", 0, 0
         self.assignment, self.assigned_digest = b"", ""
         self.next_sync_s = 0.0
+        self.arrival: fleet_pb2.Arrival | None = None
+        """How it says that what it runs came."""
         self._channel: grpc.Channel | None = None
 
     def enrol(self, token: str) -> str:
@@ -102,7 +104,11 @@ class SimulatedDevice:
 
     def sync(self, *reports: fleet_pb2.Report) -> fleet_pb2.SyncResponse:
         request = fleet_pb2.SyncRequest(
-            reports=reports, running_digest=self.running_digest, assignment_generation=self.generation, hardware_class=self.hardware
+            reports=reports,
+            running_digest=self.running_digest,
+            assignment_generation=self.generation,
+            hardware_class=self.hardware,
+            arrival=self.arrival,
         )
         answer = fleet_pb2_grpc.FleetStub(self.channel).Sync(request, timeout=CALL_S)
         self.assignment, self.next_sync_s = answer.assignment, answer.next_sync_s

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -15,6 +16,7 @@ from workers.cli import app
 from workers.commands.quantities import seconds, shown_s, size, waves
 from workers.commands.rollout.reach import compared
 from workers.orchestrator.views import DeviceView
+from workers.rpc import fleet_pb2
 
 PLAN = ("small-000001", "--population", "mail", "--waves", "1,100%", "--soak", "0s", "--deadline", "1m")
 
@@ -125,6 +127,41 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     for malformed in ("ring", "ring=", "=beta"):
         assert kdpipe("device", "ls", file, "--label", malformed).exit_code == 2
     assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
+
+
+def test_devices_and_rollouts_say_which_way_the_release_came(orchestrator: RunningOrchestrator, file: str) -> None:
+    first, second, third = orchestrator.devices(3)
+    target = orchestrator.release()
+    orchestrator.roll_out(target)
+    orchestrator.offered(first, second, third, digest=target.digest)
+    first.arrival = fleet_pb2.Arrival(way="FETCH_WAY_DELTA", fetched_bytes=1_200)
+    second.arrival = fleet_pb2.Arrival(way="FETCH_WAY_WHOLE", fetched_bytes=17_100)
+    for device in (first, second, third):
+        device.confirm()
+    assert f"runs        {target.digest}, came as a delta, 1.2 kB" in told("device", "show", file, first.device_id)
+    assert f"runs        {target.digest}\n" in told("device", "show", file, third.device_id)
+    assert json.loads(told("device", "show", file, second.device_id, "--json"))["arrival"]["way"] == "whole"
+    assert "of devices that run it, 1 came whole (17.1 kB), 1 came as a delta (1.2 kB)" in told("rollout", "show", file, "r1")
+    first.running_digest = "ab" * 32
+    first.arrival = None
+    first.sync()
+    assert "came" not in told("device", "show", file, first.device_id), "what came is not what runs"
+    second.arrival = fleet_pb2.Arrival(way=77, fetched_bytes=1)  # type: ignore[arg-type]  # of an agent that knows more
+    second.sync()
+    assert json.loads(told("device", "show", file, second.device_id, "--json"))["arrival"]["way"] == "unknown"
+
+
+def test_devices_that_claim_absurd_bytes_hide_no_rollout(orchestrator: RunningOrchestrator, file: str) -> None:
+    devices = orchestrator.devices(5)
+    target = orchestrator.release()
+    orchestrator.roll_out(target)
+    for device in orchestrator.offered(*devices, digest=target.digest):
+        device.arrival = fleet_pb2.Arrival(way="FETCH_WAY_WHOLE", fetched_bytes=2**62)
+        device.confirm()
+    assert "5 came whole" in told("rollout", "show", file, "r1")
+    devices[0].arrival = fleet_pb2.Arrival(way="FETCH_WAY_WHOLE", fetched_bytes=2**62 + 1)
+    with pytest.raises(grpc.RpcError, match="fetched_bytes"):
+        devices[0].sync()
 
 
 def completed(orchestrator: RunningOrchestrator) -> Path:

@@ -73,6 +73,18 @@ def test_status_and_logs_of_a_folder_without_a_run_say_so(tmp_path: Path) -> Non
         assert "no run was started here" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("stream", "place"), [({"path": "mine.jsonl", "use": "files"}, "mine.jsonl"), ({"path": None, "use": "m:c"}, "m:c")]
+)
+def test_a_run_without_feeds_says_where_its_samples_go(tmp_path: Path, stream: dict[str, Any], place: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.root.mkdir()
+    write_json(folder.origin_file, {"base": str(tmp_path), "name": "mine", "run": {"prepare": None, "stream": stream}})
+    said = str(kdpipe("feed", folder.root, "2").exception)
+    assert "its run file makes no feeds" in said
+    assert f"{place}, and `kdpipe run --continuous` finds them there" in said
+
+
 @pytest.fixture
 def logs(run: RunFolder, tmp_path: Path) -> Path:
     """What a run's processes wrote, Ray's workers included."""

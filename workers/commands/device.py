@@ -10,6 +10,7 @@ import typer
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.quantities import shown_bytes, shown_s
 from workers.commands.tables import folding_table, table_console
+from workers.edge.picture import WAYS
 
 if TYPE_CHECKING:
     from workers.orchestrator.client import Operator
@@ -108,7 +109,7 @@ def _lines(device: "DeviceView", now: float) -> list[str]:
         f"  agent       {device.agent_version or 'not told'}, called {_called(device, now)}",
         f"  labels      {' '.join(device.labels) or '-'}",
         f"  state       {'revoked; last ' if device.is_revoked else ''}{_state(device)}",
-        f"  runs        {device.running_digest or '-'}",
+        f"  runs        {device.running_digest or '-'}{_arrival(device)}",
         f"  assigned    {_short(device.assigned_target)} {device.assigned_digest}".rstrip(),
     ]
     if device.serving is not None:
@@ -117,6 +118,11 @@ def _lines(device: "DeviceView", now: float) -> list[str]:
             f"  answers     {told.answers:,} lately, median {told.latency_p50_ms:.3g} ms, mean confidence {told.confidence_mean:.3f}"
         )
     return lines
+
+
+def _arrival(device: "DeviceView") -> str:
+    came = device.arrival
+    return "" if came is None else f", {WAYS.get(came.way, came.way)}, {shown_bytes(came.fetched_bytes)}"
 
 
 def _state(device: "DeviceView") -> str:

@@ -8,7 +8,7 @@ the generation, a device that is enrolled keeps its identity, a release that is 
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +23,13 @@ from pipeline.releases.signer import ReleaseSigner
 from pipeline.releases.yanked import Yank
 from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
-from workers.driver.folder import read_json, write_json
+from workers.driver.folder import RunFolder, read_json, write_json
 from workers.driver.ports import NAMES
 from workers.driver.records import Incumbent, StudentFiles, incumbent_of, populations_of
 from workers.driver.releasing import ensure_repository
 from workers.driver.renewing import Renewal, signed_releases
 from workers.driver.reporter import Gauge
+from workers.driver.standing import standing_of
 from workers.driver.unlocking import handed_to
 from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
@@ -122,10 +123,10 @@ class Fleet:
 
     def settle(self) -> dict[str, Confirmed]:
         """Start what should run, and wait for this machine's devices until they run their population's release, or time is up."""
-        wanted = self._wanted()
-        if not wanted:
+        if not self._wanted(incumbent_of):
             return {}
         operator = self.ensure()
+        wanted = self._wanted(standing_of)  # whether a device runs what was taken back is known by now
         for population, incumbent in wanted.items():
             self._adopt(operator, population, incumbent)
         deadline_s = time.monotonic() + SETTLE_S
@@ -263,9 +264,9 @@ class Fleet:
         self._context.stop.wait(POLL_S)
         self._context.check_stop()
 
-    def _wanted(self) -> dict[str, Incumbent]:
-        """Population -> the version it should run."""
-        found = {name: incumbent_of(self._context.folder, name) for name in self._context.run.students}
+    def _wanted(self, version: Callable[[RunFolder, str], Incumbent | None]) -> dict[str, Incumbent]:
+        """Population -> the version it should run, by `version` of its student."""
+        found = {name: version(self._context.folder, name) for name in self._context.run.students}
         return {p: i for name, i in found.items() if i for p in populations_of(self._context.run, name)}
 
     def _count(self, operator: Operator, population: str, release: Mapping[str, Any]) -> Confirmed:

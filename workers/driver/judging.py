@@ -29,8 +29,9 @@ from pipeline.students.samples import Samples, Validation, read_validation
 from workers.driver.answers import validation_answered
 from workers.driver.context import RunContext
 from workers.driver.folder import read_json, write_json
-from workers.driver.records import Incumbent, incumbent_of, section_of, student_files
-from workers.driver.releasing import lineage_of, parent_digest
+from workers.driver.records import Incumbent, section_of, student_files
+from workers.driver.releasing import lineage_of
+from workers.driver.standing import TakenBack, digest_of, standing_of, start_of, taken_back
 from workers.footprint import memory_of
 
 GOLDEN_SAMPLES = 16
@@ -43,7 +44,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     validation = validation_of(context)
     student = build_student(student_spec(context, opening.generation, name))
     student.module.load_state_dict(load_weights(files.weights))
-    incumbent = incumbent_of(context.folder, name)
+    incumbent = standing_of(context.folder, name)
     exported = export_student(
         name=name,
         student=student,
@@ -70,7 +71,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
             what="judged",
             student=name,
             generation=opening.generation,
-            parent=parent_digest(context.folder, name),
+            parent=digest_of(start_of(context.folder, name)),
             teacher=teacher.fingerprint,
             digest=_digest(exported),
             passed=report.ships,
@@ -80,7 +81,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     verdict = {
         "ships": report.ships,
         "why": report.summary,
-        "says": "\n  ".join([report.table(), *_notes(lineage.gate_uses(name), name, validation.unanswered)]),
+        "says": "\n  ".join([report.table(), *_notes(context, lineage.gate_uses(name), name, validation.unanswered, incumbent)]),
         "report": report.to_json(),
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
@@ -93,9 +94,21 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     return verdict
 
 
-def _notes(uses: int, student: str, unanswered: int) -> list[str]:
+def _notes(context: RunContext, uses: int, student: str, unanswered: int, incumbent: Incumbent | None) -> list[str]:
     left_out = [f"left out: {unanswered} validation samples on which the teacher failed"] if unanswered else []
-    return [f"the gate's samples have now decided {uses} time(s) about {student}", *left_out]
+    back = taken_back(context.folder, student)
+    stood = [_stood(back, incumbent)] if back else []
+    return [f"the gate's samples have now decided {uses} time(s) about {student}", *left_out, *stood]
+
+
+def _stood(back: TakenBack, incumbent: Incumbent | None) -> str:
+    """Against what a successor of a release that was taken back was judged."""
+    gone = f"generation {back.version.generation} was taken back ({back.yank.reason})"
+    if incumbent is None:
+        return f"compared with nothing: {gone}, and there is none before it"
+    if incumbent.generation == back.version.generation:
+        return f"compared with what devices run: {gone}, and some run it still"
+    return f"compared with generation {incumbent.generation}: {gone}, and no device is known to run it"
 
 
 def validation_of(context: RunContext) -> Validation:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pipeline.releases.assignment import ASSIGNMENT_VALID
 from pipeline.releases.keys import OWNERS, keyid_at
 from pipeline.releases.published import read_published
 from pipeline.releases.repository import ROLE_RELEASES
@@ -24,13 +25,15 @@ class RoleKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """One role. `expires` is that of what it signs; an assignment's keys hold as long as targets metadata does."""
+    """One role. `expires` is that of the metadata it signs; for assignments, of targets metadata, which says that their key counts."""
 
     name: str
     threshold: int
     version: int
     expires: datetime
     keys: tuple[RoleKey, ...]
+    each_s: int | None = None
+    """How long each of the many things that it signs holds; None for a role that signs metadata."""
 
 
 def roles_of(folder: RunFolder) -> list[Role]:
@@ -49,6 +52,7 @@ def roles_of(folder: RunFolder) -> list[Role]:
             version=signed[name].version,
             expires=signed[name].expires,
             keys=tuple(held.get(keyid, RoleKey(keyid=keyid)) for keyid in role.keyids),
+            each_s=int(ASSIGNMENT_VALID.total_seconds()) if name == "assignment" else None,
         )
         for name, role in listed.items()
     ]

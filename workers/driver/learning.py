@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 STOP_GRACE_S = 5.0
+RATE_LEAST_S = 1.0
+"""Labels that all came sooner after the first commit give no rate: it would say how fast they were committed."""
 
 
 class StageCrashedError(KdpipeError):
@@ -57,7 +59,7 @@ class Learning:
             "teacher_rows": cost.rows - cost.rows_reused,
             "rows_reused": cost.rows_reused,
             "teacher_s": cost.teacher_s,
-            "rows_per_s": cost.rows / took_s if took_s > 0 else None,
+            "rows_per_s": (cost.rows - cost.rows_first) / took_s if took_s >= RATE_LEAST_S else None,
             "repaired": list(self.labelling.repaired) if self.labelling else [],
             "overlap": self._overlap(first, last),
         }
@@ -152,9 +154,12 @@ def gauges(labelling: LabellingProgress | None, students: Mapping[str, TrainingP
     committed = 0
     if labelling:
         committed = labelling.generation_rows
-        rate = f"{labelling.rows_per_s:,.0f}/s" + (f" · {labelling.rows_reused:,} were known" if labelling.rows_reused else "")
-        rate += f" · {labelling.says}" if labelling.says else ""
-        rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=rate))
+        says = [
+            f"{labelling.rows_per_s:,.0f}/s lately" if labelling.rows_per_s and labelling.rows_committed < labelling.rows_planned else "",
+            f"{labelling.rows_reused:,} were known" if labelling.rows_reused else "",
+            labelling.says,
+        ]
+        rows.append(Gauge(name="labels", done=labelling.rows_committed, total=labelling.rows_planned, says=" · ".join(filter(None, says))))
     for name, progress in sorted(students.items()):
         lag = max(0, committed - progress.live_rows)
         loss = f"loss {progress.loss:.3f} · " if progress.loss is not None else ""

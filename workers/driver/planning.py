@@ -16,11 +16,11 @@ from pipeline.students.lessons import check_section
 from pipeline.students.models import StudentSpec, build_student
 from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
-from workers.driver.catalogue import yank_of
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
 from workers.driver.request import RunRequest
+from workers.driver.standing import start_of, taken_back
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
 from workers.labelling.faults import TeacherChangedError
@@ -118,20 +118,19 @@ def _student_plan(request: RunRequest, name: str, found: Opening | None, left: O
         return f"stays as it is (generation {incumbent.generation})" if incumbent else "stays as it is"
     if left:
         return _open_student_plan(request, name, found, left)
-    if name in found.afresh or incumbent is None:
+    start = start_of(request.folder, name)
+    if name in found.afresh or start is None:
         return f"trains afresh in generation {found.generation}"
-    return f"trains in generation {found.generation}, warm from generation {incumbent.generation}"
+    return f"trains in generation {found.generation}, warm from generation {start.generation}"
 
 
 def _taken_back(request: RunRequest, name: str, found: Opening | None) -> list[str]:
-    """A line where the incumbent's release was yanked: it stays what a successor starts from and must beat."""
-    incumbent = incumbent_of(request.folder, name)
-    release = read_json(incumbent.files.release) if incumbent else None
-    yank = yank_of(request.folder, release["target"]) if release else None
-    if incumbent is None or yank is None or found is None or name not in found.students:
+    """A line where the latest release was yanked, as nothing starts from it."""
+    back = taken_back(request.folder, name)
+    if back is None or found is None or name not in found.students:
         return []
-    how = "is judged against" if name in found.afresh else "starts warm from"
-    return [f"  {name}: {how} generation {incumbent.generation}, whose release was taken back ({yank.reason})"]
+    gone = f"generation {back.version.generation} was taken back ({back.yank.reason})"
+    return [f"  {name}: {gone}: nothing starts from it, and it is to be beaten only while a device runs it"]
 
 
 def _workers_plan(section: StudentSection) -> str:

@@ -13,6 +13,7 @@
 Each file is written atomically when its step is done, so a step is done exactly if its file is there.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,10 +182,14 @@ class Incumbent:
 
 def incumbent_of(folder: RunFolder, student: str) -> Incumbent | None:
     """The latest version of a student that passed the gate and was not halted."""
+    return next(versions_of(folder, student), None)
+
+
+def versions_of(folder: RunFolder, student: str) -> Iterator[Incumbent]:
+    """Every version of a student that passed the gate and was not halted, newest first."""
     for number, outcome in reversed(outcomes(folder).items()):
         record = outcome["students"].get(student)
         if record and record["fate"] in (Fate.SHIPPED, Fate.NOT_DEPLOYED):
-            return Incumbent(
+            yield Incumbent(
                 generation=number, spec=record["spec"], steps_total=record["steps_total"], files=student_files(folder, number, student)
             )
-    return None

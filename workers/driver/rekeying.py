@@ -4,7 +4,7 @@ Nobody else may hold the folder meanwhile: a live orchestrator has its keys and 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,18 +18,16 @@ from pipeline.releases.keys import (
     OFFLINE,
     ONLINE,
     RELEASE,
-    KeyLockedError,
     Unlock,
     keyid_at,
-    load_key,
     load_reference,
-    passphrase_variable,
     sealed_pem,
 )
 from pipeline.releases.published import Published, read_published
 from pipeline.releases.repository import MAX_METADATA_BYTES, parse_metadata
 from pipeline.releases.rotation import Hands, root_key_to_replace, rotate
 from workers.driver.folder import Holder, RunFolder
+from workers.driver.passphrases import Passphrases
 from workers.driver.publishing import orchestrator_kept_out
 
 OWNER = {"root": OFFLINE, "targets": OFFLINE, "release": RELEASE, "snapshot": ONLINE, "timestamp": ONLINE, "assignment": ONLINE}
@@ -60,8 +58,7 @@ def rekey(
     roles: Sequence[str],
     *,
     brought: Sequence[Path],
-    unlock: Unlock,
-    ask: Callable[[Path], str] | None,
+    passphrases: Passphrases,
     now: datetime,
     replace: str = "",
     renew: Sequence[str] = (),
@@ -69,18 +66,20 @@ def rekey(
 ) -> Rekeyed:
     """New keys for `roles`, another term for `renew`. A crash leaves what was, or what `finish` makes of it.
 
-    `brought` are files of offline keys; those still in the folder count too. `ask` is asked for the passphrase of one that the
-    environment does not open. `elsewhere` are contents of `NAME.uri` files for roles whose new key is not to be made here.
+    `brought` are files of offline keys; those still in the folder count too. `elsewhere` are contents of `NAME.uri` files for roles
+    whose new key is not to be made here.
     """
     with held_still(folder):
         finish(folder.keys, folder.releases)
         published = read_published(folder.releases)
         made = {role: CryptoSigner.generate_ed25519() for role in roles if role not in (elsewhere or {})}
-        new: dict[str, Signer] = {**made, **{role: _reference(role, data, unlock) for role, data in (elsewhere or {}).items()}}
+        owners = {OWNER[role] for role in made}
+        sealed = {owner: passphrases.of(owner, folder, brought=brought, replaced=roles) for owner in owners}
+        new: dict[str, Signer] = {**made, **{role: _reference(role, data, passphrases.unlock) for role, data in (elsewhere or {}).items()}}
         hands = Hands(
-            offline=_offline(folder, published, brought, unlock, ask),
-            snapshot=_online(folder, "snapshot", new, unlock),
-            timestamp=_online(folder, "timestamp", new, unlock),
+            offline=_offline(folder, published, brought, passphrases),
+            snapshot=_online(folder, "snapshot", new, passphrases),
+            timestamp=_online(folder, "timestamp", new, passphrases),
             new=new,
         )
         metadata = rotate(published, _signed_releases(folder, published), hands, now=now, replace=replace, renew=renew)
@@ -88,7 +87,7 @@ def rekey(
         gone = {root_key_to_replace(published.root.signed, replace)} if "root" in roles else set()
         gone |= set(published.root.signed.roles["targets"].keyids) if "targets" in roles else set()
         for role, signer in new.items():
-            _place(files, folder, role, signer, made.get(role), (elsewhere or {}).get(role), unlock)
+            _place(files, role, signer, made.get(role), (elsewhere or {}).get(role), sealed.get(OWNER[role]))
         files |= {f"{KEYS}/{OFFLINE}/{path.name}": None for path in _held(folder) if keyid_at(path)[0] in gone}
         if "release" in new:
             files[f"{KEYS}/{RELEASE}/releases.json"] = next(data for name, data in metadata.items() if name.endswith(".releases.json"))
@@ -104,9 +103,9 @@ def _reference(role: str, data: bytes, unlock: Unlock) -> Signer:
     return load_reference(data, unlock, where=role, owner=OWNER[role])
 
 
-def _online(folder: RunFolder, role: str, new: Mapping[str, Signer], unlock: Unlock) -> Signer:
+def _online(folder: RunFolder, role: str, new: Mapping[str, Signer], passphrases: Passphrases) -> Signer:
     """The key in use; the new one where there is one, since the old may be lost."""
-    return new[role] if role in new else load_key(folder.keys / ONLINE / f"{role}.pem", unlock)
+    return new[role] if role in new else passphrases.signer(folder.keys / ONLINE / f"{role}.pem", ONLINE)
 
 
 def _signed_releases(folder: RunFolder, published: Published) -> Targets:
@@ -124,9 +123,7 @@ def _held(folder: RunFolder) -> list[Path]:
     return sorted({path.with_suffix(".pem") for path in files if path.suffix in (".pem", ".uri")})
 
 
-def _offline(
-    folder: RunFolder, published: Published, brought: Sequence[Path], unlock: Unlock, ask: Callable[[Path], str] | None
-) -> list[Signer]:
+def _offline(folder: RunFolder, published: Published, brought: Sequence[Path], passphrases: Passphrases) -> list[Signer]:
     """Signers of root and targets keys, those brought first; what neither role lists is left out."""
     roles = published.root.signed.roles
     listed = {*roles["root"].keyids, *roles["targets"].keyids}
@@ -135,24 +132,18 @@ def _offline(
         keyid, _ = keyid_at(path)
         if keyid and (keyid not in listed or keyid in signers):
             continue
-        try:
-            signer = load_key(path, unlock)
-        except KeyLockedError:
-            if ask is None:
-                raise
-            signer = load_key(path, Unlock(environment={passphrase_variable(OFFLINE): ask(path)}))
+        signer = passphrases.signer(path, OFFLINE)
         signers[signer.public_key.keyid] = signer
     return list(signers.values())
 
 
 def _place(
     files: dict[str, bytes | None],
-    folder: RunFolder,
     role: str,
     signer: Signer,
     made: CryptoSigner | None,
     reference: bytes | None,
-    unlock: Unlock,
+    passphrase: bytes | None,
 ) -> None:
     """Where a new key goes, and what it takes the place of."""
     owner = OWNER[role]
@@ -161,8 +152,4 @@ def _place(
     if made is None:
         files |= {f"{place}.uri": reference, f"{place}.pem": None}
         return
-    passphrase = unlock.passphrase(owner)
-    before = folder.keys / owner / f"{name}.pem"
-    if passphrase is None and before.exists() and keyid_at(before)[1] != "not sealed":
-        raise KeyLockedError(str(before), passphrase_variable(owner), False)
     files |= {f"{place}.pem": sealed_pem(made, passphrase), f"{place}.uri": None}

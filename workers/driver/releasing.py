@@ -23,8 +23,9 @@ from pipeline.releases.target import ReleaseTarget, target_path
 from workers.driver.context import RunContext
 from workers.driver.folder import RunFolder, read_json, write_json
 from workers.driver.labels import store_url
-from workers.driver.records import incumbent_of, section_of, student_files
+from workers.driver.records import section_of, student_files
 from workers.driver.shrinking import predecessors, write_deltas
+from workers.driver.standing import digest_of, start_of
 
 
 def ensure_repository(context: RunContext) -> None:
@@ -37,13 +38,6 @@ def ensure_repository(context: RunContext) -> None:
 
 def lineage_of(folder: RunFolder) -> Lineage:
     return Lineage(folder.root / "lineage.jsonl")
-
-
-def parent_digest(folder: RunFolder, student: str) -> str | None:
-    """Digest of the incumbent's bundle."""
-    incumbent = incumbent_of(folder, student)
-    release = read_json(incumbent.files.release) if incumbent else None
-    return release["digest"] if release else None
 
 
 def sign_student(context: RunContext, opening: Opening, name: str) -> str:
@@ -82,7 +76,7 @@ def sign_student(context: RunContext, opening: Opening, name: str) -> str:
             what="released",
             student=name,
             generation=opening.generation,
-            parent=parent_digest(context.folder, name),
+            parent=digest_of(start_of(context.folder, name)),
             teacher=verdict["teacher"],
             digest=bundle.sha256,
             passed=True,
@@ -135,7 +129,7 @@ def _origin(context: RunContext, opening: Opening, name: str, verdict: dict[str,
     trained = read_json(student_files(context.folder, opening.generation, name).trained)
     return Origin(
         generation=opening.generation,
-        parent=parent_digest(context.folder, name) if trained["warm"] else None,
+        parent=digest_of(start_of(context.folder, name)) if trained["warm"] else None,
         log=labels.log,
         first_window=labels.replay_floor(opening.generation),
         stop_window=labels.ends.get(opening.generation, len(labels.windows)),

@@ -29,7 +29,7 @@ def _labels(summary: Mapping[str, Any]) -> str:
         if learning.get("rows_reused"):
             lines[0] += f"; {learning['rows_reused']:,} were known"
         if learning["rows_per_s"]:
-            lines[0] += f", {learning['rows_per_s']:,.0f} labels/s"
+            lines[0] += f", {learning['rows_per_s']:,.0f}/s after the first commit"
         overlap = learning.get("overlap")
         if overlap:
             lines.append(

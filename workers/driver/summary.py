@@ -25,7 +25,8 @@ from workers.driver.evaluation import test_figures
 from workers.driver.fleet import Confirmed, Fleet
 from workers.driver.folder import read_json
 from workers.driver.labels import store_url
-from workers.driver.records import incumbent_of, outcomes, student_files
+from workers.driver.records import outcomes, student_files
+from workers.driver.standing import standing_of
 from workers.edge.local_client import LocalDevice
 
 VERSION = 1
@@ -93,7 +94,7 @@ def answers_that_differ(summary: Mapping[str, Any]) -> list[AnswersDifferError]:
 def _compare_answers(context: RunContext, population: str, fleet: Fleet) -> dict[str, Any] | None:
     """Ask a device about samples through its local API, and the artefact here: how far apart are they?"""
     folders = fleet.device_folders(population)
-    incumbent = incumbent_of(context.folder, context.run.fleet.populations[population].student)
+    incumbent = standing_of(context.folder, context.run.fleet.populations[population].student)
     if not folders or incumbent is None:
         return None
     section = context.run.test or context.run.validation

@@ -20,8 +20,9 @@ from workers.driver.folder import read_json, write_json
 from workers.driver.judging import judge_student
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.learning import label_and_train
-from workers.driver.records import Incumbent, facts_of, incumbent_of, outcomes, populations_of, section_of, student_files
+from workers.driver.records import Incumbent, facts_of, outcomes, populations_of, section_of, student_files
 from workers.driver.releasing import sign_student
+from workers.driver.standing import start_of, taken_back
 from workers.training import TrainingSpec
 
 
@@ -63,6 +64,8 @@ class Turn:
 
     def _label_and_train(self) -> None:
         specs = {name: self._spec(name) for name, facts in self._facts().items() if not facts.trained and name not in self._failed}
+        for name in specs:
+            self._say_taken_back(name)
         labelling = labelling_of(self._context, self._opening.generation)
         labelling.check_teacher(self._context.teacher.fingerprint)
         learning = label_and_train(self._context, labelling, specs)
@@ -77,6 +80,8 @@ class Turn:
     def _judge(self) -> None:
         trained = [name for name, facts in self._facts().items() if facts.trained]
         begin_controls(self._context, self._opening.generation, {name: self._steps_total(name) for name in trained})
+        if any(taken_back(self._context.folder, name) for name in trained):
+            self._fleet.ensure()  # it knows whether a device still runs that
         for name in self._due(lambda facts: facts.trained and facts.ships is None):
             with self._context.stop.at_once():
                 report = judge_student(self._context, self._opening, name)
@@ -117,9 +122,15 @@ class Turn:
         )
 
     def _start(self, name: str) -> Incumbent | None:
-        """The version that a student's training starts from: an incumbent of the same make."""
-        incumbent = incumbent_of(self._context.folder, name)
+        """The version that a student's training starts from: the latest of the same make that was not taken back."""
+        incumbent = start_of(self._context.folder, name)
         return incumbent if incumbent and incumbent.spec == self._opening.students[name] and name not in self._opening.afresh else None
+
+    def _say_taken_back(self, name: str) -> None:
+        back, start = taken_back(self._context.folder, name), self._start(name)
+        if back:
+            how = f"starts from generation {start.generation}" if start else "starts afresh"
+            self._context.reporter.say(f"{name}: {how}: generation {back.version.generation} was taken back ({back.yank.reason})")
 
     def _steps_total(self, name: str) -> int:
         """Steps that a student has had, with those of the versions it started from."""

@@ -57,6 +57,8 @@ class Status:
     """Why an install waits, or the last call failed; empty if neither."""
     clock_wrong: bool
     next_sync_s: float
+    last_sync_unix_s: float
+    """When the orchestrator answered last; 0 before it did."""
 
 
 class Agent:
@@ -83,7 +85,7 @@ class Agent:
         self._fleet, self._trust, self._wall, self._rng, self._metrics = fleet, trust, wall, rng, metrics
         self._renew, self._stop = renew, stop
         self._installer = installer(self._announce)
-        self._interval_s, self._failures = FIRST_SYNC_S, 0
+        self._interval_s, self._failures, self._answered_unix_s = FIRST_SYNC_S, 0, 0.0
         self._sync_blocked, self._install_blocked, self._expired = "", "", False
 
     @property
@@ -94,7 +96,7 @@ class Agent:
     @property
     def status(self) -> Status:
         blocked = self._install_blocked or self._sync_blocked
-        return Status(blocked=blocked, clock_wrong=self._clock_wrong, next_sync_s=self._interval_s)
+        return Status(blocked=blocked, clock_wrong=self._clock_wrong, next_sync_s=self._interval_s, last_sync_unix_s=self._answered_unix_s)
 
     @property
     def trusted_time(self) -> TrustedTime:
@@ -180,6 +182,7 @@ class Agent:
             runtime_version=runtime_version(),
             free_memory_bytes=0 if (free := free_memory_bytes()) == UNKNOWN_MEMORY_BYTES else free,
             serving=self._serving.window.told(),
+            arrival=_arrival(record, slot.digest if slot is not None else ""),
         )
         try:
             response = self._fleet.sync(request)
@@ -190,6 +193,7 @@ class Agent:
             self._sync_blocked = str(error)
             return False
         self._metrics.sync("ok")
+        self._answered_unix_s = self._wall()
         acknowledged = device.acknowledge(self._record.current, response.acknowledged_incarnation, response.acknowledged_sequence)
         try:
             self._record.save(device.outlive(acknowledged, response.acknowledged_incarnation))
@@ -264,6 +268,14 @@ def renewal(due: Callable[[], bool], renew: Callable[[], None]) -> Callable[[], 
                 logger.warning("certificate not renewed", extra={"reason": str(error)})
 
     return step
+
+
+def _arrival(record: DeviceRecord, running: str) -> pb.Arrival | None:
+    """How what runs came; None where that is not what was downloaded last."""
+    came = record.arrival
+    if came is None or came.digest != running:
+        return None
+    return pb.Arrival(way=f"FETCH_WAY_{came.way.upper()}", fetched_bytes=came.fetched_bytes)
 
 
 def _report(record: DeviceRecord, report: QueuedReport) -> pb.Report:

@@ -1,12 +1,11 @@
 """`kdpipe edge`: a device's verbs. Imports nothing that a light install does not have."""
 
 import contextlib
-import itertools
 import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import time
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -79,42 +78,49 @@ def enrol(
 def predict(
     directory: Folder,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; `-` or nothing reads one JSON value or text a line.", metavar="[TEXT]...")
+        list[str] | None,
+        typer.Argument(help="Texts, or JSON lists of numbers; `-` or nothing reads lines.", metavar="[TEXT]..."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", help="Read the lines of this file.", exists=True, dir_okay=False, readable=True)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each input.")] = False,
 ) -> None:
-    """Ask the device through its local prediction API. Lines are answered in order, while they come."""
+    """Ask the device through its local prediction API. Lines are answered in order, while they come.
+
+    A model of texts gets each line as it is (a JSON string as the text in it), one of numbers a JSON list of numbers a line.
+    """
+    from workers.edge.lines import in_pieces, read_line, read_word
     from workers.edge.local_client import LocalDevice
 
-    if texts and texts != ["-"] and file is not None:
+    words = texts if texts and texts != ["-"] else None
+    if words and file is not None:
         raise typer.BadParameter("texts and --file; expected one of them")
     with contextlib.ExitStack() as opened:
         device = opened.enter_context(LocalDevice(directory))
-        if texts and texts != ["-"]:
-            lines: Iterable[Any] = texts
+        diet = device.diet()
+        if words:
+            pieces = in_pieces(words, lambda word, number: read_word(word, diet, f"input {number}"), most=ROWS_A_CALL)
         else:
-            source = opened.enter_context(file.open(encoding="utf-8", errors="replace")) if file else sys.stdin
-            lines = (_input(line.rstrip("\r\n")) for line in source)
-        at_once = bool(texts and texts != ["-"]) or file is not None or _is_file(sys.stdin)
-        for inputs in _pieces(lines, ROWS_A_CALL if at_once else 1):
+            stream = opened.enter_context(file.open(encoding="utf-8", errors="replace")) if file else sys.stdin
+            name, at_once = str(file or "standard input"), file is not None or _is_file(stream)
+            lines = (line.rstrip("\r\n") for line in stream)
+            pieces = in_pieces(
+                lines, lambda line, number: read_line(line, diet, f"{name}, line {number}"), most=ROWS_A_CALL if at_once else 1
+            )
+        for inputs in pieces:
             _show(device.predict(inputs), as_json=as_json)
 
 
 @app.command("status")
 def status(directory: Folder, as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
-    """Show what the device runs and does."""
+    """Show what the device runs, how it came, and what the device does now."""
     from workers.edge.local_client import LocalDevice
+    from workers.edge.picture import picture
 
     with LocalDevice(directory) as device:
         tree = device.status()
-    if as_json:
-        typer.echo(json.dumps(tree))
-        return
-    for key, value in tree.items():
-        typer.echo(f"{key:<16} {value if value not in (None, '') else '-'}")
+    typer.echo(json.dumps(tree) if as_json else "\n".join(picture(tree, now=time.time())))
 
 
 def _show(answer: dict[str, Any], *, as_json: bool) -> None:
@@ -132,20 +138,3 @@ def _is_file(stream: TextIO) -> bool:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except OSError:
         return True
-
-
-def _pieces(lines: Iterable[Any], most: int) -> Iterator[list[Any]]:
-    """At most so many lines a call."""
-    rest = iter(lines)
-    while piece := list(itertools.islice(rest, most)):
-        yield piece
-
-
-def _input(line: str) -> Any:
-    """A line of JSON that is a list of numbers, a JSON string, or the text itself."""
-    if line[:1] in ("[", '"'):
-        try:
-            return json.loads(line)
-        except ValueError:
-            return line
-    return line

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import make_private_folder
+from pipeline.rollout.device import State
 from pipeline.rollout.slots import Slots
 from workers.edge import AGENT_VERSION, BUILD_UNIX_S
 from workers.edge.agent import Agent, renewal
+from workers.edge.download import arrived_bytes
 from workers.edge.enrol import Fleet, Identity, enrol, load_identity, renew
 from workers.edge.fleet_client import EnrolmentClient, FleetClient, FleetUnreachableError
 from workers.edge.folder import DeviceFolder, FolderLock, RecordFile
@@ -99,7 +101,9 @@ def run_device(options: Options) -> None:
     connection = Connection(folder.identity, identity)
     serving = Serving(ModelProcess.start, on_restart=metrics.restarted)
     agent = _agent(folder, connection, serving, metrics, hardware, options, stop)
-    server = LocalServer(folder.socket, LocalApi(serving, status=partial(_status, agent, serving, identity.device), metrics=metrics))
+    server = LocalServer(
+        folder.socket, LocalApi(serving, status=partial(_status, folder, agent, serving, identity.device), metrics=metrics)
+    )
     try:
         agent.boot()
         server.start()
@@ -188,7 +192,7 @@ def _loop(agent: Agent, stop: threading.Event) -> None:
 
 def _identity(folder: DeviceFolder, enrolment: Path | None, hardware: str, stop: threading.Event) -> Identity | None:
     """The device's identity, enrolling if needed; None if stopped while the orchestrator could not be reached."""
-    if enrolment is None or (folder.identity / "certificate.pem").exists():
+    if enrolment is None or folder.certificate.exists():
         return load_identity(folder.identity)
     make_private_folder(folder.path)
     while not stop.is_set():
@@ -209,8 +213,9 @@ def _connect(identity: Identity) -> FleetClient:
     return FleetClient(fleet.endpoint_fleet, ca_pem=fleet.ca_pem, key_pem=identity.key_pem, certificate_pem=identity.certificate_pem)
 
 
-def _status(agent: Agent, serving: Serving, device: str) -> local_pb.GetStatusResponse:
+def _status(folder: DeviceFolder, agent: Agent, serving: Serving, device: str) -> local_pb.GetStatusResponse:
     record, status, slot = agent.record, agent.status, serving.slot
+    downloads = record.state is State.DOWNLOAD and record.release is not None
     return local_pb.GetStatusResponse(
         device=device,
         agent_version=AGENT_VERSION,
@@ -220,9 +225,15 @@ def _status(agent: Agent, serving: Serving, device: str) -> local_pb.GetStatusRe
         generation=record.generation,
         wanted=local_pb.Wanted(**vars(record.wanted)) if record.wanted else None,
         incumbent=local_pb.Installed(**vars(record.incumbent)) if record.incumbent else None,
+        previous=local_pb.Installed(**vars(record.previous)) if record.previous else None,
         running_digest=slot.digest if slot else "",
+        input=local_pb.Input(kind=slot.manifest.input.kind, width=slot.manifest.input.width) if slot else None,
+        arrival=local_pb.Arrival(**vars(record.arrival)) if record.arrival else None,
+        downloaded_bytes=arrived_bytes(folder.downloads) if downloads else 0,
+        wanted_bytes=record.release.length if downloads and record.release else 0,
         blocked=status.blocked,
         clock_wrong=status.clock_wrong,
+        last_sync_unix_s=status.last_sync_unix_s,
         next_sync_s=status.next_sync_s,
         reports_queued=len(record.reports),
         trusted_time=agent.trusted_time.now.isoformat(),

@@ -4,6 +4,7 @@ Bytes go to `DIGEST.part`; a new try goes on where the last one stopped. The nam
 `verify` does, against the length and digest of signed metadata. More bytes than signed end the download at once.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -58,6 +59,14 @@ def verify(path: Path, *, digest: str, length: int) -> None:
     if (found, found_length) != (digest, length):
         path.unlink()
         raise DownloadRefusedError(digest, "digest_mismatch", f"{found_length} bytes with digest {found[:12]}")
+
+
+def arrived_bytes(folder: Path) -> int:
+    """What is here of downloads under way."""
+    sizes = []
+    with contextlib.suppress(FileNotFoundError):  # no download yet, or it ended meanwhile
+        sizes += [path.stat().st_size for path in folder.iterdir()]
+    return sum(sizes)
 
 
 def clear(folder: Path, *, keep: Collection[str]) -> None:

@@ -37,6 +37,11 @@ class DeviceFolder:
         return self.path / "identity"
 
     @property
+    def certificate(self) -> Path:
+        """Where it is, the device is enrolled."""
+        return self.identity / "certificate.pem"
+
+    @property
     def tuf(self) -> Path:
         return self.path / "tuf"
 

@@ -143,7 +143,7 @@ class Installer:
                 raise
             self._fail("bundle_not_found", error)
         else:
-            self._record.save(device.downloaded(self._record.current, detail=fetched.says))
+            self._record.save(device.downloaded(self._record.current, way=fetched.way, detail=fetched.says))
             self._on_fetched(fetched)
 
     def _fetch_counted(self, release: ReleaseTarget) -> Fetched:

@@ -13,10 +13,12 @@ from typing import Any, Self
 
 import grpc
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from pipeline.errors import DeviceError
 from workers.edge.folder import DeviceFolder
 from workers.edge.inputs import Input
+from workers.edge.lines import Diet
 from workers.edge.local_api import MAX_REQUEST_BYTES, reachable
 from workers.rpc import local_pb2 as pb
 from workers.rpc import local_pb2_grpc as rpc
@@ -31,18 +33,26 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 ]
+_WIDE = frozenset(
+    field.name
+    for kind in (pb.GetStatusResponse, pb.Wanted, pb.Installed, pb.Input, pb.Arrival)
+    for field in kind.DESCRIPTOR.fields
+    if field.type == field.TYPE_UINT64
+)
+"""Fields of a status that have 64 bits."""
 _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
 class DeviceSilentError(DeviceError):
     """No agent answers in this folder."""
 
-    def __init__(self, folder: str, found: str) -> None:
-        super().__init__(folder, found)
-        self.folder, self.found = folder, found
+    def __init__(self, folder: str, found: str, enrolled: bool = True) -> None:
+        super().__init__(folder, found, enrolled)
+        self.folder, self.found, self.enrolled = folder, found, enrolled
 
     def __str__(self) -> str:
-        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge run --dir {self.folder}` starts it"
+        then = f"run --dir {self.folder}` starts it" if self.enrolled else f"enrol {self.folder} --enrolment FILE` comes first"
+        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge {then}"
 
 
 class DeviceRefusedError(DeviceError):
@@ -87,8 +97,12 @@ class LocalDevice:
         """What the device runs and does, as `kdpipe.local.v1.GetStatusResponse` names it. Raises DeviceSilentError."""
         answer = self._call("GetStatus", pb.GetStatusRequest())
         tree = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        numbers = {"generation": answer.generation, "reports_queued": answer.reports_queued}  # 64 bits are strings in JSON
-        return {**tree, **numbers, "wanted": tree.get("wanted"), "incumbent": tree.get("incumbent")}
+        return {**_absent(answer), **_numbers(tree)}
+
+    def diet(self) -> Diet:
+        """What the model that answers eats; text where none answers yet. Raises DeviceSilentError."""
+        answer = self._call("GetStatus", pb.GetStatusRequest())
+        return Diet(kind=answer.input.kind, width=answer.input.width) if answer.HasField("input") else Diet()
 
     def close(self) -> None:
         self._open.close()
@@ -100,16 +114,30 @@ class LocalDevice:
         self.close()
 
     def _call(self, method: str, request: Any) -> Any:
-        if not hasattr(self, "_stub"):
-            raise DeviceSilentError(str(self._folder), "no such folder")
+        if not self._folder.is_dir() or not hasattr(self, "_stub"):
+            raise DeviceSilentError(str(self._folder), "no such folder", False)
         try:
             return getattr(self._stub, method)(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             call: Any = error  # what is raised is also a grpc.Call; the stubs cannot say so
             code: grpc.StatusCode = call.code()
             if code in _SILENT:
-                raise DeviceSilentError(str(self._folder), code.name) from error
+                enrolled = DeviceFolder(self._folder).certificate.exists()
+                raise DeviceSilentError(str(self._folder), code.name if enrolled else "not enrolled yet", enrolled) from error
             raise DeviceRefusedError(code.name, str(call.details())[:500]) from error
+
+
+def _absent(message: Message) -> dict[str, Any]:
+    """None for each part that a message may have."""
+    return {field.name: None for field in message.DESCRIPTOR.fields if field.message_type is not None}
+
+
+def _numbers(tree: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as numbers: MessageToDict writes those of 64 bits as texts."""
+    return {
+        key: _numbers(value) if isinstance(value, dict) else int(value) if key in _WIDE and isinstance(value, str) else value
+        for key, value in tree.items()
+    }
 
 
 def _request(inputs: Sequence[Input]) -> pb.PredictRequest:

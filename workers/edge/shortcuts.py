@@ -9,18 +9,16 @@ import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pipeline.errors import KdpipeError
 from pipeline.files import read_bounded, write_atomic
 from pipeline.releases.bundle import rebuild_bundle
 from pipeline.releases.delta import MAX_DELTA_BUNDLE_BYTES, apply_delta
 from pipeline.releases.target import DeltaFile, ReleaseTarget
+from pipeline.rollout.device import Way
 from pipeline.rollout.slots import SlotCorruptError, Slots
 from workers.edge.download import Fetch, download, part_path, verify
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
-
-Way = Literal["delta", "packed", "whole"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ class LabellingProgress:
     generation_rows: int
     """Committed rows of this generation: what its live pass can read so far. 0 in a run that had nothing to do."""
     rows_per_s: float
-    """Committed, over the last seconds."""
+    """Committed, over the last seconds since the first commit."""
     teacher_calls: int
     """Rows a teacher was asked about."""
     rows_reused: int

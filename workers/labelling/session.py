@@ -128,17 +128,13 @@ class Session:
 
     def progress(self, now: Instant) -> LabellingProgress:
         state = self._committer.state
-        self._rates.append((now.mono_s, state.rows_labelled))
-        while now.mono_s - self._rates[0][0] > RATE_OVER_S:
-            self._rates.popleft()
-        then_s, then_rows = self._rates[0]
-        elapsed_s = now.mono_s - then_s
+        rate = 0.0 if self._committer.first_commit_unix_s is None else self._rate(now, state.rows_labelled)
         return LabellingProgress(
             rows_planned=state.rows_planned,
             rows_committed=state.rows_labelled,
             rows_quarantined=state.rows_quarantined,
             generation_rows=self._committer.generation_rows,
-            rows_per_s=(state.rows_labelled - then_rows) / elapsed_s if elapsed_s > 0 else 0.0,
+            rows_per_s=rate,
             teacher_calls=self._teacher_rows,
             rows_reused=self._rows_reused,
             teacher_s=self._teacher_s,
@@ -150,6 +146,14 @@ class Session:
             teachers_taken_out=self._inspection.taken_out,
             says=self._says,
         )
+
+    def _rate(self, now: Instant, rows: int) -> float:
+        """Rows a second lately. It begins with the first commit: before it teachers load, and nothing says how long its rows took."""
+        self._rates.append((now.mono_s, rows))
+        while now.mono_s - self._rates[0][0] > RATE_OVER_S:
+            self._rates.popleft()
+        then_s, then_rows = self._rates[0]
+        return (rows - then_rows) / (now.mono_s - then_s) if now.mono_s > then_s else 0.0
 
     def _observe(self, event: Event, now: Instant) -> None:
         worker = self._workers.get(event.worker, _Worker())

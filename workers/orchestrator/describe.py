@@ -1,20 +1,23 @@
 """Rollouts, devices and dry runs as operators see them: from our values to messages. `views` is the way back, on the operator's side."""
 
+from collections.abc import Mapping
+
 from pipeline.rollout.comparison import Comparison
 from pipeline.rollout.forecast import Forecast
 from pipeline.rollout.plan import Plan
 from pipeline.rollout.rollout import Member, Rollout, Stage, WavePhase
 from pipeline.rollout.sequential import InstallTest
 from pipeline.rollout.targeting import Reach
-from workers.orchestrator.roster import DeviceRow, Served
+from workers.orchestrator.reports import MAX_NUMBER
+from workers.orchestrator.roster import Arrived, DeviceRow, Served
 from workers.rpc import fleet_pb2
 
 MAX_IDS = 1_000
 """Devices of a planned wave that are named."""
 
 
-def describe(rollout: Rollout) -> fleet_pb2.Rollout:
-    """A rollout, its waves, and the evidence of its gates."""
+def describe(rollout: Rollout, arrived: Mapping[str, Arrived]) -> fleet_pb2.Rollout:
+    """A rollout, its waves, and the evidence of its gates. `arrived`: device -> how what it runs came."""
     plan, soaks = rollout.plan, rollout.phase is WavePhase.SOAK and rollout.frozen_at_s is None
     return fleet_pb2.Rollout(
         rollout_id=plan.rollout_id,
@@ -33,6 +36,7 @@ def describe(rollout: Rollout) -> fleet_pb2.Rollout:
         incompatible=rollout.count(Stage.INCOMPATIBLE),
         reason=rollout.reason,
         halted_because=rollout.halted_because,
+        arrivals=_arrivals(rollout, arrived),
         paused=rollout.paused,
         acknowledged=sum(1 for member in rollout.members.values() if member.acknowledged),
         soak_s=plan.soak_s,
@@ -47,7 +51,7 @@ def describe(rollout: Rollout) -> fleet_pb2.Rollout:
     )
 
 
-def describe_device(row: DeviceRow, *, last_seen_s: float, served: Served | None) -> fleet_pb2.Device:
+def describe_device(row: DeviceRow, *, last_seen_s: float, served: Served | None, arrived: Arrived | None) -> fleet_pb2.Device:
     device = fleet_pb2.Device(
         device_id=row.device_id,
         population=row.population,
@@ -66,6 +70,8 @@ def describe_device(row: DeviceRow, *, last_seen_s: float, served: Served | None
     )
     if served is not None and served.digest == row.running_digest:
         device.serving.CopyFrom(fleet_pb2.ServingStats(**vars(served.serving)))
+    if arrived is not None and arrived.digest == row.running_digest:
+        device.arrival.CopyFrom(fleet_pb2.Arrival(way=_way(arrived.way), fetched_bytes=arrived.fetched_bytes))
     return device
 
 
@@ -99,6 +105,21 @@ def _waves(rollout: Rollout) -> list[fleet_pb2.Wave]:
         counts = {str(stage): stages.count(stage) for stage in Stage if stage is not Stage.LEFT}
         views.append(fleet_pb2.Wave(wave=wave, reach=reach_of(reach), devices=len(stages), **counts))
     return views
+
+
+def _arrivals(rollout: Rollout, arrived: Mapping[str, Arrived]) -> list[fleet_pb2.ArrivalCount]:
+    counts: dict[int, fleet_pb2.ArrivalCount] = {}
+    for device in rollout.members:
+        came = arrived.get(device)
+        if came is not None and came.digest == rollout.plan.digest:
+            count = counts.setdefault(came.way, fleet_pb2.ArrivalCount(way=_way(came.way)))
+            count.devices += 1
+            count.fetched_bytes = min(count.fetched_bytes + came.fetched_bytes, MAX_NUMBER)  # each is a claim
+    return [counts[way] for way in sorted(counts)]
+
+
+def _way(number: int) -> fleet_pb2.FetchWay:
+    return number  # type: ignore[return-value]  # an enum is a number on the wire
 
 
 def _install_test(hardware: str, test: InstallTest) -> fleet_pb2.InstallTest:

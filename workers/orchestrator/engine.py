@@ -8,13 +8,12 @@ assignment's generation only grows, also past what a device remembers from befor
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Protocol
 
 from securesystemslib.signer import Signer
 
 from pipeline.errors import FleetError
-from pipeline.releases.assignment import MAX_GENERATION, Assignment, sign_assignment
+from pipeline.releases.assignment import ASSIGNMENT_VALID, MAX_GENERATION, Assignment, sign_assignment
 from pipeline.releases.online import BundleMissingError
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.comparison import USUAL_MARGINS, Margins
@@ -30,7 +29,6 @@ from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
 from workers.orchestrator.writer import Session
 
-ASSIGNMENT_VALID = timedelta(days=14)
 UNHAPPY = frozenset({Stage.FAILED, Stage.LOST, Stage.INCOMPATIBLE})
 
 log = logging.getLogger(__name__)

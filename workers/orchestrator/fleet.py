@@ -22,6 +22,7 @@ from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.refusals import CallerRefusedError, OverloadedError
 from workers.orchestrator.reports import (
+    MAX_NUMBER,
     MAX_REPORTS,
     BodyRefusedError,
     Claims,
@@ -34,7 +35,7 @@ from workers.orchestrator.reports import (
     claim,
     take,
 )
-from workers.orchestrator.roster import DeviceRow, Roster, Served
+from workers.orchestrator.roster import Arrived, DeviceRow, Roster, Served
 from workers.orchestrator.writer import Session, Writer, encode_shadow
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
@@ -67,12 +68,14 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             self._quiet_calls.take("all", "the fleet", now_s=time.monotonic())
         device_id, now = caller().name, self._clock()
         claims, reports, shadows = _read(request)
-        serving = _serving(request)
+        serving, arrived = _serving(request), _arrived(request)
         row = self._roster.devices[device_id]
         was_away = not self._pacing.is_present(self._roster, self._roster.seen.get(device_id, 0.0), now)
         self._roster.seen[device_id] = now
         if serving is not None:
             self._roster.served[device_id] = Served(digest=claims.running_digest, serving=serving)
+        if arrived is not None:
+            self._roster.arrived[device_id] = arrived
         is_news = bool(take(row, reports, now=now)[1]) or claim(row, claims) is not row
         if is_news or (row.device_generation > row.generation and row.target):
             row, fresh = await self._writer.run(lambda session: self._apply(session, device_id, claims, reports, shadows, now))
@@ -175,6 +178,17 @@ def _serving(request: fleet_pb2.SyncRequest) -> Serving | None:
             agreed=told.agreed,
         )
     )
+
+
+def _arrived(request: fleet_pb2.SyncRequest) -> Arrived | None:
+    """How what the device runs came, checked; a way that a newer agent knows counts as not told. Raises BodyRefusedError."""
+    if not request.HasField("arrival"):
+        return None
+    way, fetched_bytes = request.arrival.way, request.arrival.fetched_bytes
+    if fetched_bytes > MAX_NUMBER:
+        raise BodyRefusedError("arrival.fetched_bytes", str(fetched_bytes), f"at most {MAX_NUMBER}")
+    known = way if way in fleet_pb2.FetchWay.values() else fleet_pb2.FETCH_WAY_UNSPECIFIED
+    return Arrived(digest=request.running_digest, way=known, fetched_bytes=fetched_bytes)
 
 
 def _report(report: fleet_pb2.Report) -> DeviceReport:

@@ -112,7 +112,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         rollout = await self._writer.run(
             lambda session: self._engine.order(session, order, salt=salt_of(session, order.rollout_id), now=now)
         )
-        return fleet_pb2.CreateRolloutResponse(rollout=describe(rollout))
+        return fleet_pb2.CreateRolloutResponse(rollout=describe(rollout, self._roster.arrived))
 
     async def PlanRollout(self, request: fleet_pb2.PlanRolloutRequest, context: Context) -> fleet_pb2.PlanRolloutResponse:
         order, now = read_order(request.order), self._clock()
@@ -129,10 +129,10 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         now = self._clock()
         rollout = await self._writer.run(lambda session: self._engine.act(session, request.rollout_id, action, now=now))
         self._news()
-        return fleet_pb2.ControlRolloutResponse(rollout=describe(rollout))
+        return fleet_pb2.ControlRolloutResponse(rollout=describe(rollout, self._roster.arrived))
 
     async def GetRollout(self, request: fleet_pb2.GetRolloutRequest, context: Context) -> fleet_pb2.GetRolloutResponse:
-        return fleet_pb2.GetRolloutResponse(rollout=describe(await self._find(request.rollout_id)))
+        return fleet_pb2.GetRolloutResponse(rollout=describe(await self._find(request.rollout_id), self._roster.arrived))
 
     async def GetRolloutEvents(self, request: fleet_pb2.GetRolloutEventsRequest, context: Context) -> fleet_pb2.GetRolloutEventsResponse:
         rollout_id, after = (await self._find(request.rollout_id)).plan.rollout_id, min(request.after_sequence, MAX_NUMBER)
@@ -189,13 +189,14 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         rollouts = () if after else sorted(self._roster.rollouts.values(), key=lambda rollout: rollout.last_event_s)
         return fleet_pb2.GetFleetResponse(
             devices=[self._device(row) for row in page],
-            rollouts=[describe(rollout) for rollout in rollouts],
+            rollouts=[describe(rollout, self._roster.arrived) for rollout in rollouts],
             next_after_device_id=page[-1].device_id if len(rows) > size else "",
         )
 
     def _device(self, row: DeviceRow) -> fleet_pb2.Device:
-        seen, served = self._roster.seen, self._roster.served
-        return describe_device(row, last_seen_s=seen.get(row.device_id, 0.0), served=served.get(row.device_id))
+        roster, device = self._roster, row.device_id
+        served, arrived = roster.served.get(device), roster.arrived.get(device)
+        return describe_device(row, last_seen_s=roster.seen.get(device, 0.0), served=served, arrived=arrived)
 
     async def _receive(self, parts: AsyncIterator[fleet_pb2.PublishRequest], upload: Path) -> int:
         length = 0

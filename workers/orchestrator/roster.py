@@ -91,6 +91,16 @@ class Served:
     serving: Serving
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arrived:
+    """How the release that a device runs came, as it told."""
+
+    digest: str
+    way: int
+    """Number of `kdpipe.fleet.v1.FetchWay`."""
+    fetched_bytes: int
+
+
 class Roster:
     """The image. `load` once, then only the writer's transactions change it."""
 
@@ -100,6 +110,8 @@ class Roster:
         self.seen: dict[str, float] = {}
         self.served: dict[str, Served] = {}
         """In memory only: devices tell it again, and after a restart a gate waits until they did."""
+        self.arrived: dict[str, Arrived] = {}
+        """In memory only, too: every call tells it."""
         self.revoked_operators: frozenset[str] = frozenset()
         self.revision = 0
         """Number of the last change that this image has."""

@@ -51,6 +51,17 @@ class ComparisonView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArrivalView:
+    """Devices to which their release came one way."""
+
+    way: str
+    """"delta", "packed" or "whole"; "unknown" for one that this kdpipe does not know."""
+    fetched_bytes: int
+    """Of all of them."""
+    devices: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutView:
     """A rollout as the orchestrator describes it."""
 
@@ -81,6 +92,7 @@ class RolloutView:
     wave_views: Sequence[WaveView]
     install_tests: Sequence[InstallTestView]
     comparisons: Sequence[ComparisonView]
+    arrivals: Sequence[ArrivalView] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -118,6 +130,8 @@ class DeviceView:
     assigned_target: str = ""
     assigned_digest: str = ""
     serving: ServingView | None = None
+    arrival: ArrivalView | None = None
+    """How what it runs came."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +195,9 @@ def rollout_view(rollout: fleet_pb2.Rollout) -> RolloutView:
         wave_views=tuple(map(_wave, rollout.wave_views)),
         install_tests=tuple(map(_install_test, rollout.install_tests)),
         comparisons=tuple(map(_comparison, rollout.comparisons)),
+        arrivals=tuple(
+            ArrivalView(way=_way(count.way), fetched_bytes=count.fetched_bytes, devices=count.devices) for count in rollout.arrivals
+        ),
     )
 
 
@@ -209,6 +226,9 @@ def device_view(device: fleet_pb2.Device) -> DeviceView:
             agreed=told.agreed,
         )
         if device.HasField("serving")
+        else None,
+        arrival=ArrivalView(way=_way(device.arrival.way), fetched_bytes=device.arrival.fetched_bytes)
+        if device.HasField("arrival")
         else None,
     )
 
@@ -250,6 +270,11 @@ def _wave(wave: fleet_pb2.Wave) -> WaveView:
         incompatible=wave.incompatible,
         withdrawn=wave.withdrawn,
     )
+
+
+def _way(way: int) -> str:
+    known = {number: name.removeprefix("FETCH_WAY_").lower() for name, number in fleet_pb2.FetchWay.items() if number}
+    return known.get(way, "unknown")
 
 
 def _install_test(test: fleet_pb2.InstallTest) -> InstallTestView:

@@ -22,6 +22,13 @@ class DeviceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEVICE_STATE_FAILED: _ClassVar[DeviceState]
     DEVICE_STATE_INCOMPATIBLE: _ClassVar[DeviceState]
 
+class FetchWay(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FETCH_WAY_UNSPECIFIED: _ClassVar[FetchWay]
+    FETCH_WAY_WHOLE: _ClassVar[FetchWay]
+    FETCH_WAY_PACKED: _ClassVar[FetchWay]
+    FETCH_WAY_DELTA: _ClassVar[FetchWay]
+
 class RolloutAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROLLOUT_ACTION_UNSPECIFIED: _ClassVar[RolloutAction]
@@ -61,6 +68,10 @@ DEVICE_STATE_CONFIRMED: DeviceState
 DEVICE_STATE_ROLLED_BACK: DeviceState
 DEVICE_STATE_FAILED: DeviceState
 DEVICE_STATE_INCOMPATIBLE: DeviceState
+FETCH_WAY_UNSPECIFIED: FetchWay
+FETCH_WAY_WHOLE: FetchWay
+FETCH_WAY_PACKED: FetchWay
+FETCH_WAY_DELTA: FetchWay
 ROLLOUT_ACTION_UNSPECIFIED: RolloutAction
 ROLLOUT_ACTION_APPROVE: RolloutAction
 ROLLOUT_ACTION_PAUSE: RolloutAction
@@ -156,7 +167,7 @@ class ShadowEvidence(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., agreed: _Optional[int] = ..., latency_p50_ms: _Optional[float] = ..., latency_p99_ms: _Optional[float] = ..., incumbent_latency_p50_ms: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., golden_only: _Optional[bool] = ...) -> None: ...
 
 class SyncRequest(_message.Message):
-    __slots__ = ("reports", "running_digest", "assignment_generation", "hardware_class", "agent_version", "clock_wrong", "runtime_version", "free_memory_bytes", "serving")
+    __slots__ = ("reports", "running_digest", "assignment_generation", "hardware_class", "agent_version", "clock_wrong", "runtime_version", "free_memory_bytes", "serving", "arrival")
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +177,7 @@ class SyncRequest(_message.Message):
     RUNTIME_VERSION_FIELD_NUMBER: _ClassVar[int]
     FREE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
+    ARRIVAL_FIELD_NUMBER: _ClassVar[int]
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     running_digest: str
     assignment_generation: int
@@ -175,7 +187,16 @@ class SyncRequest(_message.Message):
     runtime_version: str
     free_memory_bytes: int
     serving: ServingStats
-    def __init__(self, reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., running_digest: _Optional[str] = ..., assignment_generation: _Optional[int] = ..., hardware_class: _Optional[str] = ..., agent_version: _Optional[str] = ..., clock_wrong: _Optional[bool] = ..., runtime_version: _Optional[str] = ..., free_memory_bytes: _Optional[int] = ..., serving: _Optional[_Union[ServingStats, _Mapping]] = ...) -> None: ...
+    arrival: Arrival
+    def __init__(self, reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., running_digest: _Optional[str] = ..., assignment_generation: _Optional[int] = ..., hardware_class: _Optional[str] = ..., agent_version: _Optional[str] = ..., clock_wrong: _Optional[bool] = ..., runtime_version: _Optional[str] = ..., free_memory_bytes: _Optional[int] = ..., serving: _Optional[_Union[ServingStats, _Mapping]] = ..., arrival: _Optional[_Union[Arrival, _Mapping]] = ...) -> None: ...
+
+class Arrival(_message.Message):
+    __slots__ = ("way", "fetched_bytes")
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    way: FetchWay
+    fetched_bytes: int
+    def __init__(self, way: _Optional[_Union[FetchWay, str]] = ..., fetched_bytes: _Optional[int] = ...) -> None: ...
 
 class ServingStats(_message.Message):
     __slots__ = ("answers", "confidence_mean", "latency_p50_ms", "asked", "agreed")
@@ -462,7 +483,7 @@ class GetRolloutResponse(_message.Message):
     def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("rollout_id", "population", "target", "digest", "state", "phase", "wave", "waves", "devices", "offered", "confirmed", "failed", "lost", "reason", "paused", "incompatible", "acknowledged", "soak_s", "soaks_until_unix_s", "wave_views", "install_tests", "comparisons", "created_unix_s", "changed_unix_s", "head_sequence", "head_hash", "halted_because")
+    __slots__ = ("rollout_id", "population", "target", "digest", "state", "phase", "wave", "waves", "devices", "offered", "confirmed", "failed", "lost", "reason", "paused", "incompatible", "acknowledged", "soak_s", "soaks_until_unix_s", "wave_views", "install_tests", "comparisons", "created_unix_s", "changed_unix_s", "head_sequence", "head_hash", "halted_because", "arrivals")
     ROLLOUT_ID_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -490,6 +511,7 @@ class Rollout(_message.Message):
     HEAD_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
     HALTED_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    ARRIVALS_FIELD_NUMBER: _ClassVar[int]
     rollout_id: str
     population: str
     target: str
@@ -517,7 +539,18 @@ class Rollout(_message.Message):
     head_sequence: int
     head_hash: str
     halted_because: str
-    def __init__(self, rollout_id: _Optional[str] = ..., population: _Optional[str] = ..., target: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[RolloutState, str]] = ..., phase: _Optional[_Union[WavePhase, str]] = ..., wave: _Optional[int] = ..., waves: _Optional[int] = ..., devices: _Optional[int] = ..., offered: _Optional[int] = ..., confirmed: _Optional[int] = ..., failed: _Optional[int] = ..., lost: _Optional[int] = ..., reason: _Optional[str] = ..., paused: _Optional[bool] = ..., incompatible: _Optional[int] = ..., acknowledged: _Optional[int] = ..., soak_s: _Optional[float] = ..., soaks_until_unix_s: _Optional[float] = ..., wave_views: _Optional[_Iterable[_Union[Wave, _Mapping]]] = ..., install_tests: _Optional[_Iterable[_Union[InstallTest, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[MetricComparison, _Mapping]]] = ..., created_unix_s: _Optional[float] = ..., changed_unix_s: _Optional[float] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[str] = ..., halted_because: _Optional[str] = ...) -> None: ...
+    arrivals: _containers.RepeatedCompositeFieldContainer[ArrivalCount]
+    def __init__(self, rollout_id: _Optional[str] = ..., population: _Optional[str] = ..., target: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[RolloutState, str]] = ..., phase: _Optional[_Union[WavePhase, str]] = ..., wave: _Optional[int] = ..., waves: _Optional[int] = ..., devices: _Optional[int] = ..., offered: _Optional[int] = ..., confirmed: _Optional[int] = ..., failed: _Optional[int] = ..., lost: _Optional[int] = ..., reason: _Optional[str] = ..., paused: _Optional[bool] = ..., incompatible: _Optional[int] = ..., acknowledged: _Optional[int] = ..., soak_s: _Optional[float] = ..., soaks_until_unix_s: _Optional[float] = ..., wave_views: _Optional[_Iterable[_Union[Wave, _Mapping]]] = ..., install_tests: _Optional[_Iterable[_Union[InstallTest, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[MetricComparison, _Mapping]]] = ..., created_unix_s: _Optional[float] = ..., changed_unix_s: _Optional[float] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[str] = ..., halted_because: _Optional[str] = ..., arrivals: _Optional[_Iterable[_Union[ArrivalCount, _Mapping]]] = ...) -> None: ...
+
+class ArrivalCount(_message.Message):
+    __slots__ = ("way", "devices", "fetched_bytes")
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    way: FetchWay
+    devices: int
+    fetched_bytes: int
+    def __init__(self, way: _Optional[_Union[FetchWay, str]] = ..., devices: _Optional[int] = ..., fetched_bytes: _Optional[int] = ...) -> None: ...
 
 class Wave(_message.Message):
     __slots__ = ("wave", "reach", "devices", "pending", "offered", "confirmed", "failed", "lost", "incompatible", "withdrawn")
@@ -596,7 +629,7 @@ class GetFleetResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ..., next_after_device_id: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device_id", "population", "hardware_class", "running_digest", "state", "failure_code", "last_seen_unix_s", "revoked", "labels", "runtime_version", "free_memory_bytes", "agent_version", "assigned_target", "assigned_digest", "serving")
+    __slots__ = ("device_id", "population", "hardware_class", "running_digest", "state", "failure_code", "last_seen_unix_s", "revoked", "labels", "runtime_version", "free_memory_bytes", "agent_version", "assigned_target", "assigned_digest", "serving", "arrival")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     HARDWARE_CLASS_FIELD_NUMBER: _ClassVar[int]
@@ -612,6 +645,7 @@ class Device(_message.Message):
     ASSIGNED_TARGET_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
+    ARRIVAL_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     population: str
     hardware_class: str
@@ -627,4 +661,5 @@ class Device(_message.Message):
     assigned_target: str
     assigned_digest: str
     serving: ServingStats
-    def __init__(self, device_id: _Optional[str] = ..., population: _Optional[str] = ..., hardware_class: _Optional[str] = ..., running_digest: _Optional[str] = ..., state: _Optional[_Union[DeviceState, str]] = ..., failure_code: _Optional[str] = ..., last_seen_unix_s: _Optional[float] = ..., revoked: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., runtime_version: _Optional[str] = ..., free_memory_bytes: _Optional[int] = ..., agent_version: _Optional[str] = ..., assigned_target: _Optional[str] = ..., assigned_digest: _Optional[str] = ..., serving: _Optional[_Union[ServingStats, _Mapping]] = ...) -> None: ...
+    arrival: Arrival
+    def __init__(self, device_id: _Optional[str] = ..., population: _Optional[str] = ..., hardware_class: _Optional[str] = ..., running_digest: _Optional[str] = ..., state: _Optional[_Union[DeviceState, str]] = ..., failure_code: _Optional[str] = ..., last_seen_unix_s: _Optional[float] = ..., revoked: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., runtime_version: _Optional[str] = ..., free_memory_bytes: _Optional[int] = ..., agent_version: _Optional[str] = ..., assigned_target: _Optional[str] = ..., assigned_digest: _Optional[str] = ..., serving: _Optional[_Union[ServingStats, _Mapping]] = ..., arrival: _Optional[_Union[Arrival, _Mapping]] = ...) -> None: ...

@@ -64,8 +64,28 @@ class Installed(_message.Message):
     release: int
     def __init__(self, digest: _Optional[str] = ..., student: _Optional[str] = ..., release: _Optional[int] = ...) -> None: ...
 
+class Input(_message.Message):
+    __slots__ = ("kind", "width")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    width: int
+    def __init__(self, kind: _Optional[str] = ..., width: _Optional[int] = ...) -> None: ...
+
+class Arrival(_message.Message):
+    __slots__ = ("digest", "way", "fetched_bytes", "bundle_bytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    way: str
+    fetched_bytes: int
+    bundle_bytes: int
+    def __init__(self, digest: _Optional[str] = ..., way: _Optional[str] = ..., fetched_bytes: _Optional[int] = ..., bundle_bytes: _Optional[int] = ...) -> None: ...
+
 class GetStatusResponse(_message.Message):
-    __slots__ = ("device", "agent_version", "state", "code", "detail", "generation", "wanted", "incumbent", "running_digest", "blocked", "clock_wrong", "next_sync_s", "reports_queued", "trusted_time")
+    __slots__ = ("device", "agent_version", "state", "code", "detail", "generation", "wanted", "incumbent", "running_digest", "blocked", "clock_wrong", "next_sync_s", "reports_queued", "trusted_time", "input", "previous", "arrival", "downloaded_bytes", "wanted_bytes", "last_sync_unix_s")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +100,12 @@ class GetStatusResponse(_message.Message):
     NEXT_SYNC_S_FIELD_NUMBER: _ClassVar[int]
     REPORTS_QUEUED_FIELD_NUMBER: _ClassVar[int]
     TRUSTED_TIME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    ARRIVAL_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOADED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_SYNC_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     device: str
     agent_version: str
     state: str
@@ -94,4 +120,10 @@ class GetStatusResponse(_message.Message):
     next_sync_s: float
     reports_queued: int
     trusted_time: str
-    def __init__(self, device: _Optional[str] = ..., agent_version: _Optional[str] = ..., state: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., generation: _Optional[int] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., incumbent: _Optional[_Union[Installed, _Mapping]] = ..., running_digest: _Optional[str] = ..., blocked: _Optional[str] = ..., clock_wrong: _Optional[bool] = ..., next_sync_s: _Optional[float] = ..., reports_queued: _Optional[int] = ..., trusted_time: _Optional[str] = ...) -> None: ...
+    input: Input
+    previous: Installed
+    arrival: Arrival
+    downloaded_bytes: int
+    wanted_bytes: int
+    last_sync_unix_s: float
+    def __init__(self, device: _Optional[str] = ..., agent_version: _Optional[str] = ..., state: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., generation: _Optional[int] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., incumbent: _Optional[_Union[Installed, _Mapping]] = ..., running_digest: _Optional[str] = ..., blocked: _Optional[str] = ..., clock_wrong: _Optional[bool] = ..., next_sync_s: _Optional[float] = ..., reports_queued: _Optional[int] = ..., trusted_time: _Optional[str] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., previous: _Optional[_Union[Installed, _Mapping]] = ..., arrival: _Optional[_Union[Arrival, _Mapping]] = ..., downloaded_bytes: _Optional[int] = ..., wanted_bytes: _Optional[int] = ..., last_sync_unix_s: _Optional[float] = ...) -> None: ...

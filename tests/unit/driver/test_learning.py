@@ -11,11 +11,12 @@ import workers.training
 from pipeline.config import StudentSection
 from pipeline.labels.log import LogReader
 from pipeline.labels.store import open_store
+from pipeline.labels.verify import TeacherCost
 from pipeline.students.faults import StudentRaisedError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.training import training_spec
 from workers.board import BoardState, TrainingState
-from workers.driver.learning import demand_of, learn
+from workers.driver.learning import Learning, demand_of, learn
 from workers.teaching import TrainingSpec
 
 ROWS, BATCH, STEPS = 400, 8, 60
@@ -102,3 +103,9 @@ def test_where_every_student_fails_before_a_label_the_teacher_is_asked_nothing(t
     assert learning.labelling is None
     assert list(learning.failed) == ["wrong"]
     assert bench.teacher.asked == []
+
+
+@pytest.mark.parametrize(("last_unix_s", "rate"), [(12.0, 45.0), (10.5, None)])
+def test_a_rate_is_of_what_came_after_the_first_commit_over_a_second_at_least(last_unix_s: float, rate: float | None) -> None:
+    cost = TeacherCost(rows=100, rows_first=10, rows_reused=0, teacher_s=1.0, first_commit_unix_s=10.0, last_commit_unix_s=last_unix_s)
+    assert Learning(labelling=None, failed={}, progress={}).to_json(cost)["rows_per_s"] == rate

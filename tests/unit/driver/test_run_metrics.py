@@ -1,6 +1,7 @@
 """The driver's own numbers: totals over all labelling runs of a driver, and the log's from the first scrape."""
 
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.config import RunFile
 from pipeline.labels.store import open_store
 from tests.kit.labelling import CLASSES, Bench, MemorySource
 from workers.driver.folder import RunFolder, read_json
+from workers.driver.learning import gauges
 from workers.driver.metrics import RunMetrics
 from workers.labelling import LabellingProgress
 
@@ -100,3 +102,10 @@ def test_a_run_without_a_log_starts_at_nothing_and_makes_none(tmp_path: Path) ->
     metrics.start(RunFolder(tmp_path), labels=str(tmp_path / "labels"))
     metrics.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_of_labels_is_told_while_they_are_made_and_as_what_it_is() -> None:
+    made = replace(NOTHING, rows_planned=100, rows_committed=40, rows_per_s=12.0, rows_reused=0, says="")
+    assert gauges(made, {})[0].says == "12/s lately"
+    assert gauges(replace(made, rows_per_s=0.0, says="teachers load"), {})[0].says == "teachers load"
+    assert gauges(replace(made, rows_committed=100, rows_reused=7), {})[0].says == "7 were known", "nothing is made any more"

@@ -16,6 +16,7 @@ from pipeline.rollout.slots import Slot
 from tests.kit.agents import AgentBench
 from tests.kit.bundles import NOW, Trust, text_bundle
 from workers.driver.folder import RunFolder
+from workers.driver.passphrases import Passphrases
 from workers.driver.rekeying import rekey
 from workers.edge.agent import BOOT_TRIES, FIRST_SYNC_S, JITTER, MAX_BACKOFF_S
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
@@ -237,7 +238,7 @@ def test_a_far_future_signed_with_stolen_online_keys_blocks_installs_until_those
     bench.agent.turn()
     assert bench.device.record.current.state is State.CHECK
     assert "xpired" in bench.agent.status.blocked
-    rekey(folder, ("snapshot", "timestamp", "assignment"), brought=(), unlock=Unlock(), ask=None, now=NOW)
+    rekey(folder, ("snapshot", "timestamp", "assignment"), brought=(), passphrases=Passphrases(Unlock()), now=NOW)
     bench.assign(target, 2)
     for _ in range(2):
         bench.agent.turn()
@@ -256,7 +257,7 @@ def test_the_highest_generation_signed_with_a_stolen_key_holds_a_device_until_th
     bench.assign(target, 2)
     bench.agent.turn()
     assert "above" in bench.agent.status.blocked
-    rekey(folder, ("assignment",), brought=(), unlock=Unlock(), ask=None, now=NOW)
+    rekey(folder, ("assignment",), brought=(), passphrases=Passphrases(Unlock()), now=NOW)
     bench.assign(target, 2)
     bench.agent.turn()
     assert (bench.device.record.current.state, bench.device.record.current.generation) == (State.CONFIRMED, 2)

@@ -4,26 +4,32 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from pipeline.errors import FolderBusyError
 from pipeline.rollout.slots import Slots
-from tests.kit.bundles import text_bundle, text_probabilities, text_table
+from tests.kit.bundles import numbers_bundle, text_bundle, text_probabilities, text_table
 from tests.kit.devices import Models
 from workers.edge.cli import ROWS_A_CALL, app
 from workers.edge.enrol import EnrolmentInvalidError
 from workers.edge.folder import FolderLock
+from workers.edge.inputs import softmax
+from workers.edge.lines import LineUnreadableError
 from workers.edge.local_api import LocalApi, LocalServer
 from workers.edge.local_client import DeviceSilentError
 from workers.edge.metrics import EdgeMetrics
+from workers.edge.model_process import ModelProcess
 from workers.edge.serving import Serving
 from workers.rpc import local_pb2 as pb
 
+WEIGHTS = np.asarray([[1.0, -1.0], [0.5, 0.0], [0.0, 2.0]], dtype=np.float32)
 ROOT = Path(__file__).parents[3]
 RUNNER = CliRunner()
 UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -39,6 +45,24 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     server.start()
     yield tmp_path
     server.close()
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Iterator[Path]:
+    """A device whose student eats three numbers, in its real model process."""
+    bundle = numbers_bundle(tmp_path / "bundles", WEIGHTS)
+    serving = Serving(ModelProcess.start)
+    serving.serve(Slots(tmp_path / "slots").stage(bundle.path, bundle.sha256))
+    status = pb.GetStatusResponse(input=pb.Input(kind="floats", width=3))
+    server = LocalServer(tmp_path / "predict.sock", LocalApi(serving, status=lambda: status, metrics=EdgeMetrics(CollectorRegistry())))
+    server.start()
+    yield tmp_path
+    server.close()
+    serving.close()
+
+
+def answers(rows: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    return softmax(np.asarray(rows, dtype=np.float32) @ WEIGHTS, 1.0)
 
 
 def expected(text: str) -> str:
@@ -86,15 +110,37 @@ def test_a_pipe_that_goes_on_is_answered_line_by_line(folder: Path) -> None:
         assert process.wait(30) == 0
 
 
-def test_status_shows_every_fact(folder: Path) -> None:
-    result = RUNNER.invoke(app, ["status", str(folder)])
-    shown = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
-    assert (shown["state"], shown["generation"], shown["incumbent"], shown["blocked"]) == ("CONFIRMED", "3", "-", "-")
+def test_a_model_of_numbers_gets_json_lists_and_what_is_none_is_named(numbers: Path) -> None:
+    rows = [(0.5, 0.1, -1.0), (2.0, 0.0, 0.0)]
+    right = [f"{('ham', 'spam')[int(probabilities.argmax())]}\t{probabilities.max():.4f}" for probabilities in answers(rows)]
+    said = RUNNER.invoke(app, ["predict", str(numbers), *(json.dumps(row) for row in rows)])
+    assert said.stdout.splitlines() == right
+    bad = RUNNER.invoke(app, ["predict", str(numbers), "[1, 2]"])
+    assert str(bad.exception).startswith("input 1: 2 numbers; expected a JSON list of 3 numbers")
+
+
+def test_a_bad_line_is_named_by_its_number_and_those_before_it_are_answered(numbers: Path) -> None:
+    file = numbers / "rows.jsonl"
+    good = json.dumps([0.5, 0.1, -1.0])
+    file.write_text(f'{good}\n{good}\n[1, "two", 3]\n{good}\n')
+    said = RUNNER.invoke(app, ["predict", str(numbers), "--file", str(file)])
+    assert len(said.stdout.splitlines()) == 2
+    assert isinstance(said.exception, LineUnreadableError)
+    assert str(said.exception).startswith(f'{file}, line 3: "two" in place 2; expected a JSON list of 3 numbers')
+
+
+def test_status_is_a_picture_and_as_json_the_facts(folder: Path) -> None:
+    lines = RUNNER.invoke(app, ["status", str(folder)]).stdout.splitlines()
+    assert lines[0] == "CONFIRMED"
+    assert "{" not in "".join(lines), "no Python values"
     assert json.loads(RUNNER.invoke(app, ["status", str(folder), "--json"]).stdout)["generation"] == 3
 
 
 def test_errors_are_the_ones_that_become_exit_codes(tmp_path: Path) -> None:
-    assert isinstance(RUNNER.invoke(app, ["predict", str(tmp_path), "x"]).exception, DeviceSilentError)
+    silent = RUNNER.invoke(app, ["predict", str(tmp_path), "x"]).exception
+    assert isinstance(silent, DeviceSilentError)
+    assert str(silent).endswith(f"(not enrolled yet); expected one that runs; `kdpipe edge enrol {tmp_path} --enrolment FILE` comes first")
+    assert "no such folder" in str(RUNNER.invoke(app, ["status", str(tmp_path / "none")]).exception)
     enrol = ["enrol", str(tmp_path / "device"), "--enrolment", str(tmp_path / "none.json")]
     assert isinstance(RUNNER.invoke(app, enrol).exception, EnrolmentInvalidError)
 

@@ -148,6 +148,8 @@ def test_a_folder_with_a_very_long_path_works(tmp_path: Path) -> None:
 
 
 def test_no_agent_is_told_with_the_command_that_starts_one(tmp_path: Path) -> None:
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "certificate.pem").touch()
     with LocalDevice(tmp_path) as device, pytest.raises(DeviceSilentError, match="kdpipe edge run"):
         device.status()
 

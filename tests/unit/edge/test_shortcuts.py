@@ -58,6 +58,9 @@ def check(made: Device, target: ReleaseTarget) -> None:
 def test_a_device_that_has_the_base_fetches_the_delta_alone(world: World, tmp_path: Path) -> None:
     made = world.device(tmp_path / "device")
     made.install(world.second, 2)
+    came = from_json(to_json(made.record.current)).arrival
+    assert came is not None
+    assert (came.digest, came.way, came.fetched_bytes) == (world.second.digest, "delta", world.delta.length)
     check(made, world.second)
     assert made.fetched == [(world.delta.digest, world.delta.length)]
     assert world.delta.length < world.packed.length < world.second.length

@@ -353,10 +353,11 @@ def test_what_a_generation_cost_is_in_the_log_whoever_wrote_it(store):
     repaired = ShardRef(key="shards/again", rows=3, bytes=10, crc32=1)
     write_at(writer, 50.0, Repair(shard="shards/0-4", by=repaired, teacher="t"))
     state = LogReader(store).refresh()
-    first = TeacherCost(rows=9, rows_reused=0, teacher_s=0.2, first_commit_unix_s=10.0, last_commit_unix_s=20.0)
-    nothing = TeacherCost(rows=0, rows_reused=0, teacher_s=0, first_commit_unix_s=None, last_commit_unix_s=None)
+    first = TeacherCost(rows=9, rows_first=3, rows_reused=0, teacher_s=0.2, first_commit_unix_s=10.0, last_commit_unix_s=20.0)
+    nothing = TeacherCost(rows=0, rows_first=0, rows_reused=0, teacher_s=0, first_commit_unix_s=None, last_commit_unix_s=None)
     assert teacher_cost(state, 1) == first
-    assert teacher_cost(state, 3) == TeacherCost(rows=5, rows_reused=0, teacher_s=0.1, first_commit_unix_s=40.0, last_commit_unix_s=40.0)
+    later = TeacherCost(rows=5, rows_first=5, rows_reused=0, teacher_s=0.1, first_commit_unix_s=40.0, last_commit_unix_s=40.0)
+    assert teacher_cost(state, 3) == later
     write_at(writer, 60.0, Seal(window=1, first_commit=2, stop_commit=3, rows=5), End(generation=3))
     write_at(writer, 70.0, End(generation=4))
     state = LogReader(store).refresh()

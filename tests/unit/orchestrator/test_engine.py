@@ -9,7 +9,7 @@ from securesystemslib.signer import CryptoSigner
 from sqlalchemy import Engine as Database
 from sqlalchemy import event, func, select, update
 
-from pipeline.releases.assignment import Assignment, verify_assignment
+from pipeline.releases.assignment import ASSIGNMENT_VALID, Assignment, verify_assignment
 from pipeline.releases.online import BundleMissingError
 from pipeline.releases.target import ReleaseTarget, target_path
 from pipeline.rollout.events import RolloutLogBrokenError
@@ -17,7 +17,7 @@ from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import Rollout, RolloutState
 from pipeline.rollout.steering import Action
 from workers.orchestrator import tables
-from workers.orchestrator.engine import ASSIGNMENT_VALID, Engine, Order, RolloutConflictError, RolloutUnknownError
+from workers.orchestrator.engine import Engine, Order, RolloutConflictError, RolloutUnknownError
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipes import FeedMissingError, FeedReleasedError, release_feed
+from pipeline.recipes import FeedMissingError, FeedReleasedError, NoFeedsError, release_feed
 
 
 @pytest.fixture
@@ -59,5 +59,5 @@ def test_without_hard_links_between_the_folders_the_feed_is_copied(refusal: int,
 
 
 def test_errors_survive_pickling() -> None:
-    for error in (FeedMissingError("d", 3, ("1",)), FeedReleasedError("d", 3, ("1",))):
+    for error in (FeedMissingError("d", 3, ("1",)), NoFeedsError("d", "s.jsonl"), FeedReleasedError("d", 3, ("1",))):
         assert str(pickle.loads(pickle.dumps(error))) == str(error)

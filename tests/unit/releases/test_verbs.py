@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.files import write_atomic
 from pipeline.releases import sealing
 from pipeline.releases.bundle import BundleFile, build_bundle
-from pipeline.releases.keys import KeyLockedError, load_key
+from pipeline.releases.keys import KeyLockedError, Unlock, load_key
 from pipeline.releases.lineage import LineageEntry
 from pipeline.releases.manifest import Golden
 from pipeline.releases.online import BundleMissingError, ReleaseYankedError
@@ -330,6 +330,20 @@ def test_a_run_that_lost_its_repository_is_told(tmp_path: Path) -> None:
     error = kdpipe("releases", "ls", tmp_path).exception
     assert isinstance(error, MetadataInvalidError)
     assert "no such file" in str(error)
+
+
+def test_passphrases_that_are_typed_are_typed_twice_and_seal_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.commands.keys.init.someone_types", lambda: True)
+    for owner in ("OFFLINE", "ONLINE"):
+        monkeypatch.setenv(f"KDPIPE_{owner}_PASSPHRASE", "given")
+    words = ["keys", "init", str(tmp_path / "run")]
+    mistyped = CliRunner().invoke(app, words, input="right\nrihgt\nright\nright\n")
+    assert mistyped.exit_code == 0, mistyped.output
+    assert "do not match" in mistyped.output
+    path, variable = tmp_path / "run" / "keys" / "release" / "release.pem", "KDPIPE_RELEASE_PASSPHRASE"
+    load_key(path, Unlock(environment={variable: "right"}))
+    with pytest.raises(KeyLockedError):
+        load_key(path, Unlock(environment={variable: "rihgt"}))
 
 
 @pytest.mark.parametrize("reason", ["", "  "])

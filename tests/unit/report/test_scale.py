@@ -53,4 +53,4 @@ def test_equal_values_have_an_axis_too() -> None:
 def test_a_label_fits_its_room_whatever_is_in_it(text: str) -> None:
     shown = fitted(text, WIDTH - 100)
     assert width_of(shown) <= WIDTH - 100 or len(shown) <= 1
-    assert shown == text or shown.endswith("…")
+    assert shown == text or ("…" in shown and text.startswith(shown.partition("…")[0]))

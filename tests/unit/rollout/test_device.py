@@ -1,6 +1,8 @@
 """The device's state machine: pure, so every order of events can be tried."""
 
+import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -48,7 +50,7 @@ def checked(record: DeviceRecord, target: ReleaseTarget | None, machine: Machine
 
 def installed(record: DeviceRecord, generation: int, number: int, **changes: object) -> DeviceRecord:
     record = checked(device.assign(record, wanted(generation, number)), release(number, **changes))
-    record = device.begin_try(device.staged(device.downloaded(record)))
+    record = device.begin_try(device.staged(device.downloaded(record, way="whole")))
     if record.state is State.SHADOW:
         record = device.begin_try(device.shadowed(record, EVIDENCE))
     return device.confirm(record)
@@ -142,7 +144,7 @@ def test_the_byte_budget_is_of_one_assignment() -> None:
 
 def test_each_try_is_counted_before_it_and_the_last_one_ends_it() -> None:
     record = checked(device.assign(NEW, wanted(1)), release())
-    record = device.staged(device.downloaded(record))
+    record = device.staged(device.downloaded(record, way="whole"))
     for left in range(TRIES - 1, -1, -1):
         record = device.begin_try(record)
         assert (record.state, record.tries_left) == (State.TRIAL, left)
@@ -151,10 +153,10 @@ def test_each_try_is_counted_before_it_and_the_last_one_ends_it() -> None:
 
 
 def test_a_trial_that_fails_goes_back_to_the_incumbent_and_a_first_one_just_fails() -> None:
-    first = device.begin_try(device.staged(device.downloaded(checked(device.assign(NEW, wanted(1)), release()))))
+    first = device.begin_try(device.staged(device.downloaded(checked(device.assign(NEW, wanted(1)), release()), way="whole")))
     assert device.fail(first, "model_died", "").state is State.FAILED
     record = installed(NEW, 1, 1)
-    record = device.staged(device.downloaded(checked(device.assign(record, wanted(2, 2)), release(2))))
+    record = device.staged(device.downloaded(checked(device.assign(record, wanted(2, 2)), release(2)), way="whole"))
     record = device.begin_try(device.shadowed(device.begin_try(record), EVIDENCE))
     back = device.fail(record, "model_died", "it did")
     assert (back.state, back.incumbent) == (State.ROLLED_BACK, record.incumbent)
@@ -187,7 +189,7 @@ def test_the_report_queue_is_bounded_and_sheds_steps_before_outcomes() -> None:
 
 
 def test_a_step_in_the_wrong_state_is_a_bug_that_says_so() -> None:
-    for step in (device.downloaded, device.staged, device.begin_try, device.confirm):
+    for step in (partial(device.downloaded, way="whole"), device.staged, device.begin_try, device.confirm):
         with pytest.raises(WrongStepError):
             step(NEW)
 
@@ -228,7 +230,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.record.state in (State.DOWNLOAD, State.VERIFY))
     @rule()
     def step(self) -> None:
-        self.record = device.downloaded(self.record) if self.record.state is State.DOWNLOAD else device.staged(self.record)
+        self.record = device.downloaded(self.record, way="whole") if self.record.state is State.DOWNLOAD else device.staged(self.record)
 
     @precondition(lambda self: self.record.state in (State.STAGED, State.SHADOW, State.TRIAL))
     @rule(passes=st.sampled_from(["passes", "fails", "killed"]))
@@ -271,3 +273,9 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_a_record_of_before_arrivals_were_kept_reads() -> None:
+    tree = json.loads(to_json(installed(NEW, 1, 1)))
+    assert tree.pop("arrival")["way"] == "whole"
+    assert from_json(json.dumps(tree).encode()).arrival is None

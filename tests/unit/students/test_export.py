@@ -1,6 +1,7 @@
 """What ships: a fixed graph, one blob, int8 that says the same as the module, nothing of this machine."""
 
 import json
+import logging
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.files import write_atomic
 from pipeline.students.export import Exported, export_student
 from pipeline.students.graph import Graph, GraphInvalidError
 from pipeline.students.models import Student, build_student
-from pipeline.students.onnx_file import ExportError, to_onnx
+from pipeline.students.onnx_file import ExportError, quantiser_kept_off_the_root_logger, to_onnx
 from tests.kit.students import finish, mails, numbers, reader_of, spec, trainer_of
 
 
@@ -183,3 +184,23 @@ def test_a_damaged_or_foreign_graph_is_refused(exported: Exported, tmp_path: Pat
 
 def test_parity_is_json(exported: Exported) -> None:
     json.dumps(vars(exported.parity), allow_nan=False)
+
+
+def test_the_quantiser_says_nothing_through_the_root_logger(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    def advise() -> None:
+        root.handle(root.makeRecord("root", logging.WARNING, "/x/onnxruntime/quantization/quantize.py", 1, "pre-process!", (), None))
+
+    root = logging.getLogger()
+    handlers, filters = list(root.handlers), list(root.filters)
+    caplog.set_level(logging.DEBUG, logger="pipeline")
+    with quantiser_kept_off_the_root_logger():
+        advise()
+        logging.warning("of a user's module")  # noqa: LOG015 - as others do
+    assert [(record.name, record.message) for record in caplog.records] == [
+        ("pipeline.students.onnx_file", "the quantiser says"),
+        ("root", "of a user's module"),
+    ]
+    assert (root.handlers, root.filters) == (handlers, filters)
+    assert "pre-process" not in "".join(capfd.readouterr())
+    advise()
+    assert caplog.records[-1].message == "pre-process!", "only while it quantises"

@@ -1,5 +1,6 @@
 """What the verbs of keys share: the folder, what unlocks keys, and keys that lie elsewhere."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,17 @@ Publics = Annotated[
     list[str] | None, typer.Option("--public", metavar="KEY=FILE", help="Its public key, PEM; not asked for with env:VARIABLE.")
 ]
 SEALED_BY = "a passphrase in each of KDPIPE_OFFLINE_PASSPHRASE, KDPIPE_RELEASE_PASSPHRASE, KDPIPE_ONLINE_PASSPHRASE (or ..._FILE)"
+
+
+def someone_types() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty()
+
+
+def ask_twice(owner: str) -> str:
+    """A new passphrase, typed until two are the same: a typing error would seal keys that nobody opens again."""
+    answer: str = typer.prompt(f"new passphrase of the {owner} keys", hide_input=True, confirmation_prompt="the same again", err=True)
+    return answer
 
 
 def references(uses: Sequence[str] | None, publics: Sequence[str] | None, unlock: "Unlock", owners: dict[str, str]) -> dict[str, bytes]:

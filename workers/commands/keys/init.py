@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.keys.arguments import SEALED_BY, AsJson, Folder, Publics, Uses, references
+from workers.commands.keys.arguments import SEALED_BY, AsJson, Folder, Publics, Uses, ask_twice, references, someone_types
 
 
 def init(
@@ -23,7 +23,7 @@ def init(
     from pipeline.errors import ConfigError
     from pipeline.files import create_exclusive, make_private_folder
     from pipeline.releases.journal import finish
-    from pipeline.releases.keys import OFFLINE, OWNERS, ROOT_KEYS, Unlock
+    from pipeline.releases.keys import OFFLINE, OWNERS, ROOT_KEYS, Unlock, passphrase_variable
     from pipeline.releases.repository import create_repository
     from workers.driver.folder import RunFolder
     from workers.driver.rekeying import OWNER, held_still
@@ -35,7 +35,10 @@ def init(
     elsewhere = references(uses, publics, unlock, owners)
     here = {owners[name] for name in owners.keys() - elsewhere.keys()}
     missing = [owner for owner in OWNERS if owner in here and unlock.passphrase(owner) is None]
-    if missing and not unsealed:
+    if missing and not unsealed and someone_types():
+        typed = {passphrase_variable(owner): ask_twice(owner) for owner in missing}
+        unlock = Unlock(environment={**os.environ, **typed})
+    elif missing and not unsealed:
         raise ConfigError("keys init", f"no passphrase for the {', '.join(missing)} keys", SEALED_BY, "set them, or say --unsealed")
     with held_still(folder):
         finish(folder.keys, folder.releases)

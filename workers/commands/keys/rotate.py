@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.commands.keys.arguments import AsJson, Folder, Publics, Uses, references
+from workers.commands.keys.arguments import AsJson, Folder, Publics, Uses, ask_twice, references, someone_types
 from workers.commands.repository import repository
 
 if TYPE_CHECKING:
@@ -30,6 +29,9 @@ def rotate(
     replace: Annotated[str, typer.Option("--replace", metavar="KEYID", help="For root: which of its keys goes; a few letters do.")] = "",
     uses: Uses = None,
     publics: Publics = None,
+    new_passphrase: Annotated[
+        bool, typer.Option("--new-passphrase", help="The passphrase given is a new one; for all keys of its owner at once.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Give roles new keys, and sign what must be signed because of it; no device enrols anew. The run must be stopped."""
@@ -43,7 +45,9 @@ def rotate(
         raise ConfigError("ROLE", repr(unknown[0]), f"one of: {', '.join(ROLES)}", "`kdpipe keys show DIR` lists them")
     unlock = Unlock(environment=os.environ)
     elsewhere = references(uses, publics, unlock, {role: OWNER[role] for role in roles})
-    _change(directory, list(dict.fromkeys(roles)), brought, unlock, as_json=as_json, replace=replace, elsewhere=elsewhere)
+    _change(
+        directory, list(dict.fromkeys(roles)), brought, unlock, as_json=as_json, replace=replace, elsewhere=elsewhere, anew=new_passphrase
+    )
 
 
 def renew(
@@ -73,18 +77,20 @@ def _change(
     replace: str = "",
     renew: Sequence[str] = (),
     elsewhere: dict[str, bytes] | None = None,
+    anew: bool = False,
 ) -> None:
     from datetime import UTC, datetime
 
+    from workers.driver.passphrases import Passphrases
     from workers.driver.rekeying import rekey
 
+    someone = someone_types()
     folder = repository(directory)
     done = rekey(
         folder,
         roles,
         brought=brought or (),
-        unlock=unlock,
-        ask=_ask if sys.stdin.isatty() else None,
+        passphrases=Passphrases(unlock, ask=_ask if someone else None, ask_twice=ask_twice if someone else None, anew=anew),
         now=datetime.now(UTC),
         replace=replace,
         renew=renew,

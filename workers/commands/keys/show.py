@@ -43,8 +43,13 @@ def _print(roles: "list[Role]") -> None:
     for column in ("role", "version", "expires", "needs", "key", "its private key"):
         table.add_column(column, overflow="fold")
     for role in roles:
-        head = (role.name, str(role.version), f"{role.expires:%Y-%m-%d}", f"{role.threshold} of {len(role.keys)}")
+        head = (role.name, str(role.version), _expires(role), f"{role.threshold} of {len(role.keys)}")
         for place, key in enumerate(role.keys):
             where = f"{key.where.removeprefix('keys/')}, {key.kept}" if key.where else "not here"
             table.add_row(*(head if place == 0 else ("", "", "", "")), key.keyid[:8], where)
     table_console().print(table)
+
+
+def _expires(role: "Role") -> str:
+    until = f"{role.expires:%Y-%m-%d}"
+    return until if role.each_s is None else f"each after {role.each_s // 86_400} days; the key {until}"

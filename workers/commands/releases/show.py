@@ -45,7 +45,7 @@ def _signed(release: "Release") -> list[str]:
     return [
         *lines,
         f"  bundle      {target.length:,} bytes, generation {target.generation}",
-        f"  floor       a device that ran it never runs a number below {target.security_floor}",
+        f"  floor       {_floor(target.security_floor)}",
         f"  hardware    {', '.join(target.hardware) or 'any'}, {target.memory_bytes:,} bytes of memory",
     ]
 
@@ -70,3 +70,7 @@ def _bundled(bundle: "Bundle") -> list[str]:
         lines.append(f"  origin      generation {m.origin.generation}, {parent}; `kdpipe releases lineage` says more")
         lines.append(f"  gate        {m.origin.gate.get('summary', '')}")
     return lines
+
+
+def _floor(number: int) -> str:
+    return f"a device that ran it never runs a number below {number}" if number else "none: a device that ran it may go back to any number"

@@ -1,13 +1,16 @@
 """A rollout as a person sees it: waves with bars, the tests against their bounds, comparisons, and one sentence why."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.rollout.rollout import WavePhase
-from workers.commands.quantities import shown_s
-from workers.orchestrator.views import ComparisonView, RolloutView, WaveView
+from workers.commands.quantities import shown_bytes, shown_s
+from workers.edge.picture import WAYS
+from workers.orchestrator.views import ArrivalView, ComparisonView, RolloutView, WaveView
 
 STYLES = {"completed": "green", "halted": "bold red", "aborted": "red", "reverted": "red", "reverting": "yellow", "running": "cyan"}
 FINDINGS = {"no_worse": "no worse", "worse": "WORSE", "too_few": "too few to compare", "missing": "MISSING"}
@@ -21,6 +24,8 @@ def picture(view: RolloutView, *, now: float) -> RenderableType:
         parts.append(_install_tests(view))
     if view.comparisons:
         parts.append(_comparisons(view))
+    if view.arrivals:
+        parts.append(_arrivals(view.arrivals))
     parts.append(Text(view.reason, style=STYLES.get(view.state, "")))
     return Group(*parts)
 
@@ -35,6 +40,12 @@ def line(view: RolloutView) -> str:
         f"{view.rollout_id}: {view.state.value}{paused}, {where}, {view.confirmed:,} of {view.devices:,} confirmed, "
         f"{view.offered:,} in flight{broken}. {view.reason}"
     )
+
+
+def _arrivals(arrivals: Sequence[ArrivalView]) -> Text:
+    """How the release came to those that run it."""
+    ways = [f"{each.devices:,} {WAYS.get(each.way, each.way)} ({shown_bytes(each.fetched_bytes)})" for each in arrivals]
+    return Text(f"of devices that run it, {', '.join(ways)}")
 
 
 def _head(view: RolloutView, now: float) -> Text:
@@ -92,7 +103,8 @@ def _comparisons(view: RolloutView) -> Table:
 
 def _groups(found: ComparisonView) -> tuple[str, str]:
     unit = " ms" if found.metric == "latency" else ""
-    return (
-        f"{found.wave_median:.4g}{unit} ({found.wave_devices:,} devices)",
-        f"{found.control_median:.4g}{unit} ({found.control_devices:,} devices)",
-    )
+    return _group(found.wave_median, found.wave_devices, unit), _group(found.control_median, found.control_devices, unit)
+
+
+def _group(median: float, devices: int, unit: str) -> str:
+    return f"{median:.4g}{unit} ({devices:,} devices)" if devices else "nobody told"

@@ -18,15 +18,30 @@ from numpy.typing import NDArray
 from pipeline.config import StudentSection
 from pipeline.distill.losses import NO_LABEL, Lesson, Recorded, check_losses
 from pipeline.distill.weighting import Evidence, check_policies
+from pipeline.errors import ConfigError
 from pipeline.inputs import encode
 from pipeline.labels.reader import LabelBatch
 from pipeline.students.models import Student
 
 
-def check_section(name: str, section: StudentSection, *, classes: int) -> None:
-    """Raises ConfigError for losses, policies or numbers of theirs that can't be had."""
+def check_section(name: str, section: StudentSection, *, classes: int, codec: str | None = None, labelled: bool = True) -> None:
+    """Raises ConfigError for losses, policies or numbers of theirs that can't be had: from labels of that codec, where it is known, or
+    where samples are not `labelled` by their source.
+    """
     where = f"students.{name}"
-    check_losses(section.loss, where=f"{where}.loss", classes=classes, temperature=section.temperature, options=section.loss_options)
+    check_losses(
+        section.loss,
+        where=f"{where}.loss",
+        classes=classes,
+        temperature=section.temperature,
+        options=section.loss_options,
+        codec=codec,
+    )
+    if not labelled and {loss for loss, share in section.loss.items() if share} == {"ce"}:
+        expected = "a loss that learns from the teacher, or hard labels in the stream"
+        raise ConfigError(
+            f"{where}.loss", "ce alone, and `stream.label` is not set", expected, 'take `kl`, or set `stream.label = "COLUMN"`'
+        )
     check_policies(section.weighting, where=f"{where}.weighting", options=section.weighting_options)
 
 

@@ -51,6 +51,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         fit=validation.fit,
         choose=validation.choose,
         out=files.export,
+        budget=context.run.gate.int8_loss_max,
         incumbent=incumbent.files.export / GRAPH if incumbent else None,
     )
     memory_bytes = memory_of(exported.graph, kind=exported.kind)

@@ -22,14 +22,26 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LabelStoreError
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.prefetch import ReadingAhead
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, LabelReader, NotYet
 from pipeline.labels.store import open_store
+from pipeline.students.lessons import recorded_of
 
 POLL_S = 0.05
+
+
+class NoLabelsThereError(LabelStoreError):
+    """A place where nobody has planned any labelling: a mistyped one, or one of a run that has not begun."""
+
+    def __init__(self, labels: str) -> None:
+        super().__init__(labels)
+        self.labels = labels
+
+    def __str__(self) -> str:
+        return f"{self.labels}: no label log; expected DIR/labels of a run, or a `labelling.store`; correct it, or start `kdpipe run` first"
 
 
 class LabelDataset(IterableDataset[dict[str, Any]]):
@@ -41,9 +53,11 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     `label`       list[str | None], the source's own
     `weight`      float32 [B], 0 for a sample that counts for nothing
     `entropy`, `margin`, `disagreement`, `agreement`   float32 [B], NaN where there is none
+    `recorded`    `pipeline.distill.losses.Recorded`, what a sparse codec kept of the labels; None where it kept every class
+    `embedding`   float32 [B, D], what the teacher sees, NaN in rows without; None where no row has one
     `batch_rows`  int, over all ranks: divide the sum of losses by it
 
-    Raises what `LabelReader` raises.
+    Raises NoLabelsThereError, and what `LabelReader` raises.
     """
 
     def __init__(
@@ -55,46 +69,58 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         seed: int = 0,
         rank: int | None = None,
         world: int | None = None,
+        mixed_teachers: bool = False,
         wait: Callable[[], None] = lambda: time.sleep(POLL_S),
     ) -> None:
         """`labels` is DIR/labels or a store's URL; without `generation`, the newest that has labels. Rank and world are those of
-        `torch.distributed`, if that is set up, unless given.
+        `torch.distributed`, if that is set up, unless given. With `mixed_teachers` labels of teachers that differ are read, too.
 
         `wait` is called while the next labels are not there yet; what it raises ends the iteration.
         """
         if rank is None or world is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        self._options: dict[str, Any] = {"batch": batch, "seed": seed, "rank": rank, "world": world}
+        self._options: dict[str, Any] = {"batch": batch, "seed": seed, "mixed_teachers": mixed_teachers}
+        self._rank, self._world = rank, world
         self._labels, self._generation, self._wait = labels, generation, wait
         self._cursor: Cursor | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         workers = get_worker_info()
-        if workers is not None and workers.num_workers > 1:
-            several = f"{workers.num_workers} workers, each of which would read all labels"
-            raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
-        reader = ReadingAhead(self._reader())
+        if workers is not None:
+            found = f"num_workers = {workers.num_workers}: a copy in a process of its own, whose place is lost with it"
+            raise ConfigError("DataLoader", found, "num_workers = 0: the data set reads ahead by itself")
+        reader = ReadingAhead(self._reader(self._rank, self._world))
         try:
             cursor = self._cursor or reader.start()
             while not isinstance(found := reader.read(cursor), EndOfEpoch):
                 if isinstance(found, NotYet):
                     self._wait()
                 else:
+                    alike = found.inputs if len(found.inputs) else self._whole(cursor)
                     cursor = self._cursor = found.cursor_after
-                    yield _as_tensors(found)
+                    yield _as_tensors(found, alike)
             self._cursor = found.next
         finally:
             reader.close()
 
-    def _reader(self) -> LabelReader:
+    def _reader(self, rank: int, world: int) -> LabelReader:
         store = open_store(self._labels)
+        state = LogReader(store).refresh()
+        if not state.log:
+            raise NoLabelsThereError(self._labels)
         if self._generation is None:  # of a saved place, its own
-            self._generation = self._cursor.generation if self._cursor else LogReader(store).refresh().newest_generation
-        return LabelReader(store, generation=self._generation, **self._options)
+            self._generation = self._cursor.generation if self._cursor else state.newest_generation
+        return LabelReader(store, generation=self._generation, rank=rank, world=world, **self._options)
+
+    def _whole(self, cursor: Cursor) -> pa.Array:
+        """Inputs of the batch at `cursor`, all ranks' slices: what an empty slice would look like."""
+        found = self._reader(0, 1).read(cursor)
+        assert isinstance(found, LabelBatch)
+        return found.inputs
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint. In the process that iterates: with a DataLoader, that is `num_workers=0`."""
+        """Plain values, for a checkpoint."""
         return {"cursor": asdict(self._cursor) if self._cursor else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -102,7 +128,8 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         self._cursor = Cursor(**state["cursor"]) if state["cursor"] else None
 
 
-def _as_tensors(batch: LabelBatch) -> dict[str, Any]:
+def _as_tensors(batch: LabelBatch, alike: pa.Array) -> dict[str, Any]:
+    """`alike` are inputs of the same batch, this slice's own where it has any."""
     columns = {
         "log_probs": batch.log_probs_BK,
         "weight": batch.weight_B,
@@ -114,14 +141,16 @@ def _as_tensors(batch: LabelBatch) -> dict[str, Any]:
     tensors = {name: torch.from_numpy(np.array(column, dtype=np.float32)) for name, column in columns.items()}
     return {
         "sample_id": batch.sample_ids,
-        "inputs": _inputs(batch.inputs),
+        "inputs": _inputs(batch.inputs, alike),
         "label": batch.hard_label,
+        "recorded": recorded_of(batch.recorded),
+        "embedding": None if batch.embedding_BD is None else torch.from_numpy(np.array(batch.embedding_BD)),
         "batch_rows": batch.batch_rows,
         **tensors,
     }
 
 
-def _inputs(inputs: pa.Array) -> Any:
-    if pa.types.is_list(inputs.type) and len(inputs) and len(widths := pc.unique(pc.list_value_length(inputs))) == 1:
+def _inputs(inputs: pa.Array, alike: pa.Array) -> Any:
+    if pa.types.is_list(inputs.type) and len(widths := pc.unique(pc.list_value_length(alike))) == 1:
         return torch.from_numpy(inputs.flatten().to_numpy(zero_copy_only=False).reshape(len(inputs), widths[0].as_py()).copy())
     return inputs.to_pylist()

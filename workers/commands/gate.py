@@ -62,8 +62,8 @@ def gate(
         )
         uses = _count_use(folder, graph, name, teacher.fingerprint, passed=report.ships) if folder else 0
     typer.echo(json.dumps(report.to_json()) if as_json else report.table())
-    if validation.unanswered:
-        typer.echo(f"  left out: {validation.unanswered} samples on which the teacher failed", err=as_json)
+    for note in validation.left_out():
+        typer.echo(f"  {note}", err=as_json)
     if folder:
         typer.echo(f"  the gate's samples have now decided {uses} time(s) about {name}", err=as_json)
     if not report.ships:

@@ -82,7 +82,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     verdict = {
         "ships": report.ships,
         "why": report.summary,
-        "says": "\n  ".join([report.table(), *_notes(context, lineage.gate_uses(name), name, validation.unanswered, incumbent)]),
+        "says": "\n  ".join([report.table(), *_notes(context, lineage.gate_uses(name), name, validation, incumbent)]),
         "report": report.to_json(),
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
@@ -95,11 +95,10 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     return verdict
 
 
-def _notes(context: RunContext, uses: int, student: str, unanswered: int, incumbent: Incumbent | None) -> list[str]:
-    left_out = [f"left out: {unanswered} validation samples on which the teacher failed"] if unanswered else []
+def _notes(context: RunContext, uses: int, student: str, validation: Validation, incumbent: Incumbent | None) -> list[str]:
     back = taken_back(context.folder, student)
     stood = [_stood(back, incumbent)] if back else []
-    return [f"the gate's samples have now decided {uses} time(s) about {student}", *left_out, *stood]
+    return [f"the gate's samples have now decided {uses} time(s) about {student}", *validation.left_out(), *stood]
 
 
 def _stood(back: TakenBack, incumbent: Incumbent | None) -> str:

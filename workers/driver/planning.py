@@ -16,6 +16,7 @@ from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
 from pipeline.students.lessons import check_section
 from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.samples import read_validation
 from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
 from workers.driver.folder import read_json
@@ -86,7 +87,8 @@ def check_prepared(request: RunRequest) -> None:
 def check_inputs(request: RunRequest, teacher: Callable[[], Teacher]) -> None:
     """Open what the run will read later, and the teacher, so that a mistake there is told now. Raises what they raise."""
     run = request.run
-    for section in (run.validation, run.labelled, run.test):
+    read_validation(open_source(run.validation, base=request.base), classes=run.classes)  # else its parts are known after training
+    for section in (run.labelled, run.test):
         if section:
             source = open_source(section, base=request.base)
             for part in source.parts():

@@ -88,11 +88,12 @@ def mean_loss(
     """The weighted sum of the named losses, added up over these samples and divided by `batch_rows`.
 
     `batch_rows` counts the whole batch: where ranks hold slices of it, the sum over ranks is the mean over the batch, also for
-    uneven slices. A sample of weight 0 counts as a sample that teaches nothing.
+    uneven slices. A sample of weight 0 counts as a sample that teaches nothing. Logits of any precision are compared in float32, in which
+    the result is.
     """
-    own = options or {}
+    own, said_BK = options or {}, logits_BK.float()
     total_B = sum(
-        (share * LOSSES[name](logits_BK, lesson, temperature=temperature, **own.get(name, {})) for name, share in losses.items()),
+        (share * LOSSES[name](said_BK, lesson, temperature=temperature, **own.get(name, {})) for name, share in losses.items()),
         start=torch.zeros_like(weight_B),
     )
     return (total_B * weight_B).sum() / batch_rows

@@ -88,8 +88,8 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         workers = get_worker_info()
         if workers is not None:
-            found = f"num_workers = {workers.num_workers}: a copy in a process of its own, whose place is lost with it"
-            raise ConfigError("DataLoader", found, "num_workers = 0: the data set reads ahead by itself")
+            copied = f"num_workers = {workers.num_workers}: a copy in a process of its own, whose place is lost with it"
+            raise ConfigError("DataLoader", copied, "num_workers = 0: the data set reads ahead by itself")
         reader = ReadingAhead(self._reader(self._rank, self._world))
         try:
             cursor = self._cursor or reader.start()

@@ -67,7 +67,7 @@ def _budget_line(name: str, value: float, bound: float | None, *, labelled: bool
     if bound is None:
         return _shown(name, value)
     if np.isnan(value):
-        says = f"{name} has a budget of {number(bound)}, and the samples have no {_lacking(name, labelled)} to measure it by"
+        says = f"{name} has a budget of {number(bound)}, and {_undefined(name, labelled)}"
         return GateLine(name=name, value=None, bound=float(bound), passed=False, says=says)
     passed = bool(value >= bound if at_least else value <= bound)
     short = f"{number(abs(value - bound))} {'below' if at_least else 'above'} its budget {number(bound)}"
@@ -75,13 +75,12 @@ def _budget_line(name: str, value: float, bound: float | None, *, labelled: bool
     return GateLine(name=name, value=float(value), bound=float(bound), passed=passed, says=says)
 
 
-def _lacking(name: str, labelled: bool) -> str:
-    """What samples do not have that leave a figure undefined."""
+def _undefined(name: str, labelled: bool) -> str:
+    """Why there is no figure."""
     if name == "memory_bytes":
-        return "process that ran them"
-    if name == "agreement":
-        return "answers of the teacher"
-    return "labels of two classes" if labelled else "labels"
+        return "nothing measured it"
+    what = "answers of the teacher" if name == "agreement" else "labels of two classes" if labelled else "labels"
+    return f"the samples have no {what} to measure it by"
 
 
 def slice_lines(slices: Sequence[Slice], section: GateSection, *, compared: bool) -> list[GateLine]:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.errors import FolderBusyError
 from pipeline.students.control import train_in_memory
 from pipeline.students.export import export_student
 from tests.kit.students import numbers, spec
 from workers.cli import app
-from workers.driver.folder import FolderBusyError, Holder, RunFolder
+from workers.driver.folder import Holder, RunFolder
 
 RUN = """
 name = "numbers"

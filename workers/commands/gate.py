@@ -44,7 +44,7 @@ def gate(
 
     request = RunRequest.of(runfile, directory)
     run, folder = request.run, request.folder if request.folder.origin_file.exists() else None
-    name = _whose(student, run.students)
+    name = _whose(student, run.students) if folder or student else graph.name
     with Holder(folder) if folder else contextlib.nullcontext():  # from here on, so that no verdict is seen that can't be counted
         teacher = load_teacher(run.teacher, classes=run.classes, base=request.base)
         read = read_validation(open_source(run.validation, base=request.base), classes=run.classes)

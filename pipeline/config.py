@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from pipeline.toml_model import parsed
+from pipeline.budgets import GateSection
+from pipeline.toml_model import Section, parsed
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 """A name that is safe as a file name, a metric label and a URL segment."""
@@ -26,12 +27,6 @@ Shares = Annotated[tuple[float, ...], Field(strict=False)]
 
 
 Amount = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about keys and types ("100" is no integer, true is no number)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class PrepareSection(Section):
@@ -233,31 +228,6 @@ TRAINING_RESOURCES = frozenset({"cpus", "gpus", "workers", "checkpoint_every_ste
 """Keys of a student that change how it is trained, not what it becomes: what was trained outlives a change of them."""
 
 
-class GateSection(Section):
-    """Budgets of the file that ships. `None` is no budget."""
-
-    margin: float = Field(0.01, ge=0)
-    """Non-inferiority margin against the incumbent, as a share of samples."""
-    accuracy_min: float | None = None
-    """Least share of right answers, where validation has hard labels."""
-    agreement_min: float | None = 0.8
-    """Least share of samples on which student and teacher name the same class."""
-    auc_min: float | None = None
-    """Least area under the ROC curve of the positive class."""
-    latency_p99_ms: float | None = None
-    """Slowest 1 % of single predictions, one thread, on the machine that judges."""
-    size_max_bytes: int | None = None
-    """Largest graph and weights together; the bundle that carries them is a little larger."""
-    fixed_fpr: float = Field(0.01, gt=0, lt=1)
-    """The false-positive rate at which recall is told."""
-    slice_rows_min: int = Field(30, ge=1)
-    """Fewest samples of a slice (a class, a quarter by length, a value of a carried column) that is told and judged."""
-    slice_right_min: float | None = Field(None, ge=0, le=1)
-    """Least share right in every slice; missed where a slice's whole 95 % interval is below it."""
-    slice_drop_max: float | None = Field(None, ge=0, le=1)
-    """Most that a slice may lose against the incumbent; missed where it lost more for sure (paired 95 % bound)."""
-
-
 class ReleaseSection(Section):
     """What the release key says of a student's releases. Changes nothing of its training."""
 
@@ -370,6 +340,9 @@ class RunFile(Section):
             raise ValueError(f"classes repeat: {list(self.classes)}")
         if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
             raise ValueError(f"positive = {self.positive!r} must be one of exactly two classes, found {list(self.classes)}")
+        for budget in ("auc_min", "recall_min"):
+            if self.positive is None and getattr(self.gate, budget) is not None:
+                raise ValueError(f"gate.{budget} needs `positive`, the class of the two that it speaks of")
         for name, population in self.fleet.populations.items():
             if population.student not in self.students:
                 raise ValueError(

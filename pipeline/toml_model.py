@@ -4,9 +4,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import DESCRIBED, ConfigError, UnknownKeyError
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about keys and types ("100" is no integer, true is no number, NaN and infinity are none)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
 
 Model = TypeVar("Model", bound=BaseModel)
 

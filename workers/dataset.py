@@ -19,14 +19,26 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LabelStoreError
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.prefetch import ReadingAhead
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, LabelReader, NotYet
 from pipeline.labels.store import open_store
+from pipeline.students.lessons import recorded_of
 
 POLL_S = 0.05
+
+
+class NoLabelsThereError(LabelStoreError):
+    """A place where nobody has planned any labelling: a mistyped one, or one of a run that has not begun."""
+
+    def __init__(self, labels: str) -> None:
+        super().__init__(labels)
+        self.labels = labels
+
+    def __str__(self) -> str:
+        return f"{self.labels}: no label log; expected DIR/labels of a run, or a `labelling.store`; correct it, or start `kdpipe run` first"
 
 
 class LabelDataset(IterableDataset[dict[str, Any]]):
@@ -38,9 +50,11 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     `label`       list[str | None], the source's own
     `weight`      float32 [B], 0 for a sample that counts for nothing
     `entropy`, `margin`, `disagreement`, `agreement`   float32 [B], NaN where there is none
+    `recorded`    `pipeline.distill.losses.Recorded`, what a sparse codec kept of the labels; None where it kept every class
+    `embedding`   float32 [B, D], what the teacher sees, NaN in rows without; None where no row has one
     `batch_rows`  int, over all ranks: divide the sum of losses by it
 
-    Raises what `LabelReader` raises.
+    Raises NoLabelsThereError, and what `LabelReader` raises.
     """
 
     def __init__(
@@ -52,25 +66,27 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         seed: int = 0,
         rank: int | None = None,
         world: int | None = None,
+        mixed_teachers: bool = False,
         wait: Callable[[], None] = lambda: time.sleep(POLL_S),
     ) -> None:
         """`labels` is DIR/labels or a store's URL; without `generation`, the newest that has labels. Rank and world are those of
-        `torch.distributed`, if that is set up, unless given.
+        `torch.distributed`, if that is set up, unless given. With `mixed_teachers` labels of teachers that differ are read, too.
 
         `wait` is called while the next labels are not there yet; what it raises ends the iteration.
         """
         if rank is None or world is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        self._options: dict[str, Any] = {"batch": batch, "seed": seed, "rank": rank, "world": world}
+        self._options: dict[str, Any] = {"batch": batch, "seed": seed, "mixed_teachers": mixed_teachers}
+        self._rank, self._world = rank, world
         self._labels, self._generation, self._wait = labels, generation, wait
         self._cursor: Cursor | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         workers = get_worker_info()
-        if workers is not None and workers.num_workers > 1:
-            several = f"{workers.num_workers} workers, each of which would read all labels"
-            raise ConfigError("DataLoader", several, "num_workers = 0, or 1: the data set reads ahead by itself")
+        if workers is not None:
+            copied = f"num_workers = {workers.num_workers}: a copy in a process of its own, whose place is lost with it"
+            raise ConfigError("DataLoader", copied, "num_workers = 0: the data set reads ahead by itself")
         reader = ReadingAhead(self._reader(), epochs=False)  # each epoch has a reader of its own
         try:
             cursor = self._cursor or reader.start()
@@ -86,12 +102,15 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
 
     def _reader(self) -> LabelReader:
         store = open_store(self._labels)
+        state = LogReader(store).refresh()
+        if not state.log:
+            raise NoLabelsThereError(self._labels)
         if self._generation is None:  # of a saved place, its own
-            self._generation = self._cursor.generation if self._cursor else LogReader(store).refresh().newest_generation
-        return LabelReader(store, generation=self._generation, **self._options)
+            self._generation = self._cursor.generation if self._cursor else state.newest_generation
+        return LabelReader(store, generation=self._generation, rank=self._rank, world=self._world, **self._options)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint. In the process that iterates: with a DataLoader, that is `num_workers=0`."""
+        """Plain values, for a checkpoint."""
         return {"cursor": asdict(self._cursor) if self._cursor else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -110,6 +129,8 @@ def _as_tensors(batch: LabelBatch) -> dict[str, Any]:
         "sample_id": batch.sample_ids,
         "inputs": batch.inputs.to_pylist() if batch.inputs_BF is None else torch.from_numpy(batch.inputs_BF),
         "label": batch.hard_label,
+        "recorded": recorded_of(batch.recorded),
+        "embedding": None if batch.embedding_BD is None else torch.from_numpy(batch.embedding_BD),
         "batch_rows": batch.batch_rows,
         "log_probs": torch.from_numpy(batch.log_probs_BK),
         "weight": torch.from_numpy(batch.weight_B),

@@ -50,22 +50,29 @@ def confidence(evidence: Evidence, *, least: float = 0.5) -> Floats:
 
     The weight of Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", for one teacher, is the one with `least` = 0.
     """
+    _refuse_no_share(least=least)
     return np.asarray(least + (1 - least) * np.clip(1 - _share_of_entropy(evidence), 0, 1), dtype=np.float32)
 
 
 def entropy_band(evidence: Evidence, *, low: float = 0.0, high: float = 0.7, outside: float = 0.2) -> Floats:
     """1 where H / ln K is between `low` and `high`, `outside` elsewhere: neither what everybody knows nor what the teacher does not."""
+    _refuse_no_share(low=low, high=high, outside=outside)
+    if low > high:
+        raise ValueError(f"low is at most high, found {low:g} and {high:g}: a band without a sample")
     share_B = _share_of_entropy(evidence)
     return np.where((share_B >= low) & (share_B <= high), np.float32(1), np.float32(outside))
 
 
 def disagreement(evidence: Evidence, *, scale_nats: float = 0.1) -> Floats:
     """exp(-d / scale): the further the members of a teacher are apart, the less their mean counts."""
+    if not scale_nats > 0:
+        raise ValueError(f"scale_nats is above 0, found {scale_nats:g}")
     return np.asarray(np.exp(-np.nan_to_num(evidence.disagreement_B) / scale_nats), dtype=np.float32)
 
 
 def hard_label(evidence: Evidence, *, least: float = 0.1) -> Floats:
     """The teacher's probability of the source's own label, `least` at the least: where the two differ, one of them is wrong."""
+    _refuse_no_share(least=least)
     return np.where(np.isnan(evidence.agreement_B), np.float32(1), np.maximum(evidence.agreement_B, np.float32(least)))
 
 
@@ -74,6 +81,7 @@ def student_gap(evidence: Evidence, *, least: float = 0.7) -> Floats:
 
     The focus on hard examples of Lin et al. 2017, "Focal Loss", with a teacher's answer in the label's place.
     """
+    _refuse_no_share(least=least)
     apart_B = np.abs(evidence.student_BK - evidence.teacher_BK).sum(1) / 2
     return np.asarray(least + (1 - least) * np.clip(apart_B, 0, 1), dtype=np.float32)
 
@@ -103,15 +111,41 @@ def weights(evidence: Evidence, policies: Mapping[str, float], options: Options 
 
 
 def check_policies(policies: Mapping[str, float], *, where: str, options: Options | None = None) -> None:
-    """Raises ConfigError for a name that is not in `POLICIES`, a power that is not positive, or an option that a policy does not have."""
+    """Raises ConfigError for what is no policy, a power that is not positive, an option that a policy does not have, a value it refuses."""
     for name, power in policies.items():
         if name not in POLICIES:
             raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}", DESCRIBED)
         if not power > 0:
             raise ConfigError(f"{where}.{name}", f"{power:g}", "a power above 0; leave the policy out to switch it off", DESCRIBED)
     check_options(options or {}, {name: POLICIES[name] for name in policies}, given=("evidence",), where=f"{where}_options")
+    for name, values in (options or {}).items():
+        try:
+            POLICIES[name](_EVEN, **values)
+        except ValueError as error:
+            raise ConfigError(f"{where}_options.{name}", repr(dict(values)), str(error), DESCRIBED) from error
+
+
+def _refuse_no_share(**numbers: float) -> None:
+    """Raises ValueError: a weight that is not between 0 and 1 would turn a sample's lesson round, or make it louder than a whole one."""
+    for name, number in numbers.items():
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} is a share of 0 to 1, found {number:g}")
 
 
 def _share_of_entropy(evidence: Evidence) -> Floats:
     """0 for certainty, 1 for an even answer."""
     return np.asarray(evidence.entropy_B / np.log(evidence.teacher_BK.shape[1]), dtype=np.float32)
+
+
+_NOTHING_B, _HALVES_BK = np.zeros(1, dtype=np.float32), np.full((1, 2), 0.5, dtype=np.float32)
+_EVEN = Evidence(
+    weight_B=_NOTHING_B,
+    entropy_B=_NOTHING_B,
+    margin_B=_NOTHING_B,
+    disagreement_B=_NOTHING_B,
+    agreement_B=_NOTHING_B,
+    teacher_BK=_HALVES_BK,
+    student_BK=_HALVES_BK,
+    prior_K=_HALVES_BK[0],
+)
+"""Some sample, to try options on."""

@@ -64,11 +64,17 @@ class Lineage:
         return sum(entry.what == "judged" and entry.student == student for entry in self.entries())
 
     def append(self, entry: LineageEntry) -> bool:
-        """Make one fact durable. False, and nothing written, if the log holds it already (same fact, whatever its time)."""
-        known = self.entries()
-        if any(_fact(entry) == _fact(other) for other in known):
+        """Make one fact durable. False, and nothing written, if the log holds it already (same fact, whatever its time): a killed driver
+        repeats itself.
+        """
+        if any(_fact(entry) == _fact(other) for other in self.entries()):
             return False
-        line = json.dumps({"version": VERSION, "number": len(known) + 1, **asdict(entry)}, separators=(",", ":")) + "\n"
+        self.append_again(entry)
+        return True
+
+    def append_again(self, entry: LineageEntry) -> None:
+        """Make one fact durable, also where it happened before: a person who asks twice has looked twice."""
+        line = json.dumps({"version": VERSION, "number": len(self.entries()) + 1, **asdict(entry)}, separators=(",", ":")) + "\n"
         fresh = not self._path.exists()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -80,7 +86,6 @@ class Lineage:
             os.close(descriptor)
         if fresh:
             sync_folder(self._path.parent)
-        return True
 
     def _lines(self) -> list[bytes]:
         try:

@@ -2,13 +2,14 @@
 
 It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every budget met,
 not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate. With hard
-labels "right" means the label; without, it means the teacher's first class, and the report says so. McNemar's exact p is shown and never
-decides. A candidate without an incumbent ships when its budgets are met. The worst slice is always named; it decides where it has a budget.
+labels "right" means the label, and is counted on the samples that have one; where none has, it means the teacher's first class, and the
+report says so. McNemar's exact p is shown and never decides. A candidate without an incumbent ships when its budgets are met. The worst
+slice is always named; it decides where it has a budget.
 
 Pure but for the clock it is given, to measure latency. Left to others: counting uses of `gate` (`pipeline.releases.lineage`), memory of
 a real process (`workers.footprint`).
 
-Shapes: N samples, K classes.
+Shapes: N samples, M of them judged by what is right, K classes.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import GateSection
+from pipeline.budgets import GateSection
+from pipeline.distill.losses import NO_LABEL
 from pipeline.students.breakdown import Breakdown, break_down
 from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
 from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, number, shown_lines, slice_lines, truth_of
@@ -75,8 +77,11 @@ def judge(
     clock: Callable[[], float],
     memory_bytes: int | None = None,
 ) -> GateReport:
-    """Decide. `gate.teacher_NK` must hold the teacher's answers where samples lack labels. Raises GraphInvalidError."""
-    if not gate.labelled and gate.teacher_NK is None:
+    """Decide. `gate.teacher_NK` must hold the teacher's answers where no sample has a label. Raises GraphInvalidError."""
+    rows_M = np.flatnonzero(gate.hard_N != NO_LABEL)
+    judged = gate.take(rows_M.tolist()) if len(rows_M) else gate
+    rows_M = rows_M if len(rows_M) else np.arange(len(gate))
+    if not judged.labelled and gate.teacher_NK is None:
         raise ValueError("samples without labels need the teacher's answers to be judged")
 
     def look(what: Candidate) -> tuple[Evaluation, NDArray[np.float64]]:
@@ -84,20 +89,21 @@ def judge(
 
     found, log_probs_NK = look(candidate)
     before, before_NK = look(incumbent) if incumbent else (None, None)
-    truth_N = truth_of(gate)
-    breakdown = break_down(log_probs_NK, truth_N, gate, before_NK, classes=classes, rows_min=section.slice_rows_min)
+    said_MK, said_before_MK = log_probs_NK[rows_M], None if before_NK is None else before_NK[rows_M]
+    breakdown = break_down(said_MK, truth_of(judged), judged, said_before_MK, classes=classes, rows_min=section.slice_rows_min)
     lines = [
-        *budget_lines(found, section, gate.labelled),
+        *budget_lines(found, section, labelled=judged.labelled, memory_bytes=memory_bytes),
         *slice_lines(breakdown.slices, section, compared=before is not None),
-        *shown_lines(found, memory_bytes),
+        *shown_lines(found),
     ]
-    if before is not None and before_NK is not None:
-        lines += comparison_lines(log_probs_NK, before_NK, gate, section)
+    if said_before_MK is not None:
+        lines += comparison_lines(said_MK, said_before_MK, judged, section)
     failed = [line for line in lines if line.passed is False]
-    basis = "labels" if gate.labelled else "agreement with the teacher"
+    basis = "labels" if judged.labelled else "agreement with the teacher"
     keeps = "keeps the incumbent" if incumbent else "ships nothing"
     verdict = f"{keeps}: " + "; ".join(line.says for line in failed) if failed else "ships"
-    note = "" if gate.labelled else " (no labels: judged by agreement with the teacher alone)"
+    unlabelled = f"{len(gate) - len(judged)} of {len(gate)} samples have no label: what is right is counted on the others"
+    note = "" if gate.labelled else f" ({unlabelled if judged.labelled else 'no labels: judged by agreement with the teacher alone'})"
     return GateReport(
         student=student,
         ships=not failed,

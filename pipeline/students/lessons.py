@@ -16,31 +16,55 @@ from numpy.typing import NDArray
 from pipeline.config import StudentSection
 from pipeline.distill.losses import NO_LABEL, Lesson, Recorded, check_losses
 from pipeline.distill.weighting import Evidence, check_policies
+from pipeline.errors import ConfigError
 from pipeline.inputs import encode
+from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.reader import LabelBatch
 from pipeline.students.models import Student
 
 
-def check_section(name: str, section: StudentSection, *, classes: int) -> None:
-    """Raises ConfigError for losses, policies or numbers of theirs that can't be had."""
+def check_section(name: str, section: StudentSection, *, classes: int, codec: str | None = None, labelled: bool = True) -> None:
+    """Raises ConfigError for losses, policies or numbers of theirs that can't be had: from labels of that codec, where it is known, or
+    where samples are not `labelled` by their source.
+    """
     where = f"students.{name}"
-    check_losses(section.loss, where=f"{where}.loss", classes=classes, temperature=section.temperature, options=section.loss_options)
+    check_losses(
+        section.loss,
+        where=f"{where}.loss",
+        classes=classes,
+        temperature=section.temperature,
+        options=section.loss_options,
+        codec=codec,
+    )
+    if not labelled and {loss for loss, share in section.loss.items() if share} == {"ce"}:
+        expected = "a loss that learns from the teacher, or hard labels in the stream"
+        raise ConfigError(
+            f"{where}.loss", "ce alone, and `stream.label` is not set", expected, 'take `kl`, or set `stream.label = "COLUMN"`'
+        )
     check_policies(section.weighting, where=f"{where}.weighting", options=section.weighting_options)
 
 
 def lesson_of(batch: LabelBatch, class_of: Mapping[str, int]) -> Lesson:
     """What is known of the samples; a hard label that is none of the classes counts as none."""
     hard = [NO_LABEL if label is None else class_of.get(label, NO_LABEL) for label in batch.hard_label]
-    recorded = None
-    if batch.recorded is not None:
-        recorded = Recorded(
-            ids_BR=torch.from_numpy(batch.recorded.ids_NR.astype(np.int64)),
-            log_probs_BR=torch.from_numpy(np.array(batch.recorded.log_probs_NR)),
-            tail_B=torch.from_numpy(np.array(batch.recorded.tail_N)),
-        )
-    log_probs_BK = torch.from_numpy(np.ascontiguousarray(batch.log_probs_BK))
     embedding_BD = None if batch.embedding_BD is None else torch.from_numpy(np.ascontiguousarray(batch.embedding_BD))
-    return Lesson(log_probs_BK=log_probs_BK, hard_B=torch.tensor(hard, dtype=torch.int64), recorded=recorded, embedding_BD=embedding_BD)
+    return Lesson(
+        log_probs_BK=torch.from_numpy(np.ascontiguousarray(batch.log_probs_BK)),
+        hard_B=torch.tensor(hard, dtype=torch.int64),
+        recorded=recorded_of(batch.recorded),
+        embedding_BD=embedding_BD,
+    )
+
+
+def recorded_of(labels: SparseLabels | None) -> Recorded | None:
+    """What a sparse codec kept, as tensors."""
+    if labels is None:
+        return None
+    return Recorded(
+        ids_BR=torch.from_numpy(labels.ids_NR.astype(np.int64)),
+        log_probs_BR=torch.from_numpy(np.array(labels.log_probs_NR)),
+        tail_B=torch.from_numpy(np.array(labels.tail_N)),
+    )
 
 
 def evidence_of(batch: LabelBatch, rows: slice, *, student_BK: NDArray[np.float32], prior_K: NDArray[np.float32]) -> Evidence:

@@ -2,7 +2,7 @@
 
 `fit` sets the temperature and calibrates int8, `choose` decides between ways to train and to quantise, `gate` decides about a release and
 nothing else. Where the source carries a column `part` that column says which is which; elsewhere a hash of the sample's id does,
-always the same way. A row that did not parse is left out.
+always the same way. A row that did not parse is left out, and counted.
 
 Shapes: N samples, K classes.
 """
@@ -49,6 +49,17 @@ class SamplesMissingError(DataError):
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.there.items())
         return f"validation: no sample in {self.what} ({counts}); expected some in each of {', '.join(PARTS)}; give `validation` more rows"
+
+
+class PartUnknownError(DataError):
+    """A sample whose column `part` names none of the parts."""
+
+    def __init__(self, sample_id: str, found: str) -> None:
+        super().__init__(sample_id, found)
+        self.sample_id, self.found = sample_id, found
+
+    def __str__(self) -> str:
+        return f"validation sample {self.sample_id}: part {self.found!r:.80}; expected one of {', '.join(PARTS)}; correct the column `part`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +120,8 @@ class Validation:
     gate: Samples
     unanswered: int = 0
     """Samples that are left out because the teacher failed on them."""
+    unparsed: int = 0
+    """Rows that are left out because they did not parse."""
 
     def answered(self, ask: Callable[[Samples], Samples]) -> "Validation":
         """With the teacher's answers, as `ask` gets them. Raises SamplesMissingError where it answers nothing of a part."""
@@ -117,7 +130,12 @@ class Validation:
             if not len(samples):
                 raise SamplesMissingError(f"{part} that the teacher answers", {name: len(found) for name, found in asked.items()})
         left_out = sum(len(getattr(self, part)) - len(samples) for part, samples in asked.items())
-        return Validation(fit=asked["fit"], choose=asked["choose"], gate=asked["gate"], unanswered=left_out)
+        return replace(self, fit=asked["fit"], choose=asked["choose"], gate=asked["gate"], unanswered=left_out)
+
+    def left_out(self) -> list[str]:
+        """What is not in the parts, for a person: a sentence a reason."""
+        reasons = {"on which the teacher failed": self.unanswered, "that did not parse": self.unparsed}
+        return [f"left out: {count:,} validation samples {reason}" for reason, count in reasons.items() if count]
 
 
 def _answers(teacher: Teacher, inputs: pa.Array) -> NDArray[np.float32]:
@@ -135,17 +153,18 @@ def _answers(teacher: Teacher, inputs: pa.Array) -> NDArray[np.float32]:
 
 def read_samples(source: Source, *, classes: Sequence[str]) -> Samples:
     """Every row of a source that parses. Raises LabelUnknownError."""
-    return _samples(_rows(source), classes)
+    return _samples((row for row in _rows(source) if _parsed(row)), classes)
 
 
 def read_validation(source: Source, *, classes: Sequence[str]) -> Validation:
-    """The three parts of a validation source. Raises SamplesMissingError, LabelUnknownError."""
-    rows = list(_rows(source))
+    """The three parts of a validation source. Raises SamplesMissingError, LabelUnknownError, PartUnknownError."""
+    found = list(_rows(source))
+    rows = [row for row in found if _parsed(row)]
     parts = {part: _samples([row for row in rows if _part_of(row) == part], classes) for part in PARTS}
     for part, samples in parts.items():
         if not len(samples):
             raise SamplesMissingError(part, {name: len(found) for name, found in parts.items()})
-    return Validation(fit=parts["fit"], choose=parts["choose"], gate=parts["gate"])
+    return Validation(fit=parts["fit"], choose=parts["choose"], gate=parts["gate"], unparsed=len(found) - len(rows))
 
 
 def part_of(sample_id: str) -> str:
@@ -156,14 +175,22 @@ def part_of(sample_id: str) -> str:
 
 def _part_of(row: Mapping[str, Any]) -> str:
     said = row.get("part")
-    return said if said is not None else part_of(row["sample_id"])
+    if said is None:
+        return part_of(row["sample_id"])
+    if said not in PARTS:
+        raise PartUnknownError(row["sample_id"], said)
+    return str(said)
+
+
+def _parsed(row: Mapping[str, Any]) -> bool:
+    return row["input"] is not None
 
 
 def _rows(source: Source) -> Iterable[Mapping[str, Any]]:
     for part in source.parts():
         for start in range(0, part.rows, READ_ROWS):
             batch = source.read(part.identity, range(start, min(start + READ_ROWS, part.rows)))
-            yield from (row for row in batch.to_pylist() if row["input"] is not None)
+            yield from batch.to_pylist()
 
 
 def _samples(rows: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> Samples:

@@ -67,7 +67,7 @@ def open_model(path: Path, section: TeacherSection, *, providers: Sequence[str] 
     """A session, and the files that it is made of. Raises TeacherLoadError."""
     if not path.is_file():
         raise TeacherLoadError(str(path), "no file", "an ONNX file", "correct `teacher` in the run file")
-    files = [path, *_external_files(path)]
+    files = [path, *external_files(path)]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = section.threads, 1
     wanted = list(providers or (["CUDAExecutionProvider"] if section.gpus else []) + ["CPUExecutionProvider"])
@@ -77,7 +77,7 @@ def open_model(path: Path, section: TeacherSection, *, providers: Sequence[str] 
         raise _unloadable(path, error) from error
 
 
-def _external_files(path: Path) -> list[Path]:
+def external_files(path: Path) -> list[Path]:
     """Files beside the graph that hold tensors of it. Raises TeacherLoadError."""
     try:
         model = onnx.load(path, load_external_data=False)

@@ -32,9 +32,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="end with one JSON object a line for each comparison")
     parser.add_argument("--rows", type=int, help="a smaller or larger input, where a benchmark can")
     parser.add_argument("--runs", type=int, help="turns, where a benchmark takes some")
+    parser.add_argument("--student", help="one of the run file's, where a benchmark trains one")
     options = parser.parse_args(arguments)
     run = importlib.import_module(f"tests.bench.{options.name}").run
-    asked = {name: value for name in ("rows", "runs") if (value := getattr(options, name)) is not None}
+    asked = {name: value for name in ("rows", "runs", "student") if (value := getattr(options, name)) is not None}
     if unknown := set(asked) - set(inspect.signature(run).parameters):
         parser.error(f"{options.name} has no --{min(unknown)}")
     found = run(**asked)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import GateSection
+from pipeline.budgets import GateSection
 from pipeline.distill.losses import NO_LABEL
 from pipeline.distill.metrics import log_softmax
 from pipeline.labels.cost import Asked, LabelsCost, Spent, Training
@@ -54,9 +54,9 @@ def verdict(name: str, classes: Sequence[str], *, seed: int = 1, hard: bool = Tr
     )
     breakdown = break_down(said_NK, truth_N, samples, classes=classes, rows_min=section.slice_rows_min)
     lines = [
-        *budget_lines(found, section, hard),
+        *budget_lines(found, section, labelled=hard, memory_bytes=50_000_000),
         *slice_lines(breakdown.slices, section, compared=False),
-        *shown_lines(found, 50_000_000),
+        *shown_lines(found),
     ]
     failed = "; ".join(line.says for line in lines if line.passed is False)
     report = GateReport(

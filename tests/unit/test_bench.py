@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import codecs
+from tests.bench import codecs, spam_quality
 from tests.bench.__main__ import known, main
-from tests.bench.compare import alone, compare
+from tests.bench.compare import Comparison, alone, compare
 from tests.bench.halves import FolderBoard, wall_s
 from workers.board import TrainingProgress, TrainingState
 
@@ -45,6 +45,18 @@ def test_benchmarks_of_the_whole_recipe_can_take_fewer_turns(name: str) -> None:
     module = __import__(f"tests.bench.{name}", fromlist=["run"])
     assert name in known()
     assert "runs" in inspect.signature(module.run).parameters
+
+
+def test_the_student_that_a_benchmark_trains_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def run(student: str | None = None) -> list[Comparison]:
+        asked.append(student)
+        return []
+
+    monkeypatch.setattr(spam_quality, "run", run)
+    assert main(["spam_quality", "--student", "base"]) == main(["spam_quality"]) == 0
+    assert asked == ["base", None]
 
 
 @pytest.mark.parametrize("name", ["overlap", "first_step", "many_students"])

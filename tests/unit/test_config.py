@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pipeline import config
+from pipeline import budgets, config
 from pipeline.config import load
 from pipeline.errors import ConfigError, UnknownKeyError
 from tests.kit.run_file_page import PAGE, render
@@ -39,7 +39,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "teacher.": config.TeacherSection,
     "labelling.": config.LabellingSection,
     "students.small.": config.StudentSection,
-    "gate.": config.GateSection,
+    "gate.": budgets.GateSection,
     "fleet.": config.FleetSection,
     "fleet.populations.desk.": config.PopulationSection,
     "ray.": config.RaySection,
@@ -136,6 +136,27 @@ def test_a_student_may_be_named_like_a_key_and_still_gets_its_known_keys_named(n
 )
 def test_a_value_is_never_bent_into_another_type(override: str):
     assert str(refusal(override)).startswith(f"mine.toml.{override.partition('=')[0]}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["agreement_min=95", "accuracy_min=nan", "margin=5.0", "ece_max=-0.1", "latency_p99_ms=-1", "latency_p50_ms=inf", "size_max_bytes=0"],
+)
+def test_a_budget_that_nothing_or_everything_meets_is_refused(override: str):
+    assert str(refusal(f"gate.{override}")).startswith(f"mine.toml.gate.{override.partition('=')[0]}: found ")
+
+
+@pytest.mark.parametrize(
+    "key", ["temperature", "loss.kl", "weighting.confidence", "loss_options.dkd.beta", "weighting_options.confidence.least"]
+)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_what_is_not_finite_is_no_number(key: str, number: str):
+    assert f"found {number}; expected a finite number" in str(refusal(f"students.small.{key}={number}"))
+
+
+@pytest.mark.parametrize("key", ["auc_min", "recall_min"])
+def test_a_budget_on_a_class_needs_the_class(key: str):
+    assert f"gate.{key} needs `positive`" in str(refusal(f"gate.{key}=0.5", text=MINE.replace('positive = "spam"', "")))
 
 
 @given(text=st.text(max_size=200))

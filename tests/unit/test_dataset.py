@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from pipeline.labels.reader import CursorForeignError, LabelReader
+from pipeline.config import SourceSection
+from pipeline.labels.reader import CursorForeignError, LabelReader, MixedTeachersError
 from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource, expected_log_probs, read_epoch
-from workers.dataset import LabelDataset
+from workers.dataset import LabelDataset, NoLabelsThereError
 
 ROWS, BATCH = 50, 8
 SCRIPT = """
@@ -116,10 +118,55 @@ def test_labels_that_are_not_there_yet_are_waited_for(tmp_path: Path) -> None:
     assert len(waited) == 1
 
 
-def test_loader_processes_that_would_each_read_everything_are_refused(labels: str) -> None:
-    assert ids(DataLoader(LabelDataset(labels, batch=BATCH, seed=3), batch_size=None, num_workers=1))
-    with pytest.raises(RuntimeError, match="2 workers, each of which would read all labels; expected num_workers = 0, or 1"):
-        list(DataLoader(LabelDataset(labels, batch=BATCH), batch_size=None, num_workers=2))
+def test_a_loader_process_whose_place_would_be_lost_with_it_is_refused(labels: str) -> None:
+    """It would begin at the same place each time through, and the data set here would say that nothing was read."""
+    with pytest.raises(RuntimeError, match=r"num_workers = 1: a copy in a process of its own.*; expected num_workers = 0"):
+        list(DataLoader(LabelDataset(labels, batch=BATCH), batch_size=None, num_workers=1))
+
+
+def test_a_place_without_labels_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoLabelsThereError, match="tipo: no label log; expected DIR/labels of a run"):
+        list(LabelDataset(str(tmp_path / "tipo"), batch=2))
+    assert not (tmp_path / "tipo").exists()
+
+
+def test_labels_of_two_teachers_are_read_where_that_is_asked_for_with_what_a_sparse_codec_kept(tmp_path: Path) -> None:
+    bench = Bench(LocalStore(tmp_path), MemorySource({"a": ["one", "two"]}), mixed_teachers=True, codec="top_k", codec_k=1)
+    bench.run(1)
+    bench.teacher.fingerprint = "teacher-2"
+    bench.source.texts["b"] = ["three"]
+    bench.run(2)
+    with pytest.raises(MixedTeachersError):
+        list(LabelDataset(str(tmp_path), batch=4))
+    (batch,) = LabelDataset(str(tmp_path), batch=4, mixed_teachers=True)
+    assert batch["sample_id"] == ["b:0"]
+    recorded = batch["recorded"]
+    kept = torch.cat([recorded.log_probs_BR, recorded.tail_B[:, None]], dim=1)
+    torch.testing.assert_close(kept.exp().sum(1), torch.ones(1), atol=1e-3, rtol=0)
+    assert recorded.ids_BR.tolist() == [[int(expected_log_probs("three").argmax())]]
+    assert batch["embedding"] is None
+
+
+class Numbers(MemorySource):
+    """Its texts' lengths, each beside a 1."""
+
+    section = SourceSection(path="memory", kind="floats")
+
+    def read(self, identity: str, rows: Any) -> Any:
+        batch = super().read(identity, rows)
+        lengths = pa.array([[len(text), 1] for text in batch["input"].to_pylist()], pa.list_(pa.float32()))
+        return batch.set_column(batch.schema.get_field_index("input"), "input", lengths)
+
+
+def test_a_rank_without_a_sample_gets_tensors_of_the_others_shape(tmp_path: Path) -> None:
+    bench = Bench(LocalStore(tmp_path), Numbers({"a": ["one"]}))
+    bench.teacher.log_probs = lambda inputs: np.log(np.full((len(inputs), 2), 0.5, dtype=np.float32))  # type: ignore[method-assign]
+    bench.run(1)
+    ((first,), (second,)) = (list(LabelDataset(str(tmp_path), batch=4, rank=rank, world=2)) for rank in range(2))
+    assert sorted(batch["inputs"].tolist() for batch in (first, second)) == [[], [[3.0, 1.0]]]
+    for batch in (first, second):
+        assert batch["inputs"].shape[1] == batch["log_probs"].shape[1] == 2
+        assert batch["batch_rows"] == 1
 
 
 def test_torchrun_gives_each_process_its_slice(labels: str, tmp_path: Path) -> None:

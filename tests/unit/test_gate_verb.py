@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.errors import FolderBusyError
 from pipeline.students.control import train_in_memory
 from pipeline.students.export import export_student
 from tests.kit.students import numbers, spec
 from workers.cli import app
+from workers.driver.folder import Holder, RunFolder
 
 RUN = """
 name = "numbers"
@@ -77,13 +79,41 @@ def test_a_file_is_held_against_an_incumbent(base: Path) -> None:
     assert "worse than the incumbent" in worse.stdout
 
 
-def test_a_use_in_a_runs_folder_is_counted(base: Path) -> None:
-    folder = base / "run"
-    folder.mkdir()
-    (folder / "origin.json").write_text("{}")
-    words = (str(base / "good" / "graph.onnx"), "--dir", str(folder))
-    assert "have now decided 1 time(s) about graph.onnx" in judged(base, *words).stdout
-    assert len((folder / "lineage.jsonl").read_text().splitlines()) == 1
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of a run."""
+    (tmp_path / "origin.json").write_text("{}")
+    return tmp_path
+
+
+def test_every_look_in_a_runs_folder_is_counted_of_the_same_file_and_of_two_with_one_graph(base: Path, folder: Path) -> None:
+    files = [base / name / "graph.onnx" for name in ("good", "good", "bad")]
+    assert files[0].read_bytes() == files[2].read_bytes(), "what training changes is beside the graph"
+    for use, file in enumerate(files, 1):
+        assert f"have now decided {use} time(s) about small" in judged(base, str(file), "--dir", str(folder)).stdout
+    looks = [json.loads(line) for line in (folder / "lineage.jsonl").read_text().splitlines()]
+    assert [(look["student"], look["passed"]) for look in looks] == [("small", True), ("small", True), ("small", False)]
+    assert looks[0]["digest"] == looks[1]["digest"] != looks[2]["digest"]
+
+
+def test_a_verdict_that_can_not_be_counted_is_not_told(base: Path, folder: Path) -> None:
+    with Holder(RunFolder(folder)):
+        done = judged(base, str(base / "good" / "graph.onnx"), "--dir", str(folder))
+    assert isinstance(done.exception, FolderBusyError)
+    assert "ships" not in done.output
+    assert not (folder / "lineage.jsonl").exists()
+
+
+def test_of_several_students_the_one_that_a_look_counts_for_must_be_named(base: Path, folder: Path) -> None:
+    two = base / "two.toml"
+    two.write_text(RUN + 'students.other = { use = "mlp", options = { features = 4 } }\n')
+
+    def look(*words: str) -> Any:
+        return CliRunner().invoke(app, ["gate", str(base / "good" / "graph.onnx"), str(two), "--dir", str(folder), *words])
+
+    assert str(look().exception).startswith("--student: not given; expected one of: other, small")
+    assert str(look("--student", "smal").exception).startswith("--student: no student 'smal'; expected one of: other, small")
+    assert "have now decided 1 time(s) about other" in look("--student", "other").stdout
 
 
 def test_what_is_no_graph_of_the_run_files_kind_is_refused(base: Path) -> None:

@@ -1,5 +1,6 @@
 """`kdpipe gate`: the gate alone, on any ONNX file."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pipeline.students.evaluation import Candidate
     from pipeline.students.samples import Samples
     from workers.driver.folder import RunFolder
@@ -23,6 +26,10 @@ def gate(
     runfile: Annotated[str, typer.Argument(metavar="RUNFILE|RECIPE", help="Whose validation, teacher and budgets count.")],
     directory: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Folder of the run; runs/NAME by default.")] = None,
     incumbent: Annotated[Path | None, typer.Option("--incumbent", metavar="GRAPH.onnx", help="What devices run now.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option("--student", metavar="NAME", help="Whose use of the gate's samples this is, where there are several."),
+    ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", min=0.01, help="Of the answers; by default fitted.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
 ) -> None:
@@ -31,33 +38,48 @@ def gate(
     from pipeline.students.gate import judge
     from pipeline.students.samples import read_validation
     from pipeline.teachers import load_teacher
+    from workers.driver.folder import Holder
     from workers.driver.request import RunRequest
     from workers.footprint import memory_of
 
     request = RunRequest.of(runfile, directory)
     run, folder = request.run, request.folder if request.folder.origin_file.exists() else None
-    teacher = load_teacher(run.teacher, classes=run.classes, base=request.base)
-    read = read_validation(open_source(run.validation, base=request.base), classes=run.classes)
-    validation = read.answered(lambda samples: samples.with_teacher(teacher))
-    report = judge(
-        student=graph.name,
-        candidate=_candidate(graph, run.stream.kind, validation.fit, temperature, len(run.classes)),
-        incumbent=_candidate(incumbent, run.stream.kind, validation.fit, None, len(run.classes)) if incumbent else None,
-        gate=validation.gate,
-        section=run.gate,
-        classes=run.classes,
-        positive=run.positive,
-        clock=time.perf_counter,
-        memory_bytes=memory_of(graph, kind=run.stream.kind),
-    )
+    name = _whose(student, run.students) if folder or student else graph.name
+    with Holder(folder) if folder else contextlib.nullcontext():  # from here on, so that no verdict is seen that can't be counted
+        teacher = load_teacher(run.teacher, classes=run.classes, base=request.base)
+        read = read_validation(open_source(run.validation, base=request.base), classes=run.classes)
+        validation = read.answered(lambda samples: samples.with_teacher(teacher))
+        report = judge(
+            student=name,
+            candidate=_candidate(graph, run.stream.kind, validation.fit, temperature, len(run.classes)),
+            incumbent=_candidate(incumbent, run.stream.kind, validation.fit, None, len(run.classes)) if incumbent else None,
+            gate=validation.gate,
+            section=run.gate,
+            classes=run.classes,
+            positive=run.positive,
+            clock=time.perf_counter,
+            memory_bytes=memory_of(graph, kind=run.stream.kind),
+        )
+        uses = _count_use(folder, graph, name, teacher.fingerprint, passed=report.ships) if folder else 0
     typer.echo(json.dumps(report.to_json()) if as_json else report.table())
-    if validation.unanswered:
-        typer.echo(f"  left out: {validation.unanswered} samples on which the teacher failed", err=as_json)
+    for note in validation.left_out():
+        typer.echo(f"  {note}", err=as_json)
     if folder:
-        uses = _count_use(folder, graph, teacher.fingerprint, passed=report.ships)
-        typer.echo(f"  the gate's samples have now decided {uses} time(s) about {graph.name}", err=as_json)
+        typer.echo(f"  the gate's samples have now decided {uses} time(s) about {name}", err=as_json)
     if not report.ships:
         raise typer.Exit(REFUSED)
+
+
+def _whose(student: str | None, known: "Collection[str]") -> str:
+    """The student of the run file that a use of the gate's samples counts for. Raises ConfigError where that is not said."""
+    from pipeline.errors import ConfigError
+
+    if student in known:
+        return str(student)
+    if student is None and len(known) == 1:
+        return next(iter(known))
+    found = "not given" if student is None else f"no student {student!r:.60}"
+    raise ConfigError("--student", found, f"one of: {', '.join(sorted(known))}", "uses of the gate's samples are counted by student")
 
 
 def _candidate(graph: Path, kind: str, fit: "Samples", temperature: float | None, classes: int) -> "Candidate":
@@ -73,18 +95,26 @@ def _candidate(graph: Path, kind: str, fit: "Samples", temperature: float | None
     return Candidate(graph=graph, kind=opened.kind, temperature=temperature or fitted_temperature(opened, fit))
 
 
-def _count_use(folder: "RunFolder", graph: Path, teacher: str, *, passed: bool) -> int:
-    """Write into the run's lineage that the gate's samples were used about this file; how often they were. Raises FolderBusyError."""
+def _count_use(folder: "RunFolder", graph: Path, student: str, teacher: str, *, passed: bool) -> int:
+    """Write into the run's lineage that the gate's samples were used about this student; how often they were."""
     import hashlib
 
     from pipeline.releases.lineage import LineageEntry
-    from workers.driver.folder import Holder
+    from pipeline.teachers.onnx import external_files
     from workers.driver.releasing import lineage_of
 
-    digest, now_unix_s = hashlib.sha256(graph.read_bytes()).hexdigest(), int(time.time())
-    entry = LineageEntry(
-        what="judged", student=graph.name, generation=0, parent=None, teacher=teacher, digest=digest, passed=passed, at_unix_s=now_unix_s
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in (graph, *external_files(graph)))).hexdigest()
+    lineage = lineage_of(folder)
+    lineage.append_again(
+        LineageEntry(
+            what="judged",
+            student=student,
+            generation=0,
+            parent=None,
+            teacher=teacher,
+            digest=digest,
+            passed=passed,
+            at_unix_s=int(time.time()),
+        )
     )
-    with Holder(folder):
-        lineage_of(folder).append(entry)
-        return lineage_of(folder).gate_uses(graph.name)
+    return lineage.gate_uses(student)

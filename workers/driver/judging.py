@@ -54,6 +54,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         fit=validation.fit,
         choose=validation.choose,
         out=files.export,
+        budget=context.run.gate.int8_loss_max,
         incumbent=incumbent.files.export / GRAPH if incumbent else None,
     )
     memory_bytes = memory_of(exported.graph, kind=exported.kind)
@@ -84,7 +85,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     verdict = {
         "ships": report.ships,
         "why": report.summary,
-        "says": "\n  ".join([report.table(), *_notes(context, lineage.gate_uses(name), name, validation.unanswered, incumbent)]),
+        "says": "\n  ".join([report.table(), *_notes(context, lineage.gate_uses(name), name, validation, incumbent)]),
         "report": report.to_json(),
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
@@ -97,11 +98,10 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     return verdict
 
 
-def _notes(context: RunContext, uses: int, student: str, unanswered: int, incumbent: Incumbent | None) -> list[str]:
-    left_out = [f"left out: {unanswered} validation samples on which the teacher failed"] if unanswered else []
+def _notes(context: RunContext, uses: int, student: str, validation: Validation, incumbent: Incumbent | None) -> list[str]:
     back = taken_back(context.folder, student)
     stood = [_stood(back, incumbent)] if back else []
-    return [f"the gate's samples have now decided {uses} time(s) about {student}", *left_out, *stood]
+    return [f"the gate's samples have now decided {uses} time(s) about {student}", *validation.left_out(), *stood]
 
 
 def _stood(back: TakenBack, incumbent: Incumbent | None) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config import StudentSection
+from pipeline.distill.losses import is_approximate
 from pipeline.errors import DataError
+from pipeline.labels.codecs import codec_of
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
 from pipeline.loop.generation import Opening, amended, opening, spec_digest, wanted_digests
@@ -14,6 +16,7 @@ from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
 from pipeline.students.lessons import check_section
 from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.samples import read_validation
 from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
 from workers.driver.folder import read_json
@@ -56,7 +59,7 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name, section in run.students.items():
         lines.append(f"  student {name}: {_student_plan(request, name, found, left)}{_workers_plan(section)}")
-        lines += _taken_back(request, name, found)
+        lines += [*_taken_back(request, name, found), *_approximate(request, name), *_seen(name, section, found, summary.rows_known)]
     lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
     return "\n".join(lines)
 
@@ -66,7 +69,13 @@ def check_students(request: RunRequest) -> None:
     run = request.run
     for name, section in run.students.items():
         build_student(StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed))
-        check_section(name, section, classes=len(run.classes))
+        check_section(
+            name,
+            section,
+            classes=len(run.classes),
+            codec=codec_of(run.labelling, len(run.classes)).name,
+            labelled=run.stream.label is not None,
+        )
 
 
 def check_prepared(request: RunRequest) -> None:
@@ -78,7 +87,8 @@ def check_prepared(request: RunRequest) -> None:
 def check_inputs(request: RunRequest, teacher: Callable[[], Teacher]) -> None:
     """Open what the run will read later, and the teacher, so that a mistake there is told now. Raises what they raise."""
     run = request.run
-    for section in (run.validation, run.labelled, run.test):
+    read_validation(open_source(run.validation, base=request.base), classes=run.classes)  # else its parts are known after training
+    for section in (run.labelled, run.test):
         if section:
             source = open_source(section, base=request.base)
             for part in source.parts():
@@ -131,6 +141,24 @@ def _taken_back(request: RunRequest, name: str, found: Opening | None) -> list[s
         return []
     gone = f"generation {back.version.generation} was taken back ({back.yank.reason})"
     return [f"  {name}: {gone}: nothing starts from it, and it is to be beaten only while a device runs it"]
+
+
+def _approximate(request: RunRequest, name: str) -> list[str]:
+    """A line where the loss tempers labels that are not whole."""
+    section, codec = request.run.students[name], codec_of(request.run.labelling, len(request.run.classes)).name
+    if not is_approximate(section.loss, temperature=section.temperature, codec=codec):
+        return []
+    rest = f"`{codec}` keeps no record of how the rest divides"
+    return [f"  {name}: its loss at temperature {section.temperature:g} is approximate: {rest}; `ghost` at temperature 1 needs none"]
+
+
+def _seen(name: str, section: StudentSection, found: Opening | None, rows_known: int) -> list[str]:
+    """A line where a student's steps end before what is labelled for it does."""
+    sees = section.steps * section.batch
+    if found is None or name not in found.students or sees >= (rows := found.new_rows or rows_known):
+        return []
+    taken = f"{section.steps:,} steps of {section.batch:,}"
+    return [f"  {name}: sees {sees:,} of {rows:,} labels: {taken} end before them; raise `steps` or `batch`"]
 
 
 def _workers_plan(section: StudentSection) -> str:

@@ -22,7 +22,19 @@ from pipeline.distill.losses.sparse import ghost, rs_kd
 from pipeline.errors import DESCRIBED, ConfigError
 from pipeline.options import Options, check_options
 
-__all__ = ["HINTS", "LOSSES", "NO_LABEL", "Lesson", "Loss", "LossUnknownError", "Recorded", "check_losses", "mean_loss"]
+__all__ = [
+    "AT_TEMPERATURE_1",
+    "HINTS",
+    "LOSSES",
+    "NO_LABEL",
+    "Lesson",
+    "Loss",
+    "LossUnknownError",
+    "Recorded",
+    "check_losses",
+    "is_approximate",
+    "mean_loss",
+]
 
 
 class Loss(Protocol):
@@ -54,6 +66,9 @@ LOSSES: Mapping[str, Loss] = {
     "ce": ce,
 }
 AT_TEMPERATURE_1 = ("ghost", "rs_kd")
+UNBIASED_ON_DRAWS = ("ce", "ghost", "hint", "hint_cosine", "kl", "rs_kd")
+"""Losses whose gradient is linear in the teacher's probabilities, `kl` at temperature 1, or has none of them: its mean over drawn labels is
+that of the full answer."""
 HINTS = ("hint", "hint_cosine")
 """Losses of embeddings: of the teacher's, and of the student's projected into their space."""
 
@@ -73,20 +88,30 @@ def mean_loss(
     """The weighted sum of the named losses, added up over these samples and divided by `batch_rows`.
 
     `batch_rows` counts the whole batch: where ranks hold slices of it, the sum over ranks is the mean over the batch, also for
-    uneven slices. A sample of weight 0 counts as a sample that teaches nothing.
+    uneven slices. A sample of weight 0 counts as a sample that teaches nothing. Logits of any precision are compared in float32, in which
+    the result is.
     """
-    own = options or {}
+    own, said_BK = options or {}, logits_BK.float()
     total_B = sum(
-        (share * LOSSES[name](logits_BK, lesson, temperature=temperature, **own.get(name, {})) for name, share in losses.items()),
+        (share * LOSSES[name](said_BK, lesson, temperature=temperature, **own.get(name, {})) for name, share in losses.items()),
         start=torch.zeros_like(weight_B),
     )
     return (total_B * weight_B).sum() / batch_rows
 
 
 def check_losses(
-    losses: Mapping[str, float], *, where: str, classes: int | None = None, temperature: float = 1.0, options: Options | None = None
+    losses: Mapping[str, float],
+    *,
+    where: str,
+    classes: int | None = None,
+    temperature: float = 1.0,
+    options: Options | None = None,
+    codec: str | None = None,
 ) -> None:
-    """Raises LossUnknownError for a name that is not in `LOSSES`, ConfigError where nothing would be learnt or a loss can't be had."""
+    """Raises LossUnknownError for a name that is not in `LOSSES`, ConfigError where nothing would be learnt or a loss can't be had.
+
+    `codec` is what labels are stored by, where that is known: a loss that would learn something else from it than the teacher is refused.
+    """
     for name in losses:
         if name not in LOSSES:
             raise LossUnknownError(where, f"no loss named {name!r}", f"known: {', '.join(sorted(LOSSES))}", DESCRIBED)
@@ -98,8 +123,26 @@ def check_losses(
     if "dkd" in losses and classes is not None and classes < 3:
         found = f"dkd with {classes} classes"
         raise ConfigError(where, found, "three or more, since of two there are no others to compare", "take `kl`")
+    for name in losses:
+        _check_codec(name, codec, temperature, where=where)
     check_options(options or {}, {name: LOSSES[name] for name in losses}, given=_GIVEN, where=f"{where}_options")
     _try_options(options or {}, where=f"{where}_options")
+
+
+def is_approximate(losses: Mapping[str, float], *, temperature: float, codec: str) -> bool:
+    """Whether a loss tempers labels of which `top_k` kept a part: how a temperature would divide the rest, nobody knows."""
+    tempered = losses.keys() - {"ce", *HINTS, *AT_TEMPERATURE_1}
+    return codec == "top_k" and temperature != 1 and bool(tempered)
+
+
+def _check_codec(name: str, codec: str | None, temperature: float, *, where: str) -> None:
+    if codec == "top_k" and name == "rs_kd":
+        found = "rs_kd on labels of codec top_k, which takes the likeliest classes for all there are"
+        raise ConfigError(where, found, "labels that were drawn, or whole ones", 'set `labelling.codec = "sampled"`, or take `ghost`')
+    if codec == "sampled" and (name not in UNBIASED_ON_DRAWS or (name == "kl" and temperature != 1)):
+        at = f" at temperature {temperature:g}" if name == "kl" else ""
+        found = f"{name}{at} on labels of codec sampled, whose mean over draws is not that of the teacher's answer"
+        raise ConfigError(where, found, "rs_kd, or kl with `temperature = 1`", 'or set `labelling.codec = "dense_fp16"` or `"top_k"`')
 
 
 def _try_options(options: Options, *, where: str) -> None:

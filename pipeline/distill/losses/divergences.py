@@ -72,6 +72,7 @@ def dkd(logits_BK: Tensor, lesson: Lesson, *, temperature: float, alpha: float =
     (1 - p_target) NCKD. The target is the source's hard label, and where there is none the teacher's likeliest class. Needs three classes:
     of two, there are no others to compare.
     """
+    _refuse_negative(alpha=alpha, beta=beta)
     if logits_BK.shape[1] < 3:
         raise ValueError(f"dkd needs three classes or more, found {logits_BK.shape[1]}")
     target_B1 = torch.where(lesson.hard_B >= 0, lesson.hard_B, lesson.log_probs_BK.argmax(1))[:, None]
@@ -92,11 +93,19 @@ def dist(logits_BK: Tensor, lesson: Lesson, *, temperature: float, beta: float =
     than equal values: a strong teacher's scale need not be met. The second part looks across the batch, so it is the same number for
     every sample, and sees only the rows that one worker holds.
     """
+    _refuse_negative(beta=beta, gamma=gamma)
     if not len(logits_BK):
         return logits_BK.sum(1)
     p_BK, q_BK = (log_probs_BK.exp() for log_probs_BK in _tempered(logits_BK, lesson, temperature))
     within_B, across_K = 1 - _pearson(p_BK, q_BK, dim=1), 1 - _pearson(p_BK, q_BK, dim=0)
     return (beta * within_B + gamma * across_K.mean()) * temperature**2
+
+
+def _refuse_negative(**weights: float) -> None:
+    """Raises ValueError: a part of a loss that is learnt the wrong way round."""
+    for name, weight in weights.items():
+        if weight < 0:
+            raise ValueError(f"{name} is 0 or more, found {weight:g}")
 
 
 def _tempered(logits_BK: Tensor, lesson: Lesson, temperature: float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ def ghost(logits_BK: Tensor, lesson: Lesson, *, temperature: float) -> Tensor:
     """
     recorded = _recorded(lesson)
     log_q_BK = F.log_softmax(logits_BK, dim=1)
-    is_entry_BR = (recorded.log_probs_BR > -torch.inf).float()
+    is_entry_BR = (recorded.log_probs_BR > -torch.inf).to(log_q_BK.dtype)
     inside_BK = torch.zeros_like(log_q_BK).scatter_add_(1, recorded.ids_BR, is_entry_BR) > 0  # a row's filling names class 0, too
     log_q_tail_B = log_q_BK.masked_fill(inside_BK, LEAST_NATS).logsumexp(1)
     log_p = torch.cat([recorded.log_probs_BR, recorded.tail_B[:, None]], dim=1)

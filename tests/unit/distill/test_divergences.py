@@ -147,6 +147,8 @@ def test_what_a_loss_cannot_do_is_refused_before_training() -> None:
         check_losses({"kl": 1.0}, where=where, options={"dkd": {"beta": 1.0}})
     with pytest.raises(ConfigError, match="beta is between 0 and 1"):
         check_losses({"jsd": 1.0}, where=where, options={"jsd": {"beta": 1.0}})
+    with pytest.raises(ConfigError, match="beta is 0 or more, found -5"):
+        check_losses({"dist": 1.0}, where=where, options={"dist": {"beta": -5.0}})
 
 
 def test_probabilities_of_the_helpers_add_up() -> None:

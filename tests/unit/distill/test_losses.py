@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from sklearn.metrics import log_loss
 
-from pipeline.distill.losses import NO_LABEL, Lesson, LossUnknownError, ce, check_losses, mean_loss
+from pipeline.distill.losses import HINTS, LOSSES, NO_LABEL, Lesson, LossUnknownError, ce, check_losses, mean_loss
 from pipeline.distill.losses.divergences import kl
 from pipeline.errors import ConfigError
 
@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 def lesson_of(logits: np.ndarray, hard: list[int] | None = None) -> Lesson:
     return Lesson(
         log_probs_BK=torch.from_numpy(log_softmax(logits, axis=1).astype(np.float32)),
-        hard_B=torch.tensor(hard if hard is not None else [NO_LABEL] * len(logits)),
+        hard_B=torch.tensor(hard if hard is not None else [NO_LABEL] * len(logits), dtype=torch.int64),
     )
 
 
@@ -67,6 +67,27 @@ def test_the_mean_over_uneven_slices_adds_up_to_the_mean_over_the_batch() -> Non
         lesson = Lesson(log_probs_BK=teacher.log_probs_BK[s], hard_B=teacher.hard_B[s])
         cut += mean_loss(student[s], lesson, weight_B=weight[s], **options).item()
     assert whole.item() == pytest.approx(cut, rel=1e-5)
+
+
+@given(
+    loss=st.sampled_from(sorted(LOSSES.keys() - HINTS)),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    rows=st.integers(0, 5),
+    classes=st.integers(3, 7),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60)
+def test_logits_of_any_precision_are_compared_in_float32(loss: str, dtype: torch.dtype, rows: int, classes: int, seed: int) -> None:
+    rounded = torch.from_numpy(draw(seed, rows, classes)).to(dtype).requires_grad_()
+    lesson = lesson_of(draw(seed + 1, rows, classes), [row % classes if row % 2 else NO_LABEL for row in range(rows)])
+    options: dict[str, Any] = {"weight_B": torch.ones(rows), "losses": {loss: 1.0}, "temperature": 1.0, "batch_rows": 5}
+    found = mean_loss(rounded, lesson, **options)
+    found.backward()
+    assert (found.dtype, found.shape) == (torch.float32, ())
+    assert torch.equal(found, mean_loss(rounded.detach().float(), lesson, **options))
+    assert rounded.grad is not None
+    assert (rounded.grad.dtype, rounded.grad.shape) == (dtype, (rows, classes))
+    assert LOSSES[loss](rounded, lesson, temperature=1.0).shape == (rows,)
 
 
 def test_a_wrong_name_is_refused_with_the_known_ones() -> None:

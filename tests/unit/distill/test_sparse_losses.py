@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.distill.losses import Lesson, Recorded
+from pipeline.distill.losses import AT_TEMPERATURE_1, HINTS, LOSSES, Lesson, Recorded, check_losses
 from pipeline.distill.losses.divergences import kl
-from pipeline.distill.losses.sparse import ghost, rs_kd
+from pipeline.distill.losses.sparse import ghost
+from pipeline.errors import ConfigError
 from pipeline.labels.codecs.codec import SparseLabels
 from pipeline.labels.codecs.sampled import Sampled
 from pipeline.labels.codecs.top_k import TopK
@@ -73,18 +74,44 @@ def test_labels_of_the_top_k_codec_teach_as_their_exact_values_do_up_to_fp16(see
     np.testing.assert_allclose(found, exact, rtol=2e-2, atol=2e-2)
 
 
-def test_the_mean_gradient_of_drawn_labels_is_that_of_the_full_answer() -> None:
-    teacher, student, draws = draw(3, rows=1, classes=20, scale=1.0), draw(4, rows=1, classes=20, scale=1.0), 4000
-    full = torch.from_numpy(student).requires_grad_()
-    kl(full, lesson_of(teacher), temperature=1.0).sum().backward()
-    lesson = lesson_of(np.repeat(teacher, draws, axis=0))
+def gradient(loss: str, student: np.ndarray, lesson: Lesson, temperature: float) -> torch.Tensor:
+    """Of the mean over the lesson's rows, by the one row of logits that answers all of them."""
+    logits = torch.from_numpy(student).requires_grad_()
+    LOSSES[loss](logits.expand(len(lesson.hard_B), -1), lesson, temperature=temperature).mean().backward()
+    assert logits.grad is not None
+    return logits.grad[0]
+
+
+SOFT = [
+    (loss, temperature) for loss in LOSSES.keys() - {"ce", *HINTS} for temperature in ((1.0,) if loss in AT_TEMPERATURE_1 else (1.0, 2.0))
+]
+
+
+@pytest.mark.parametrize(("loss", "temperature"), sorted(SOFT))
+def test_a_loss_is_taken_for_drawn_labels_if_the_mean_of_their_gradients_is_that_of_the_full_answer(loss: str, temperature: float) -> None:
+    teacher, student, draws = draw(3, rows=1, classes=20, scale=1.0), draw(4, rows=1, classes=20, scale=1.0), 2000
+    whole = lesson_of(np.repeat(teacher, draws, axis=0))
     codec = Sampled(draws=5)
-    column: pa.Array = codec.encode(lesson.log_probs_BK.numpy(), np.arange(draws))
-    drawn = torch.from_numpy(np.repeat(student, draws, axis=0)).requires_grad_()
-    stored = Lesson(log_probs_BK=lesson.log_probs_BK, hard_B=lesson.hard_B, recorded=recorded_of(codec.sparse(column, 20)))
-    rs_kd(drawn, stored, temperature=1.0).mean().backward()
-    assert full.grad is not None
-    assert drawn.grad is not None
-    np.testing.assert_allclose(drawn.grad.sum(0), full.grad[0], atol=0.01)
-    single = (drawn.grad * draws - full.grad).abs().max(dim=1).values
-    assert single.median() > 0.05  # one label alone says much less: it is the mean that is right
+    column: pa.Array = codec.encode(whole.log_probs_BK.numpy(), np.arange(draws))
+    drawn = Lesson(
+        log_probs_BK=torch.from_numpy(codec.decode(column, 20)), hard_B=whole.hard_B, recorded=recorded_of(codec.sparse(column, 20))
+    )
+    full, found = (gradient(loss, student, lesson, temperature) for lesson in (whole, drawn))
+    off = float((found - full).abs().max())
+    try:
+        check_losses({loss: 1.0}, where="here", temperature=temperature, codec="sampled")
+    except ConfigError:
+        assert off > 0.02, "refused for nothing"
+    else:
+        assert off < 0.01
+
+
+def test_a_likeliest_class_taken_for_all_there_are_teaches_a_surer_answer_than_the_teachers() -> None:
+    """Why `rs_kd` is refused on `top_k`, and `ghost` is not."""
+    teacher = np.log(np.array([[0.3, 0.2] + [0.5 / 8] * 8], dtype=np.float32))
+    top = exact_top(lesson_of(teacher), 2)
+    assert gradient("ghost", teacher, top, 1.0).abs().max() < 1e-4
+    assert gradient("rs_kd", teacher, top, 1.0)[0] < 0.3 * 0.5 - 0.3 + 1e-4
+    check_losses({"ghost": 1.0}, where="here", codec="top_k")
+    with pytest.raises(ConfigError, match="rs_kd on labels of codec top_k"):
+        check_losses({"rs_kd": 1.0}, where="here", codec="top_k")

@@ -95,6 +95,23 @@ def test_rare_classes_count_as_much_as_common_ones_together() -> None:
     assert even.tolist() == [1] * 10
 
 
+@pytest.mark.parametrize(
+    ("policy", "numbers", "says"),
+    [
+        ("confidence", {"least": 5.0}, "least is a share of 0 to 1, found 5"),
+        ("hard_label", {"least": -1.0}, "least is a share"),
+        ("student_gap", {"least": 1.5}, "least is a share"),
+        ("disagreement", {"scale_nats": 0.0}, "scale_nats is above 0, found 0"),
+        ("disagreement", {"scale_nats": -0.1}, "scale_nats is above 0, found -0.1"),
+        ("entropy_band", {"outside": 2.0}, "outside is a share"),
+        ("entropy_band", {"low": 0.9, "high": 0.1, "outside": 0.0}, "low is at most high, found 0.9 and 0.1"),
+    ],
+)
+def test_numbers_that_would_make_other_weights_than_shares_are_refused(policy: str, numbers: dict[str, float], says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"students\.small\.weighting_options\.{policy}: .*{says}"):
+        check_policies({policy: 1.0}, where="students.small.weighting", options={policy: numbers})
+
+
 def test_what_is_no_policy_or_no_option_of_one_is_refused_with_what_is() -> None:
     where = "students.small.weighting"
     check_policies({"confidence": 2.0, "hard_label": 0.5}, where=where, options={"hard_label": {"least": 0.2}})

@@ -84,6 +84,10 @@ def test_a_missing_column_names_the_columns(project: Path) -> None:
 
 
 def test_a_teacher_of_other_classes_is_refused_before_any_label(project: Path) -> None:
+    rows = [json.dumps({"text": "mail", "part": part}) for part in ("fit", "choose", "Gate")]
+    (project / "parts.jsonl").write_text("\n".join(rows))
+    parts = ("--set", "validation.path=parts.jsonl", "--set", 'validation.options={ carry = ["part"] }')
+    assert "part 'Gate'" in refused(project, "--dry-run", *parts, code=3)
     (project / "my_teacher.py").write_text(TEACHER.format(classes=["ham", "spam", "eggs"]))
     assert "eggs" in refused(project, code=5)
     assert not list((project / "runs" / "mine" / "labels").rglob("*.arrow"))
@@ -101,6 +105,10 @@ def test_a_taken_port_is_named(project: Path) -> None:
 
 def test_a_dry_run_opens_validation_and_the_teacher_too(project: Path) -> None:
     assert "'klass'" in refused(project, "--dry-run", "--set", "validation.label=klass", code=3)
+    rows = [json.dumps({"text": "mail", "part": part}) for part in ("fit", "choose", "Gate")]
+    (project / "parts.jsonl").write_text("\n".join(rows))
+    parts = ("--set", "validation.path=parts.jsonl", "--set", 'validation.options={ carry = ["part"] }')
+    assert "part 'Gate'" in refused(project, "--dry-run", *parts, code=3)
     (project / "my_teacher.py").write_text(TEACHER.format(classes=["ham", "spam", "eggs"]))
     assert "eggs" in refused(project, "--dry-run", code=5)
 

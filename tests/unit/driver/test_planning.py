@@ -149,6 +149,7 @@ def test_a_folder_that_nobody_prepared_is_not_prepared_by_a_look(tmp_path: Path)
         ("loss={ kll = 1.0 }", ConfigError, "known: ce, dist, dkd"),
         ("weighting={ certainty = 1.0 }", ConfigError, "known: class_balance, confidence"),
         ("options={ max_bytez = 64 }", StudentBuildError, "max_bytez"),
+        ("loss={ ce = 1.0 }", ConfigError, "ce alone, and `stream.label` is not set"),
     ],
 )
 def test_a_student_that_can_not_be_built_is_refused_before_anything_starts(
@@ -157,6 +158,25 @@ def test_a_student_that_can_not_be_built_is_refused_before_anything_starts(
     check_students(asked(project))
     with pytest.raises(error, match=named):
         check_students(asked(project, f"students.tiny.{change}"))
+
+
+def test_labels_that_a_loss_would_learn_something_else_from_are_refused_and_tempered_ones_said(project: Path) -> None:
+    drawn, top = 'labelling.codec="sampled"', 'labelling.codec="top_k"'
+    with pytest.raises(ConfigError, match="kl at temperature 2 on labels of codec sampled"):
+        check_students(asked(project, drawn))
+    check_students(asked(project, drawn, "students.tiny.temperature=1.0", "students.other.temperature=1.0"))
+    with pytest.raises(ConfigError, match="rs_kd on labels of codec top_k"):
+        check_students(asked(project, top, "students.tiny.loss={ rs_kd = 1.0 }", "students.tiny.temperature=1.0"))
+    told = plan(asked(project, top, "students.tiny.loss={ ghost = 1.0 }", "students.tiny.temperature=1.0"))
+    assert "  other: its loss at temperature 2 is approximate: `top_k` keeps no record" in told
+    assert "  tiny: its loss" not in told
+    assert "approximate" not in plan(asked(project))
+
+
+def test_a_student_whose_steps_end_before_the_labels_do_is_told_of(project: Path) -> None:
+    told = plan(asked(project, "students.tiny.steps=4", "students.tiny.batch=8"))
+    assert "  tiny: sees 32 of 40 labels: 4 steps of 8 end before them" in told
+    assert "other: sees" not in told
 
 
 def test_a_first_run_says_what_is_not_known_yet(project: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import GateSection
+from pipeline.budgets import GateSection
 from pipeline.distill.losses import NO_LABEL
 from pipeline.students.control import ControlUnlabelledError, train_control, train_in_memory
 from pipeline.students.evaluation import Candidate, evaluate
@@ -100,18 +100,22 @@ def test_mcnemars_p_is_shown_and_decides_nothing(files: dict[str, Candidate]) ->
 @pytest.mark.parametrize(
     ("budget", "says"),
     [
-        ({"accuracy_min": 1.01}, "accuracy .* below its budget 1.01"),
-        ({"auc_min": 1.01}, "auc .* below its budget"),
-        ({"agreement_min": 1.01}, "agreement .* below its budget"),
+        ({"accuracy_min": 1.0}, "accuracy .* below its budget 1"),
+        ({"auc_min": 1.0}, "auc .* below its budget"),
+        ({"agreement_min": 1.0}, "agreement .* below its budget"),
+        ({"recall_min": 1.0}, "recall at 1% false positives .* below its budget"),
+        ({"ece_max": 0.001}, "calibration error .* above its budget 0.001"),
+        ({"latency_p50_ms": 0.25}, "latency_p50_ms 1 is 0.75 above its budget 0.25"),
         ({"latency_p99_ms": 0.5}, "latency_p99_ms 1 is 0.5 above its budget 0.5"),
         ({"size_max_bytes": 100}, "size_bytes .* above its budget 100"),
+        ({"memory_max_bytes": 100}, "memory_bytes 2,000 is 1,900 above its budget 100"),
     ],
 )
 def test_each_budget_that_is_not_met_ships_nothing_and_is_named_with_its_distance(
     files: dict[str, Candidate], budget: dict[str, float], says: str
 ) -> None:
     keys: dict[str, Any] = {"agreement_min": None}
-    report = judged(files["good"], None, mails(100, seed=5), GateSection(**(keys | budget)))
+    report = judged(files["wrong"], None, mails(100, seed=5), GateSection(**(keys | budget)), memory_bytes=2000)
     assert not report.ships
     assert sum(line.passed is False for line in report.lines) == 1
     assert re.search(f"ships nothing: {says}", report.summary), report.summary
@@ -126,6 +130,23 @@ def test_without_labels_the_gate_goes_by_agreement_and_says_so(files: dict[str, 
     assert np.isnan(report.candidate.auc)
     with pytest.raises(ValueError, match="need the teacher's answers"):
         judged(files["good"], None, mails(20, hard=False, teacher=False))
+
+
+def test_a_sample_without_a_label_costs_the_others_nothing_and_is_said(files: dict[str, Candidate]) -> None:
+    whole = mails(200, seed=5)
+    some = replace(whole, hard_N=np.where(np.arange(200) < 2, NO_LABEL, whole.hard_N))
+    report, rest = (judged(files["good"], files["mediocre"], samples) for samples in (some, whole.take(range(2, 200))))
+    assert report.ships
+    assert report.basis == "labels"
+    assert report.summary == "ships (2 of 200 samples have no label: what is right is counted on the others)"
+    for name in ("accuracy", "auc", "better by estimate", "not inferior to the incumbent"):
+        assert line(report, name) == line(rest, name)
+    assert report.breakdown == rest.breakdown
+
+
+def test_a_budget_of_memory_that_nobody_measured_is_not_met(files: dict[str, Candidate]) -> None:
+    report = judged(files["good"], None, mails(50, seed=5), GateSection(memory_max_bytes=10**9))
+    assert "memory_bytes has a budget of 1,000,000,000, and nothing measured it" in report.summary
 
 
 def test_a_budget_on_labels_fails_where_there_are_none(files: dict[str, Candidate]) -> None:

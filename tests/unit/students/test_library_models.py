@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import GateSection
+from pipeline.budgets import GateSection
 from pipeline.students.control import train_in_memory
 from pipeline.students.evaluation import Candidate
 from pipeline.students.export import export_student

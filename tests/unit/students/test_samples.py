@@ -14,6 +14,7 @@ from pipeline.sources.source import Part
 from pipeline.students.samples import (
     PARTS,
     LabelUnknownError,
+    PartUnknownError,
     Samples,
     SamplesMissingError,
     Validation,
@@ -72,6 +73,16 @@ def test_a_row_that_did_not_parse_is_left_out_and_an_unknown_label_is_refused() 
     assert sorted(found.hard_N.tolist()) == [NO_LABEL, 0]
     with pytest.raises(LabelUnknownError, match="sample s5: label 'eggs'; expected one of ham, spam"):
         read_samples(Rows([row(5, label="eggs")]), classes=CLASSES)
+
+
+def test_a_mistyped_part_is_refused_by_name_and_rows_that_did_not_parse_are_counted() -> None:
+    rows = [row(number, part=PARTS[number % 3]) for number in range(9)]
+    bad = [row(10, input=None, problem="not UTF-8"), row(11, input=None, part="Gate")]
+    found = read_validation(Rows(rows + bad), classes=CLASSES)
+    assert found.unparsed == 2
+    assert found.left_out() == ["left out: 2 validation samples that did not parse"]
+    with pytest.raises(PartUnknownError, match=r"sample s12: part 'Gate'; expected one of fit, choose, gate; correct the column `part`"):
+        read_validation(Rows([*rows, row(12, part="Gate")]), classes=CLASSES)
 
 
 def test_a_part_without_a_sample_is_an_error_that_counts_the_others() -> None:

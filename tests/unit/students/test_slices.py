@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import GateSection, SourceSection
+from pipeline.budgets import GateSection
+from pipeline.config import SourceSection
 from pipeline.distill.metrics import expected_calibration_error, log_softmax
 from pipeline.sources import open_source
 from pipeline.students.breakdown import CONFUSIONS_MAX, break_down

@@ -37,6 +37,7 @@ from tests.kit.wire_devices import SimulatedDevice, enrolled
 from workers.orchestrator import tables
 from workers.orchestrator.client import Operator
 from workers.orchestrator.pki import utc
+from workers.orchestrator.report_log import KEPT_OF_A_DEVICE
 
 DEVICES = 6
 WAVES = (0.2, 0.5, 1.0)
@@ -273,11 +274,16 @@ def check(url: str, campaign: Campaign) -> None:
     for device_id, incarnation, sequence in reports:
         kept.setdefault((device_id, incarnation), []).append(sequence)
     for device in campaign.devices:
-        for incarnation, made in device.made.items():
-            found = sorted(kept.get((device.wire.device_id, incarnation), []))
-            least = device.acknowledged[incarnation]  # a wiped device no longer says what it had not heard of
-            assert found == list(range(1, len(found) + 1)), f"kept {found}"
-            assert least <= len(found) <= made, f"{made} reports made, {least} acknowledged, kept {found}"
+        lives = {life: sorted(kept.get((device.wire.device_id, life), [])) for life in sorted(device.made, reverse=True)}
+        of_it = sum(map(len, lives.values()))
+        newer = 0
+        for life, found in lives.items():
+            least = device.acknowledged[life]  # a wiped device no longer says what it had not heard of
+            newer += len(found)
+            first = found[0] if found else least + 1
+            assert found == list(range(first, first + len(found))), f"kept {found}"
+            assert least <= first + len(found) - 1 <= device.made[life], f"{device.made[life]} made, {least} acknowledged, kept {found}"
+            assert first == 1 or newer == of_it >= KEPT_OF_A_DEVICE, f"the oldest of {of_it} are gone, and {newer} are newer: kept {found}"
         row = rows[device.wire.device_id]
         assert max(device.meaning) == row.generation, "its newest assignment is the one that the database holds"
     for rollout in campaign.rollouts:

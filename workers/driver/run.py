@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 
 from pipeline.errors import DataError, KdpipeError
-from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
+from pipeline.loop.generation import FAILURES, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from pipeline.students.scaling import trainers_offered
 from pipeline.teachers import Teacher, load_teacher
@@ -164,7 +164,7 @@ def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
     context.reporter.stage("evaluate")
     confirmed = fleet.settle()
     latest = max(closed)
-    begin_controls(context, latest, {n: s["steps_total"] for n, s in closed[latest]["students"].items() if s["fate"] != Fate.FAILED})
+    begin_controls(context, latest, {n: s["steps_total"] for n, s in closed[latest]["students"].items() if s["fate"] not in FAILURES})
     while waiting := context.controls.waiting():
         context.reporter.show([Gauge(name="controls", done=0, total=waiting, says="still training")])
         context.stop.wait(POLL_S)

@@ -28,9 +28,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_softmax, one_hot
+from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_softmax, one_hot, right
 from pipeline.files import sync_folder, write_atomic
 from pipeline.inputs import InputKind, encode
+from pipeline.students.answering import not_finite
+from pipeline.students.faults import AnswersNotFiniteError
 from pipeline.students.graph import Graph
 from pipeline.students.models import Student
 from pipeline.students.onnx_file import GRAPH, WEIGHTS, quiet, split, to_onnx
@@ -81,9 +83,9 @@ class Exported:
 def export_student(
     *, name: str, student: Student, fit: Samples, choose: Samples, out: Path, budget: float = 0.005, incumbent: Path | None = None
 ) -> Exported:
-    """Write `out/graph.onnx` and `out/weights.bin`. Same module, samples and incumbent, same bytes. Raises ExportError.
+    """Write `out/graph.onnx` and `out/weights.bin`. Same module, samples and incumbent, same bytes.
 
-    `incumbent` is the graph of the version that devices run, its weights beside it.
+    Raises ExportError, AnswersNotFiniteError. `incumbent` is the graph of the version that devices run, its weights beside it.
     """
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob(".tmp-export-*"):
@@ -93,7 +95,7 @@ def export_student(
         plain = folder / "plain.onnx"
         made, floats = to_onnx(name, student)
         onnx.save_model(made, str(plain))
-        module_logits = _module_logits(student, choose)
+        module_logits = _module_logits(name, student, choose)
         kept, reason = _quantise(plain, floats, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
         model = onnx.load(str(kept))
         graph, weights = split(model, folder / "split")
@@ -137,13 +139,19 @@ def _quantise(
         try:
             with quiet():
                 make(plain, path, floats, student, fit)
-            loss = _loss_of(Graph(path, kind=student.kind).logits(choose.inputs), module_logits, choose)
+            logits_NK = Graph(path, kind=student.kind).logits(choose.inputs)
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
             reasons.append(f"{_QUANTISATIONS[file]} failed ({type(error).__name__}: {error})"[:200])
             continue
-        if loss <= budget:
+        strange, loss = len(not_finite(logits_NK)), _loss_of(logits_NK, module_logits, choose)
+        if not strange and loss <= budget:
             return path, "; ".join(reasons)
-        reasons.append(f"{_QUANTISATIONS[file]} loses {loss:.4f} on choose, more than {budget:.4f}")
+        trouble = (
+            f"answers {strange} samples of choose with no finite numbers"
+            if strange
+            else f"loses {loss:.4f} on choose, more than {budget:.4f}"
+        )
+        reasons.append(f"{_QUANTISATIONS[file]} {trouble}")
     return plain, "; ".join(reasons)
 
 
@@ -175,7 +183,7 @@ def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], ch
     """Whether the accuracy lost is within the budget and chance (95 %, paired); where there are no labels, within the budget alone."""
     if not choose.labelled:
         return _loss_of(logits_NK, module_NK, choose) <= budget
-    file_N, module_N = (answers.argmax(axis=1) == choose.hard_N for answers in (logits_NK, module_NK))
+    file_N, module_N = (right(answers, choose.hard_N) for answers in (logits_NK, module_NK))
     chance = 1.96 * float(np.sqrt((file_N != module_N).sum())) / len(choose)
     return float(module_N.mean() - file_N.mean()) <= budget + chance
 
@@ -237,14 +245,19 @@ class _Calibration:
         return {"input": next(self._rest)}
 
 
-def _module_logits(student: Student, samples: Samples) -> NDArray[np.float32]:
+def _module_logits(name: str, student: Student, samples: Samples) -> NDArray[np.float32]:
+    """Raises AnswersNotFiniteError: no file that is made of such a module could be shipped."""
     student.module.eval()
     with torch.no_grad():
         chunks = [
             student.module(torch.from_numpy(encode(samples.inputs[start : start + 64], kind=student.kind, width=student.width))).numpy()
             for start in range(0, len(samples), 64)
         ]
-    return np.concatenate(chunks)
+    logits_NK = np.concatenate(chunks)
+    strange = not_finite(logits_NK)
+    if len(strange):
+        raise AnswersNotFiniteError(name, len(strange), len(samples), samples.ids[strange[0]])
+    return logits_NK
 
 
 def _loss_of(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], choose: Samples) -> float:

@@ -1,9 +1,10 @@
 """The gate: may this file replace what devices run now?
 
-It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every budget met,
-not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate. With hard
-labels "right" means the label; without, it means the teacher's first class, and the report says so. McNemar's exact p is shown and never
-decides. A candidate without an incumbent ships when its budgets are met. The worst slice is always named; it decides where it has a budget.
+It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every answer finite, every
+budget met, not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate.
+With hard labels "right" means the label; without, it means the teacher's first class, and the report says so. McNemar's exact p is shown
+and never decides. A candidate without an incumbent ships when its budgets are met. The worst slice is always named; it decides where it
+has a budget.
 
 Pure but for the clock it is given, to measure latency. Left to others: counting uses of `gate` (`pipeline.releases.lineage`), memory of
 a real process (`workers.footprint`).
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.config import GateSection
 from pipeline.students.breakdown import Breakdown, break_down
 from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
-from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, number, shown_lines, slice_lines, truth_of
+from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, finite_line, number, shown_lines, slice_lines, truth_of
 from pipeline.students.samples import Samples
 
 __all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure"]
@@ -87,6 +88,7 @@ def judge(
     truth_N = truth_of(gate)
     breakdown = break_down(log_probs_NK, truth_N, gate, before_NK, classes=classes, rows_min=section.slice_rows_min)
     lines = [
+        finite_line(log_probs_NK, gate),
         *budget_lines(found, section, gate.labelled),
         *slice_lines(breakdown.slices, section, compared=before is not None),
         *shown_lines(found, memory_bytes),

@@ -27,9 +27,10 @@ from pipeline.distill.losses import HINTS, mean_loss
 from pipeline.distill.weighting import weights
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
+from pipeline.students.answering import logits_of
 from pipeline.students.averaging import Average
 from pipeline.students.checkpoint import copied
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError, StudentRaisedError
+from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError
 from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
@@ -158,7 +159,7 @@ class Trainer:
         return state
 
     def advance(self) -> Moved:
-        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, StudentRaisedError and what the reader raises."""
+        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, and what `logits_of` and the reader raise."""
         if self.step >= self._section.steps:
             return Moved.DONE
         batch = self._next_batch()
@@ -220,7 +221,9 @@ class Trainer:
             for part in torch.arange(len(inputs)).tensor_split(min(section.accumulate, len(inputs))):
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
-                    logits_BK = self._logits(inputs[rows]).float()
+                    logits_BK = logits_of(
+                        self._name, self._student.module, inputs[rows], classes=len(prior_K), where=f"at step {self.step}"
+                    ).float()
                 student_BK = logits_BK.detach().softmax(1).cpu().numpy()
                 told = lesson.rows(rows)
                 if self._hint:
@@ -238,14 +241,6 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         return total
-
-    def _logits(self, inputs: Tensor) -> Tensor:
-        """What the student's module answers. Raises StudentRaisedError where that is an exception: it may be anybody's code."""
-        try:
-            logits_BK: Tensor = self._student.module(inputs)
-        except Exception as error:
-            raise StudentRaisedError(self._name, self.step, f"{type(error).__name__}: {error}"[:300]) from error
-        return logits_BK
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         """All that is trained."""

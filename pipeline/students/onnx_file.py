@@ -42,12 +42,11 @@ class ExportError(StudentError):
 def to_onnx(name: str, student: Student) -> tuple[Any, list[str]]:
     """The graph, and the names of its nodes that come from the student's `float_parts`. Raises ExportError."""
     module = student.module.eval()
-    example = torch.zeros((2, student.width), dtype=torch.uint8 if student.kind == "text" else torch.float32)
     try:
         with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it prints the graph that it gave up on
             program = torch.onnx.export(
                 module,
-                (example,),
+                (student.example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["input"],

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from pipeline.config import StudentSection
 from pipeline.errors import DataError
 from pipeline.labels.store import open_store
@@ -12,8 +14,10 @@ from pipeline.loop.generation import Opening, amended, opening, spec_digest, wan
 from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
+from pipeline.students.answering import logits_of
 from pipeline.students.lessons import check_section
-from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.models import MODELS, StudentSpec, build_student
+from pipeline.students.onnx_file import to_onnx
 from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
 from workers.driver.catalogue import yank_of
@@ -62,11 +66,19 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
 
 
 def check_students(request: RunRequest) -> None:
-    """Build each student of the run file once, so that a mistake there is told now. Raises StudentError, ConfigError."""
+    """Build and ask each student of the run file once, and export those that are not ours, so that a mistake there is told now.
+
+    Raises StudentError, ConfigError.
+    """
     run = request.run
     for name, section in run.students.items():
-        build_student(StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed))
+        spec = StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
+        student = build_student(spec)
         check_section(name, section, classes=len(run.classes))
+        with torch.no_grad():
+            logits_of(name, student.module.eval(), student.example, classes=len(run.classes), where="when it was tried on zeros")
+        if section.use not in MODELS:
+            to_onnx(name, student)
 
 
 def check_prepared(request: RunRequest) -> None:

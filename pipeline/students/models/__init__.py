@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import StudentSection
 from pipeline.errors import StudentError
@@ -69,6 +69,11 @@ class Student:
     """`max_bytes` or `features`."""
     jitter_bytes: int
     warnings: tuple[str, ...] = ()
+
+    @property
+    def example(self) -> Tensor:
+        """Two inputs, of zeros."""
+        return torch.zeros((2, self.width), dtype=torch.uint8 if self.kind == "text" else torch.float32)
 
     @property
     def parameters(self) -> int:

@@ -11,7 +11,9 @@ from pipeline.errors import ConfigError, KdpipeError
 from pipeline.loop.generation import Opening, wanted_digests
 from pipeline.recipes import PreparedOtherwiseError, prepare_run
 from pipeline.releases.repository import create_repository
+from pipeline.students.faults import LogitsShapeError
 from pipeline.students.models import StudentBuildError
+from pipeline.students.onnx_file import ExportError
 from tests.kit.bundles import Trust, text_bundle
 from tests.kit.crews import LocalCrew
 from workers.driver.folder import write_json
@@ -157,6 +159,41 @@ def test_a_student_that_can_not_be_built_is_refused_before_anything_starts(
     check_students(asked(project))
     with pytest.raises(error, match=named):
         check_students(asked(project, f"students.tiny.{change}"))
+
+
+STUDENTS = """
+import torch
+
+
+class Mine(torch.nn.Module):
+    max_bytes = 16
+
+    def __init__(self, classes, columns=2, looks=False):
+        super().__init__()
+        self.head, self.looks = torch.nn.Linear(16, columns), looks
+
+    def forward(self, inputs):
+        x = inputs.float()
+        if self.looks and x.sum() > 3:
+            x = x * 2
+        return self.head(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ("columns = 1", LogitsShapeError, r"shape \[2, 1\] when it was tried on zeros; expected logits of shape \[2, 2\]"),
+        ("looks = true", ExportError, "does not export to ONNX"),
+    ],
+)
+def test_a_student_that_trains_and_would_never_ship_is_refused_before_anything_starts(
+    project: Path, options: str, error: type[KdpipeError], named: str
+) -> None:
+    module = f"mine_{project.name}"
+    (project / f"{module}.py").write_text(STUDENTS)
+    with pytest.raises(error, match=named):
+        check_students(asked(project, f"students.tiny.use='{module}:Mine'", f"students.tiny.options={{ {options} }}"))
 
 
 def test_a_first_run_says_what_is_not_known_yet(project: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import pickle
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.distill.losses import LossUnknownError
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError, StudentRaisedError
+from pipeline.students.faults import (
+    SKIPS_IN_A_ROW_MAX,
+    LogitsShapeError,
+    NoLabelsError,
+    NotFiniteError,
+    StateForeignError,
+    StudentRaisedError,
+)
 from pipeline.students.loop import Moved, load_model
 from pipeline.students.models import build_student
 from pipeline.students.schedule import learning_rate
@@ -238,6 +246,37 @@ def test_a_module_that_raises_is_named_with_its_step_and_pickles() -> None:
     ) as raised:
         trainer.advance()
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+class Reshapes(torch.nn.Module):
+    """A student of somebody's whose answer is not what it should be."""
+
+    def __init__(self, student: torch.nn.Module, reshape: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.student, self.reshape = student, reshape
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return self.reshape(self.student(inputs))
+
+
+@pytest.mark.parametrize(
+    ("reshape", "found"),
+    [
+        (lambda logits_BK: logits_BK[:, :1], r"a tensor of shape \[8, 1\]"),
+        (lambda logits_BK: logits_BK.mean(0, keepdim=True), r"a tensor of shape \[1, 2\]"),
+        (lambda logits_BK: torch.cat([logits_BK, logits_BK], 1), r"a tensor of shape \[8, 4\]"),
+        (lambda logits_BK: (logits_BK,), "a tuple"),
+    ],
+)
+def test_logits_that_are_not_a_row_for_each_input_and_a_column_for_each_class_are_refused(
+    reshape: Callable[[torch.Tensor], Any], found: str
+) -> None:
+    """One logit a sample would train by broadcasting."""
+    student = build_student(spec())
+    odd = replace(student, module=Reshapes(student.module, reshape))
+    trainer, _ = trainer_of(spec(), reader_of(mails(60)), student=odd)
+    with pytest.raises(LogitsShapeError, match=rf"answered {found} at step 0; expected logits of shape \[8, 2\]"):
+        trainer.advance()
 
 
 def test_a_generation_without_a_label_is_an_error_not_a_hang() -> None:

@@ -109,15 +109,15 @@ def teach(
         spec, board=board, clock=clock, wall_clock=wall_clock, sleep=sleep, rank=rank, world=world, reduce=reduce, reader=reader
     )
     try:
-        return _to_the_end(session, alone=world == 1)
+        return _to_the_end(session)
     finally:
         session.close()
 
 
-def _to_the_end(session: "_Session", *, alone: bool) -> Trained | None:
-    """Steps until there are none left, or it is told to stop. One of several workers is not: others wait for it in a collective."""
+def _to_the_end(session: "_Session") -> Trained | None:
+    """Steps until there are none left, or it is told to stop: between two steps, or while it waits for labels."""
     go_on = session.report(TrainingState.WAITING)
-    while go_on or not alone:
+    while go_on:
         try:
             moved = session.advance()
         except (ShardCorruptError, LogEmptyError) as error:
@@ -131,7 +131,8 @@ def _to_the_end(session: "_Session", *, alone: bool) -> Trained | None:
             go_on = session.report(TrainingState.WAITING)
             session.pause()
         else:
-            go_on = session.report(TrainingState.TRAINING)
+            session.report(TrainingState.TRAINING)
+            go_on = session.all_go_on
     session.checkpoint()
     session.settle()
     session.report(TrainingState.STOPPED)
@@ -181,9 +182,10 @@ class _Session:
             state=state,
             rank=rank,
             world=world,
-            reduce=reduce,
+            reduce=None if reduce is None else self._add_up,
             device=self._device,
         )
+        self._reduce = reduce
         if reduce is not None:
             self._agree(reduce, world)
         self._begun_step = -1
@@ -191,6 +193,21 @@ class _Session:
         self._reported_s = float("-inf")
         self._reported: tuple[TrainingState, tuple[str, ...]] | None = None
         self._go_on = True
+        self._nobody_stops = True
+        """As of the last step."""
+
+    @property
+    def all_go_on(self) -> bool:
+        """No worker has been told to stop. Several find it out in the same step, or one would wait for another in a collective."""
+        return self._go_on if self._world == 1 else self._nobody_stops
+
+    def _add_up(self, flat: Tensor) -> None:
+        """Sum over all workers, and along with it who was told to stop."""
+        assert self._reduce is not None
+        with_stops = torch.cat([flat, flat.new_tensor([0.0 if self._go_on else 1.0])])
+        self._reduce(with_stops)
+        flat.copy_(with_stops[:-1])
+        self._nobody_stops = not with_stops[-1].item()
 
     def _agree(self, reduce: Callable[[Tensor], None], world: int) -> None:
         """All workers go on from the same step. Raises RuntimeError where not, so that they are started again.

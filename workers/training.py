@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ UNSCHEDULED_S = 30.0
 RESIZE_EVERY_S = 60.0
 """Between looks at whether an elastic student should have more workers, or fewer."""
 WORKER_RESTARTS = 3
+REPAIRED_WITHIN = timedelta(days=7)
+"""A rank waits as long for another; torch's own half hour is too short for teachers that have to be started again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +170,10 @@ def _taught(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> Kdpip
     try:
         teach(
             spec,
-            board=board if rank == 0 else _Silent(),
+            board=board if rank == 0 else Follower(board, rank=rank),
             rank=rank,
             world=world,
-            reduce=_all_reduce if world > 1 else None,
+            reduce=_adding_up() if world > 1 else None,
             clock=time.monotonic,
             wall_clock=time.time,
             sleep=time.sleep,
@@ -180,15 +183,23 @@ def _taught(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> Kdpip
     return None
 
 
-class _Silent:
-    """Ranks above 0 report nothing."""
+class Follower:
+    """What a rank above 0 tells the board: which shards it waits for. Rank 0, in a collective meanwhile, knows nothing of them."""
+
+    def __init__(self, board: Board, *, rank: int) -> None:
+        self._board, self._rank = board, rank
 
     def report(self, student: str, progress: TrainingProgress) -> bool:
-        return True
+        return self._board.found_bad(student, self._rank, progress.corrupt)
 
 
-def _all_reduce(flat: Tensor) -> None:
-    torch.distributed.all_reduce(flat)
+def _adding_up() -> Callable[[Tensor], None]:
+    """A sum over all ranks, in a group of its own: they wait in it for one whose shard is repaired or whose disk is full.
+
+    A rank that dies closes its connections, and that ends the others at once.
+    """
+    group = torch.distributed.new_group(timeout=REPAIRED_WITHIN)
+    return lambda flat: torch.distributed.all_reduce(flat, group=group)
 
 
 def _finished(spec: TrainingSpec) -> Trained | None:

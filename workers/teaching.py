@@ -75,6 +75,10 @@ class TrainingSpec:
     def folder(self) -> Path:
         return self.storage / f"{self.name}-{self.generation:06d}"
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / f"checkpoints-{self.digest()}"
+
     def digest(self) -> str:
         """Names everything that decides what the weights will be, but for the labels."""
         section = self.student.model_dump(mode="json", exclude=set(TRAINING_RESOURCES))
@@ -159,7 +163,7 @@ class _Session:
         self._rank, self._world = rank, world
         self._device = torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu")
         self._digest = spec.digest()
-        self._folder = spec.folder / f"checkpoints-{self._digest}"
+        self._folder = spec.checkpoints
         student_spec = StudentSpec(
             name=spec.name, section=spec.student, classes=spec.classes, kind=spec.kind, base=spec.base, seed=spec.seed
         )

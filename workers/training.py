@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import KdpipeError, StudentError
-from pipeline.students.checkpoint import Trained, load_trained
+from pipeline.students.checkpoint import Trained, load_trained, newest_step
 from pipeline.students.scaling import TRAINER, Scale, scale_of
 from workers.board import Board, TrainingProgress, TrainingState
 from workers.teaching import TrainingSpec, teach
@@ -34,6 +34,7 @@ UNSCHEDULED_S = 30.0
 RESIZE_EVERY_S = 60.0
 """Between looks at whether an elastic student should have more workers, or fewer."""
 WORKER_RESTARTS = 3
+"""Without a newer checkpoint. Ray counts them over the whole training, however many steps lie between; `_fit` begins the count anew."""
 REPAIRED_WITHIN = timedelta(days=7)
 """A rank waits as long for another; torch's own half hour is too short for teachers that have to be started again."""
 
@@ -51,14 +52,14 @@ class TrainingOutcome:
 class TrainingFailedError(StudentError):
     """A student's workers ended without its weights, and what ended them is none of our errors."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
+    def __init__(self, name: str, reason: str, folder: str) -> None:
+        super().__init__(name, reason, folder)
+        self.name, self.reason, self.folder = name, reason, folder
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: {self.reason}; expected it to train to its last step; "
-            "run again: training goes on from its newest checkpoint; where that ends the same way, correct the student"
+            f"student {self.name}: {self.reason}; expected it to train to its last step; run again: it trains afresh, on the labels that "
+            f"are there; where that ends the same way, correct the student; its checkpoints stay in {self.folder} for a look"
         )
 
 
@@ -88,30 +89,49 @@ def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
         raise error
     done = _finished(spec)
     if done is None and not board.stopping():
-        raise TrainingFailedError(spec.name, "its worker ended without a result, and nobody asked it to stop")
+        raise TrainingFailedError(spec.name, "its worker ended without a result, and nobody asked it to stop", str(spec.folder))
     return TrainingOutcome(name=spec.name, state=TrainingState.DONE if done else TrainingState.STOPPED, trained=done, weights=spec.out)
 
 
 def _fit(spec: TrainingSpec, board: Board) -> None:
+    """Until its workers have ended of themselves, or have died again and again without getting on. Raises TrainingFailedError."""
+    from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
+
+    while True:
+        begun_at = newest_step(spec.checkpoints)
+        try:
+            _trainer(spec, board).fit()
+            return
+        except RayTrainingFailedError as error:
+            if board.error(spec.name) is not None or board.stopping():
+                return  # what ended it has a better name
+            if newest_step(spec.checkpoints) > begun_at:
+                logger.warning("a student's workers died too often for Ray, and got on: they start again", extra={"student": spec.name})
+                continue
+            reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
+            board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=spec.student.steps, says=str(reasons[0])[:200]))
+            last = f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]
+            often = f"its trainer failed {WORKER_RESTARTS + 1} times and its newest checkpoint is no newer, last: {last}"
+            raise TrainingFailedError(spec.name, often, str(spec.folder)) from error
+
+
+def _trainer(spec: TrainingSpec, board: Board) -> Any:
+    """A Ray Train trainer of the student, not yet started."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
 
     from workers.restarts import TellsOfRestarts
     from workers.torch_group import TorchGroup
 
     # One process a trainer that watches for spot nodes being taken away; our checkpoints need no warning.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    steps, scale = (
-        spec.student.steps,
-        scale_of(spec.student, offered=ray.cluster_resources().get(TRAINER, 0), rivals=spec.rivals),
-    )
+    scale = _scale(spec, ray.cluster_resources())
     if scale.says:
         logger.warning("a student's workers cannot follow the cluster", extra={"student": spec.name, "says": scale.says})
-        board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=steps, says=scale.says))
+        board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=spec.student.steps, says=scale.says))
     spec.folder.mkdir(parents=True, exist_ok=True)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _worker,
         train_loop_config={"spec": spec, "board": board},
         torch_config=TorchGroup(),
@@ -128,15 +148,6 @@ def _fit(spec: TrainingSpec, board: Board) -> None:
             callbacks=[TellsOfRestarts(spec.name, board)],
         ),
     )
-    try:
-        trainer.fit()
-    except RayTrainingFailedError as error:
-        if board.error(spec.name) is not None:
-            return  # what ended it has a better name
-        reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
-        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=steps, says=str(reasons[0])[:200]))
-        last = f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]
-        raise TrainingFailedError(spec.name, f"its trainer failed {WORKER_RESTARTS + 1} times, last: {last}") from error
 
 
 def _scale(spec: TrainingSpec, cluster: Mapping[str, float]) -> Scale:

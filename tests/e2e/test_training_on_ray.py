@@ -147,6 +147,41 @@ def test_a_killed_worker_goes_on_to_the_same_weights_and_an_error_of_ours_keeps_
     assert_same_weights(load_weights(outcome.weights), weights_alone(folder, spec))
 
 
+DIES = """
+import os
+import time
+
+import torch
+
+
+class Dies(torch.nn.Module):
+    max_bytes = 16
+
+    def __init__(self, classes):
+        super().__init__()
+        self.head, self.taken = torch.nn.Linear(16, classes), 0
+
+    def forward(self, inputs):
+        self.taken += 1
+        if self.taken > 8:
+            os._exit(1)
+        time.sleep(0.1)  # so that checkpoints are written meanwhile
+        return self.head(inputs.float() / 255)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cluster")
+def test_workers_may_die_any_number_of_times_as_long_as_they_get_on(folder: Path) -> None:
+    """Ray ends a training at the fourth death: this one has six, each some steps after the other."""
+    bench_of(folder).run()
+    (folder / "dies.py").write_text(DIES)
+    spec = spec_of(folder, "small", use="dies:Dies", options={}, steps=40, checkpoint_every_steps=3)
+    outcome = train_student(spec, board=start_board())
+    assert outcome.trained is not None
+    assert outcome.trained.steps == 40
+
+
 @pytest.mark.usefixtures("_cluster")
 def test_a_killed_board_is_there_again_and_one_that_is_gone_for_good_raises_nothing() -> None:
     board, progress = start_board(), TrainingProgress(state=TrainingState.TRAINING, step=3)

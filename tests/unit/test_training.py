@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train import WorkerGroupError
 
 import workers.training
 from pipeline.config import StudentSection
 from pipeline.labels.reader import LogEmptyError
+from pipeline.students.checkpoint import save_checkpoint
 from pipeline.students.scaling import Scale
 from tests.kit.training import training_spec
 from workers.board import BoardState, TrainingProgress, TrainingState
@@ -18,6 +20,9 @@ from workers.training import TrainingFailedError, TrainingSpec, train_student, u
 
 def spec_in(folder: Path) -> TrainingSpec:
     return training_spec(folder, StudentSection(steps=5))
+
+
+FIT = workers.training._fit
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +49,40 @@ def test_an_error_on_the_board_is_raised_even_where_a_stop_was_asked_for(tmp_pat
     board.fail("small", LogEmptyError())
     with pytest.raises(LogEmptyError):
         train_student(spec_in(tmp_path), board=board)  # type: ignore[arg-type]
+
+
+class Dying:
+    """A Ray trainer whose workers die too often; each life but those beyond `lives` leaves a newer checkpoint."""
+
+    def __init__(self, spec: TrainingSpec, *, lives: int) -> None:
+        self.fits, self._spec, self._lives = 0, spec, lives
+
+    def fit(self) -> None:
+        self.fits += 1
+        if self.fits <= self._lives:
+            save_checkpoint(self._spec.checkpoints, {"step": 5 * self.fits})
+        raise WorkerGroupError("a worker died", {0: OSError("gone")})
+
+
+def test_workers_that_die_again_and_again_are_started_again_for_as_long_as_they_get_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, board = spec_in(tmp_path), BoardState()
+    trainer = Dying(spec, lives=4)
+    monkeypatch.setattr(workers.training, "_trainer", lambda spec, board: trainer)
+    with pytest.raises(TrainingFailedError, match=r"failed 4 times and its newest checkpoint is no newer, last: OSError: gone.*run again"):
+        FIT(spec, board)  # type: ignore[arg-type]  # a board without an actor
+    assert trainer.fits == 5
+    assert board.snapshot()["small"].state is TrainingState.FAILED
+
+
+def test_workers_that_die_while_they_stop_are_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, board = spec_in(tmp_path), BoardState()
+    trainer = Dying(spec, lives=4)
+    monkeypatch.setattr(workers.training, "_trainer", lambda spec, board: trainer)
+    board.stop()
+    FIT(spec, board)  # type: ignore[arg-type]
+    assert trainer.fits == 1
 
 
 def test_a_trainer_without_room_says_what_it_asked_for_and_one_with_room_that_it_is_slow() -> None:

@@ -7,6 +7,7 @@ to train, to export or to be judged is left behind, said, and trained in a later
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import KdpipeError, StudentError
@@ -151,9 +152,10 @@ class Turn:
     def _close(self) -> None:
         students = {name: self._outcome(name, facts) for name, facts in self._facts().items()}
         outcome = {"generation": self._opening.generation, "new_rows": self._opening.new_rows, "students": students}
-        for name in students:
-            # Checkpoints end with the training they belong to; what lasts is weights.pt.
-            shutil.rmtree(self._spec(name).folder, ignore_errors=True)
+        for name in (name for name, facts in self._facts().items() if facts.trained):
+            # Checkpoints end with the training they belong to; what lasts is weights.pt. Those of one that failed stay until one does not.
+            for number in self._context.folder.generations():
+                shutil.rmtree(replace(self._spec(name), generation=number).folder, ignore_errors=True)
         write_json(self._context.folder.generation(self._opening.generation) / "outcome.json", outcome)
         for name in students:
             self._context.reporter.say(f"generation {self._opening.generation}, {name}: {students[name]['fate']}. {students[name]['says']}")

@@ -21,6 +21,7 @@ from workers.driver.records import open_generation, outcomes, student_files, tra
 from workers.driver.request import RunRequest
 from workers.driver.turn import Turn
 from workers.labelling import Demand
+from workers.training import TrainingFailedError
 
 RUN = """
 name = "mine"
@@ -41,6 +42,12 @@ class Two:
 """
 
 
+def label(request: RunRequest, generation: int) -> None:
+    labelling = labelling_of(request, generation, open_crew=LocalCrew)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+
+
 @pytest.fixture
 def request_in(tmp_path: Path) -> RunRequest:
     """Of a run whose one generation is labelled and whose students are trained."""
@@ -49,9 +56,7 @@ def request_in(tmp_path: Path) -> RunRequest:
     (tmp_path / "stream.jsonl").write_text("".join(json.dumps({"text": f"mail {row}"}) + "\n" for row in range(8)))
     (tmp_path / "run.toml").write_text(RUN.format(module=module))
     request = RunRequest.of(str(tmp_path / "run.toml"), None, ())
-    labelling = labelling_of(request, 1, open_crew=LocalCrew)
-    labelling.plan()
-    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+    label(request, 1)
     write_opening(
         request.folder, Opening(generation=1, new_rows=8, students=wanted_digests(request.run), afresh=("good", "odd")), request.run
     )
@@ -112,3 +117,25 @@ def test_what_concerns_every_student_ends_the_run_and_leaves_the_generation_open
     with pytest.raises(type(error)):
         turn_of(request_in, []).run()
     assert open_generation(request_in.folder) is not None
+
+
+def test_checkpoints_of_a_training_that_failed_stay_until_the_student_is_trained(
+    request_in: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = request_in.folder
+    for name in ("good-000001", "odd-000001"):
+        (folder.training / name).mkdir(parents=True)
+    monkeypatch.setattr(turn, "judge_student", judging(request_in, ExportError("odd", "a loop")))
+    student_files(folder, 1, "odd").trained.unlink()
+    failed = turn_of(request_in, [])
+    failed._failed["odd"] = TrainingFailedError("odd", "its trainer failed", "its folder")
+    failed.run()
+    assert outcomes(folder)[1]["students"]["odd"]["fate"] == Fate.FAILED
+    assert [path.name for path in folder.training.iterdir()] == ["odd-000001"]
+    label(request_in, 2)
+    again = {"odd": wanted_digests(request_in.run)["odd"]}
+    write_opening(folder, Opening(generation=2, new_rows=0, students=again, afresh=("odd",)), request_in.run)
+    write_json(student_files(folder, 2, "odd").trained, {})
+    write_json(student_files(folder, 2, "odd").verdict, {"ships": False, "why": ""})
+    turn_of(request_in, []).run()
+    assert list(folder.training.iterdir()) == []

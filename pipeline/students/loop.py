@@ -97,7 +97,7 @@ class Trainer:
         """Summed probabilities of each class, of all labels read."""
         self._optimiser = _adamw(student.module, section)
         self._hint: Hint | None = None
-        """From the first batch on, where a loss asks for it."""
+        """From the first embedding on, where a loss asks for it."""
         self._average: Average | None = Average(student.module, section.average) if section.average else None
         if state is not None:
             self._restore(state)
@@ -194,7 +194,7 @@ class Trainer:
         """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""
         self._student.module.train()
         if self._hint is None and any(name in HINTS for name in self._section.loss):
-            self._watch(0 if batch.embedding_BD is None else batch.embedding_BD.shape[1])
+            self._look_for_embeddings(batch, epoch=epoch)
         parameters = self._parameters()
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._teach(batch, epoch=epoch, start=start) if batch.sample_ids else torch.zeros((), device=self._device)
@@ -247,11 +247,23 @@ class Trainer:
         modules = [self._student.module, *([self._hint] if self._hint else [])]
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
+    def _look_for_embeddings(self, batch: LabelBatch, *, epoch: int) -> None:
+        """Watch the student from the first batch on that has embeddings in any rank's slice: labels of earlier runs may have none.
+
+        Raises HintImpossibleError where a whole pass has none.
+        """
+        values = 0 if batch.embedding_BD is None else batch.embedding_BD.shape[1]
+        found = torch.tensor([values, values > 0], dtype=torch.float32, device=self._device)
+        if self._reduce is not None:
+            self._reduce(found)
+        if found[1]:
+            self._watch(int(found[0] / found[1]))
+        elif epoch > 0 or self.step + 1 == self._section.steps:
+            expected = "`labelling.embedding = true` and a teacher that gives them"
+            raise HintImpossibleError(self._name, "the labels have no embeddings", expected, "label again so, or leave the loss out")
+
     def _watch(self, values: int) -> None:
         """Begin to hold what the student sees against embeddings of so many values. Raises HintImpossibleError."""
-        if not values:
-            found, expected = "the labels have no embeddings", "`labelling.embedding = true` and a teacher that gives them"
-            raise HintImpossibleError(self._name, found, expected, "label again so, or leave the loss out")
         self._hint = Hint(self._name, self._student.module, values=values, seed=self._seed).to(self._device)
         self._optimiser.add_param_group({"params": list(self._hint.parameters()), "weight_decay": 0.0})
 

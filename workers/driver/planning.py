@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.config import StudentSection
+from pipeline.distill.losses import HINTS
 from pipeline.errors import DataError
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
@@ -15,6 +16,7 @@ from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
 from pipeline.students.answering import logits_of
+from pipeline.students.hint import HintImpossibleError
 from pipeline.students.lessons import check_section
 from pipeline.students.models import MODELS, StudentSpec, build_student
 from pipeline.students.onnx_file import to_onnx
@@ -75,6 +77,9 @@ def check_students(request: RunRequest) -> None:
         spec = StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
         student = build_student(spec)
         check_section(name, section, classes=len(run.classes))
+        if not run.labelling.embedding and any(loss in HINTS for loss in section.loss):
+            expected = "`labelling.embedding = true` and a teacher that gives embeddings"
+            raise HintImpossibleError(name, "`labelling.embedding` is false", expected, "set it, or leave the loss out")
         with torch.no_grad():
             logits_of(name, student.module.eval(), student.example, classes=len(run.classes), where="when it was tried on zeros")
         if section.use not in MODELS:

@@ -12,6 +12,7 @@ from pipeline.loop.generation import Opening, wanted_digests
 from pipeline.recipes import PreparedOtherwiseError, prepare_run
 from pipeline.releases.repository import create_repository
 from pipeline.students.faults import LogitsShapeError
+from pipeline.students.hint import HintImpossibleError
 from pipeline.students.models import StudentBuildError
 from pipeline.students.onnx_file import ExportError
 from tests.kit.bundles import Trust, text_bundle
@@ -151,6 +152,7 @@ def test_a_folder_that_nobody_prepared_is_not_prepared_by_a_look(tmp_path: Path)
         ("loss={ kll = 1.0 }", ConfigError, "known: ce, dist, dkd"),
         ("weighting={ certainty = 1.0 }", ConfigError, "known: class_balance, confidence"),
         ("options={ max_bytez = 64 }", StudentBuildError, "max_bytez"),
+        ("loss={ kl = 1.0, hint = 0.5 }", HintImpossibleError, "`labelling.embedding` is false"),
     ],
 )
 def test_a_student_that_can_not_be_built_is_refused_before_anything_starts(

@@ -70,6 +70,10 @@ class TrainingSpec:
     """Where the final weights go; the sidecar beside them says how they came about."""
     rivals: tuple[int, ...] = ()
     """Least numbers of workers of the run's other elastic students."""
+    log: str = ""
+    """Id of the labels' log, as the driver sees it; empty where there was none yet."""
+    proof: str = ""
+    """Name of a file that the driver left in `folder` for its workers to see."""
 
     @property
     def folder(self) -> Path:

@@ -24,6 +24,7 @@ from pipeline.errors import KdpipeError, StudentError
 from pipeline.students.checkpoint import Trained, load_trained, newest_step
 from pipeline.students.scaling import TRAINER, Scale, scale_of
 from workers.board import Board, TrainingProgress, TrainingState
+from workers.sharing import check_folder, check_log, log_seen, proof_in
 from workers.teaching import TrainingSpec, teach
 
 __all__ = ["TrainingFailedError", "TrainingOutcome", "TrainingSpec", "train_student"]
@@ -66,7 +67,7 @@ class TrainingFailedError(StudentError):
 def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
     """Train to the end on the connected Ray cluster, or go on where an earlier call was killed. Blocks.
 
-    Raises what training raises (NotFiniteError, MixedTeachersError ...), or TrainingFailedError.
+    Raises what training raises (NotFiniteError, MixedTeachersError, FolderNotSharedError ...), or TrainingFailedError.
     """
     spec = replace(spec, base=spec.base.resolve(), storage=spec.storage.resolve(), out=spec.out.resolve())
     done = _finished(spec)
@@ -81,7 +82,8 @@ def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
     watcher = threading.Thread(target=_say_if_unscheduled, args=(spec, board, over), daemon=True, name=f"watch {spec.name}")
     watcher.start()
     try:
-        _fit(spec, board)
+        with proof_in(spec.folder) as proof:
+            _fit(replace(spec, log=log_seen(spec.store_url), proof=proof), board)
     finally:
         over.set()
     error = board.error(spec.name)
@@ -130,7 +132,6 @@ def _trainer(spec: TrainingSpec, board: Board) -> Any:
     if scale.says:
         logger.warning("a student's workers cannot follow the cluster", extra={"student": spec.name, "says": scale.says})
         board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=spec.student.steps, says=scale.says))
-    spec.folder.mkdir(parents=True, exist_ok=True)
     return TorchTrainer(
         _worker,
         train_loop_config={"spec": spec, "board": board},
@@ -179,6 +180,8 @@ def work(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> None:
 def _taught(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> KdpipeError | None:
     """What ended the training before its time, if it is an error of ours."""
     try:
+        check_log(spec.store_url, spec.log)
+        check_folder(spec.folder, spec.proof)
         teach(
             spec,
             board=board if rank == 0 else Follower(board, rank=rank),

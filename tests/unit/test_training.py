@@ -1,5 +1,6 @@
 """What a training that ended without weights comes to. Ray's part is left out: `tests/e2e/test_training_on_ray.py`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ from ray.train import WorkerGroupError
 
 import workers.training
 from pipeline.config import StudentSection
+from pipeline.labels.log import LogWriter
 from pipeline.labels.reader import LogEmptyError
+from pipeline.labels.store import LocalStore
 from pipeline.students.checkpoint import save_checkpoint
 from pipeline.students.scaling import Scale
 from tests.kit.training import training_spec
 from workers.board import BoardState, TrainingProgress, TrainingState
 from workers.driver.learning import demand_of
 from workers.restarts import TellsOfRestarts
-from workers.training import TrainingFailedError, TrainingSpec, train_student, unscheduled
+from workers.sharing import FolderNotSharedError, StoreNotSharedError
+from workers.training import TrainingFailedError, TrainingSpec, train_student, unscheduled, work
 
 
 def spec_in(folder: Path) -> TrainingSpec:
@@ -49,6 +53,29 @@ def test_an_error_on_the_board_is_raised_even_where_a_stop_was_asked_for(tmp_pat
     board.fail("small", LogEmptyError())
     with pytest.raises(LogEmptyError):
         train_student(spec_in(tmp_path), board=board)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "error"), [({"storage": "mine"}, FolderNotSharedError), ({"store_url": "mine"}, StoreNotSharedError)]
+)
+def test_a_worker_on_a_node_without_the_runs_storage_ends_the_training_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, str], error: type[Exception]
+) -> None:
+    """It would wait for ever for labels, or leave its weights where nobody finds them."""
+    log = LogWriter.open(LocalStore(tmp_path / "labels"), holder="h", classes=("ham", "spam"), nonce="n", now_unix_s=0).state.log
+    seen = []
+
+    def fit(spec: TrainingSpec, board: BoardState) -> None:
+        assert (spec.folder / spec.proof).exists()
+        seen.append(spec)
+        moved: dict[str, Any] = {key: tmp_path / name if key == "storage" else str(tmp_path / name) for key, name in elsewhere.items()}
+        work(replace(spec, **moved), board, rank=0, world=1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workers.training, "_fit", fit)
+    with pytest.raises(error, match=r"/mine\S*: node .* does not see"):
+        train_student(spec_in(tmp_path), board=BoardState())  # type: ignore[arg-type]
+    assert seen[0].log == log
+    assert not (seen[0].folder / seen[0].proof).exists()
 
 
 class Dying:

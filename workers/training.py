@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.errors import KdpipeError, StudentError
 from pipeline.students.checkpoint import Trained, load_trained, newest_step
+from pipeline.students.faults import NotFiniteElsewhereError
 from pipeline.students.scaling import TRAINER, Scale, scale_of
 from workers.board import Board, TrainingProgress, TrainingState
 from workers.sharing import check_folder, check_log, log_seen, proof_in
@@ -192,6 +193,8 @@ def _taught(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> Kdpip
             wall_clock=time.time,
             sleep=time.sleep,
         )
+    except NotFiniteElsewhereError:
+        return None  # the rank that knows the samples tells the board of them, and raises
     except KdpipeError as error:
         return error
     return None

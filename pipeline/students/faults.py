@@ -25,6 +25,10 @@ class NotFiniteError(StudentError):
         )
 
 
+class NotFiniteElsewhereError(StudentError):
+    """Step after step has no finite gradient, and this rank's share was finite: NotFiniteError of another one names the samples."""
+
+
 class NoLabelsError(StudentError):
     """The generation ended without a single label."""
 

@@ -15,7 +15,7 @@ Shapes: B batch (this rank's slice), K classes.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.answering import logits_of
 from pipeline.students.averaging import Average
 from pipeline.students.checkpoint import copied
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError
+from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteElsewhereError, NotFiniteError, StateForeignError
 from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
@@ -92,6 +92,8 @@ class Trainer:
             "teacher": "",
             "history": [],
         }
+        self._finite_share = True
+        """Of several ranks, this one's part of the last gradient was finite."""
         self._since: list[float] = []
         self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
         """Summed probabilities of each class, of all labels read."""
@@ -203,6 +205,7 @@ class Trainer:
             flat = torch.cat(
                 [loss.reshape(1), seen_K, *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)]
             )
+            self._finite_share = bool(torch.isfinite(flat).all())
             self._reduce(flat)
             loss, seen_K, *grads = torch.split(flat, [1, len(seen_K), *(p.numel() for p in parameters)])
             for parameter, grad in zip(parameters, grads, strict=True):
@@ -298,10 +301,19 @@ class Trainer:
         else:
             progress["skipped"] += 1
         if progress["skips_in_a_row"] >= SKIPS_IN_A_ROW_MAX:
-            raise NotFiniteError(self._name, self.step, batch.sample_ids)
+            self._end_not_finite(batch)
         if self._since and (self.step % max(1, self._section.steps // HISTORY_POINTS) == 0 or self.step == self._section.steps):
             progress["history"].append([self.step, sum(self._since) / len(self._since)])
             self._since = []
+
+    def _end_not_finite(self, batch: LabelBatch) -> NoReturn:
+        """Raises NotFiniteError on ranks whose share was not finite, or on all where only the sum was not; else NotFiniteElsewhereError."""
+        shares = torch.tensor([not self._finite_share], dtype=torch.float32, device=self._device)
+        if self._reduce is not None:
+            self._reduce(shares)
+        if self._finite_share and shares[0]:
+            raise NotFiniteElsewhereError(self._name)
+        raise NotFiniteError(self._name, self.step, batch.sample_ids)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         schedule = {"steps": self._section.steps, "warmup_steps": self._section.warmup_steps, "peak": self._section.learning_rate}

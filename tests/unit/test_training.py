@@ -13,12 +13,13 @@ from pipeline.labels.log import LogWriter
 from pipeline.labels.reader import LogEmptyError
 from pipeline.labels.store import LocalStore
 from pipeline.students.checkpoint import save_checkpoint
+from pipeline.students.faults import NotFiniteElsewhereError
 from pipeline.students.scaling import Scale
 from tests.kit.training import training_spec
 from workers.board import BoardState, TrainingProgress, TrainingState
 from workers.driver.learning import demand_of
 from workers.restarts import TellsOfRestarts
-from workers.sharing import FolderNotSharedError, StoreNotSharedError
+from workers.sharing import FolderNotSharedError, StoreNotSharedError, proof_in
 from workers.training import TrainingFailedError, TrainingSpec, train_student, unscheduled, work
 
 
@@ -76,6 +77,19 @@ def test_a_worker_on_a_node_without_the_runs_storage_ends_the_training_before_it
         train_student(spec_in(tmp_path), board=BoardState())  # type: ignore[arg-type]
     assert seen[0].log == log
     assert not (seen[0].folder / seen[0].proof).exists()
+
+
+def test_a_rank_that_does_not_know_which_samples_were_not_finite_leaves_the_word_to_the_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def teach(spec: TrainingSpec, **_: Any) -> None:
+        raise NotFiniteElsewhereError(spec.name)
+
+    monkeypatch.setattr(workers.training, "teach", teach)
+    board: Any = BoardState()
+    with proof_in(spec_in(tmp_path).folder) as proof:
+        work(replace(spec_in(tmp_path), proof=proof), board, rank=0, world=1)
+    assert board.error("small") is None
 
 
 class Dying:

@@ -18,6 +18,7 @@ from pipeline.students.faults import (
     SKIPS_IN_A_ROW_MAX,
     LogitsShapeError,
     NoLabelsError,
+    NotFiniteElsewhereError,
     NotFiniteError,
     StateForeignError,
     StudentRaisedError,
@@ -197,6 +198,25 @@ def test_step_after_step_that_is_not_finite_ends_training_and_names_the_samples(
         assert trainer.advance() is Moved.SKIPPED
     with pytest.raises(NotFiniteError, match=r"student small: no finite gradient in 5 steps in a row, up to step 5; .*mail-1:"):
         trainer.advance()
+
+
+@pytest.mark.parametrize(
+    ("mine_bad", "others_bad", "error"),
+    [(True, False, NotFiniteError), (True, True, NotFiniteError), (False, True, NotFiniteElsewhereError), (False, False, NotFiniteError)],
+)
+def test_of_several_ranks_those_whose_samples_they_are_name_them(mine_bad: bool, others_bad: bool, error: type[Exception]) -> None:
+    """Where no share was anything but finite, their sum was too large, and each names its own."""
+
+    def reduce(flat: torch.Tensor) -> None:
+        flat += float(others_bad) if len(flat) == 1 else torch.nan
+
+    samples = poisoned(mails(64), list(range(64)) if mine_bad else [])
+    trainer, _ = trainer_of(spec(), reader_of(samples, rank=0, world=2), rank=0, world=2, reduce=reduce)
+    for _ in range(SKIPS_IN_A_ROW_MAX - 1):
+        assert trainer.advance() is Moved.SKIPPED
+    with pytest.raises(error) as raised:
+        trainer.advance()
+    assert getattr(raised.value, "sample_ids", ("mail-1:",))[0].startswith("mail-1:")
 
 
 def test_a_state_is_of_its_step_whatever_steps_are_taken_since() -> None:

@@ -174,6 +174,7 @@ class _Session:
         self._student = build_student(student_spec)
         for warning in self._student.warnings:
             logger.warning("a student that depends on how it is trained", extra={"student": spec.name, "warning": warning})
+        self._warnings, self._says = self._student.warnings, ""
         state = self._newest()
         self._times: dict[str, Any] = state.pop("times") if state else {"seconds": 0.0, "first": None, "last": None}
         if state is None and spec.warm_start is not None:
@@ -303,7 +304,7 @@ class _Session:
                 first_step_unix_s=self._times["first"],
                 last_step_unix_s=self._times["last"],
                 corrupt=corrupt,
-                says=says,
+                says=says or self._says,
             ),
         )
         return self._go_on
@@ -326,7 +327,7 @@ class _Session:
             teacher=trainer.teacher,
             first_step_unix_s=self._times["first"],
             last_step_unix_s=self._times["last"],
-            warnings=self._student.warnings,
+            warnings=self._warnings,
             weights_sha256="",
         )
         if self._rank == 0:
@@ -351,6 +352,8 @@ class _Session:
             return load_checkpoint(self._folder)
         except CheckpointInvalidError as error:
             logger.warning("no checkpoint reads; training starts afresh", extra={"student": self._spec.name, "error": str(error)})
+            self._warnings += (f"student {self._spec.name} was trained afresh, since no checkpoint of it reads: {error}",)
+            self._says = "trains afresh: no checkpoint reads"
             return None
 
 

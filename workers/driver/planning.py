@@ -67,12 +67,12 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     return "\n".join(lines)
 
 
-def check_students(request: RunRequest) -> None:
+def check_students(request: RunRequest) -> list[str]:
     """Build and ask each student of the run file once, and export those that are not ours, so that a mistake there is told now.
 
-    Raises StudentError, ConfigError.
+    Returns what a person should know of them. Raises StudentError, ConfigError.
     """
-    run = request.run
+    run, warnings = request.run, list[str]()
     for name, section in run.students.items():
         spec = StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
         student = build_student(spec)
@@ -84,6 +84,8 @@ def check_students(request: RunRequest) -> None:
             logits_of(name, student.module.eval(), student.example, classes=len(run.classes), where="when it was tried on zeros")
         if section.use not in MODELS:
             to_onnx(name, student)
+        warnings += student.warnings
+    return warnings
 
 
 def check_prepared(request: RunRequest) -> None:

@@ -83,10 +83,10 @@ def _say_plan(request: RunRequest) -> None:
     def teacher() -> Teacher:
         return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
 
-    check_students(request)
+    warnings = check_students(request)
     check_prepared(request)
     with Reporter(request.folder, writes_status=False) as reporter:
-        reporter.say(plan_text(request, fingerprint=lambda: teacher().fingerprint))
+        reporter.say("\n".join([plan_text(request, fingerprint=lambda: teacher().fingerprint), *warnings]))
     if request.run.prepare is None or request.folder.origin_file.exists():
         check_inputs(request, teacher)
 
@@ -110,7 +110,7 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
-    check_students(request)
+    warnings = check_students(request)
     check_ports(request.run.fleet, request.folder)
     _remember(request)
     if request.run.prepare:
@@ -118,7 +118,7 @@ def _go(context: RunContext, request: RunRequest) -> None:
         with context.stop.at_once():
             prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
     context.check_stop()
-    context.reporter.say(plan_text(request, fingerprint=lambda: context.teacher.fingerprint))
+    context.reporter.say("\n".join([plan_text(request, fingerprint=lambda: context.teacher.fingerprint), *warnings]))
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
         planner: Labelling | None = None

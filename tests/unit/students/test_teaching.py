@@ -278,6 +278,17 @@ def test_workers_that_found_different_checkpoints_do_not_begin(tmp_path: Path) -
         run(spec_of(tmp_path), rank=0, world=2, reduce=reduce)
 
 
+def test_checkpoints_of_another_version_are_trained_over_and_that_is_said(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    spec, board = spec_of(tmp_path), Watched()
+    path = save_checkpoint(spec.checkpoints, {"step": 5})
+    path.write_bytes(b"of another version")
+    trained = run(spec, board)
+    assert trained.steps == 40
+    assert board.seen[0].says == "trains afresh: no checkpoint reads"
+    assert "was trained afresh, since no checkpoint of it reads" in trained.warnings[-1]
+
+
 def test_weights_without_a_sidecar_are_not_a_finished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(tmp_path)
     spec = spec_of(tmp_path)

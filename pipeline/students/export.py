@@ -104,7 +104,7 @@ def export_student(
             near = _near(kept, graph, incumbent, student=student, choose=choose, module_logits=module_logits, budget=budget)
             if near is not None:
                 graph, weights, codes_kept = near
-        parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
+        parity = _parity(_finite(name, Graph(graph, kind=student.kind).logits(choose.inputs), choose), module_logits)
         temperature = fitted_temperature(Graph(graph, kind=student.kind), fit)
         (out / GRAPH).unlink(missing_ok=True)
         write_atomic(out / WEIGHTS, weights.read_bytes())
@@ -246,14 +246,18 @@ class _Calibration:
 
 
 def _module_logits(name: str, student: Student, samples: Samples) -> NDArray[np.float32]:
-    """Raises AnswersNotFiniteError: no file that is made of such a module could be shipped."""
+    """Raises AnswersNotFiniteError."""
     student.module.eval()
     with torch.no_grad():
         chunks = [
             student.module(torch.from_numpy(encode(samples.inputs[start : start + 64], kind=student.kind, width=student.width))).numpy()
             for start in range(0, len(samples), 64)
         ]
-    logits_NK = np.concatenate(chunks)
+    return _finite(name, np.concatenate(chunks), samples)
+
+
+def _finite(name: str, logits_NK: NDArray[np.float32], samples: Samples) -> NDArray[np.float32]:
+    """The same. Raises AnswersNotFiniteError: neither such a module nor such a file has anything to ship."""
     strange = not_finite(logits_NK)
     if len(strange):
         raise AnswersNotFiniteError(name, len(strange), len(samples), samples.ids[strange[0]])

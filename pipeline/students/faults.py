@@ -28,6 +28,13 @@ class NotFiniteError(StudentError):
 class NotFiniteElsewhereError(StudentError):
     """Step after step has no finite gradient, and this rank's share was finite: NotFiniteError of another one names the samples."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"student {self.name}: no finite gradient by another worker's samples; expected finite losses; look at that one's error"
+
 
 class NoLabelsError(StudentError):
     """The generation ended without a single label."""
@@ -86,7 +93,7 @@ class LogitsShapeError(StudentError):
 
 
 class AnswersNotFiniteError(StudentError):
-    """A trained module that answers some real samples with NaN or infinity."""
+    """A trained module, or the file made of it, that answers some real samples with NaN or infinity."""
 
     def __init__(self, name: str, count: int, samples: int, first: str) -> None:
         super().__init__(name, count, samples, first)
@@ -94,6 +101,6 @@ class AnswersNotFiniteError(StudentError):
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: its module answers {self.count} of {self.samples} validation samples with numbers that are not finite; "
+            f"student {self.name}: trained, it answers {self.count} of {self.samples} validation samples with numbers that are not finite; "
             f"expected finite logits; look at what it does with sample {self.first}"
         )

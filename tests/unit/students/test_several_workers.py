@@ -87,7 +87,7 @@ def test_a_bad_shard_that_only_another_rank_meets_is_told_and_repaired_while_ran
     bad = shard_of_rank_1_alone(bench)
     path = tmp_path / "labels" / bad
     path.write_bytes(bytes(reversed(path.read_bytes())))
-    told = []
+    told: list[frozenset[str]] = []
 
     def sleep(seconds: float) -> None:
         corrupt = demand_of(state.snapshot()).corrupt

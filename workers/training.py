@@ -213,7 +213,7 @@ class Follower:
 def _adding_up() -> Callable[[Tensor], None]:
     """A sum over all ranks, in a group of its own: they wait in it for one whose shard is repaired or whose disk is full.
 
-    A rank that dies closes its connections, and that ends the others at once.
+    A rank that dies closes its connections, which ends the others at once; where a machine goes without a word, Ray ends them.
     """
     group = torch.distributed.new_group(timeout=REPAIRED_WITHIN)
     return lambda flat: torch.distributed.all_reduce(flat, group=group)

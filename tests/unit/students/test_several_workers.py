@@ -7,21 +7,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import batch_span, epoch_order, pieces, rank_slice
 from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import Trained, load_weights
+from pipeline.students.models import Student, StudentSpec, build_student
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import section
 from tests.kit.training import Clock, Watched, training_spec
+from workers import teaching
 from workers.board import BoardState, TrainingState
 from workers.driver.learning import demand_of
 from workers.teaching import Reports, TrainingSpec, teach
 from workers.training import Follower
 
 WORLD, BATCH = 2, 8
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Students are built from torch's one generator, which processes do not share and threads do."""
+    lock = threading.Lock()
+
+    def build(spec: StudentSpec) -> Student:
+        with lock:
+            return build_student(spec)
+
+    monkeypatch.setattr(teaching, "build_student", build)
 
 
 def labels_in(folder: Path) -> Bench:

@@ -4,9 +4,10 @@ Trainers write fire-and-forget, at most a few times a second; the driver reads i
 actor. Nothing durable lives here: a lost board costs a display, never a step. Ray starts it again, and it has forgotten everything.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -72,12 +73,21 @@ class BoardState:
 
     def __init__(self) -> None:
         self._progress: dict[str, TrainingProgress] = {}
+        self._bad: dict[str, dict[int, tuple[str, ...]]] = {}
+        """Student -> rank above 0 -> shards."""
         self._errors: dict[str, KdpipeError] = {}
         self._stopping = False
 
     def report(self, student: str, progress: TrainingProgress) -> bool:
         """Keep it. True: go on; False: stop at the next step."""
         self._progress[student] = progress
+        if progress.state is TrainingState.STARTING:
+            self._bad.pop(student, None)  # its workers have ended
+        return not self._stopping
+
+    def found_bad(self, student: str, rank: int, shards: tuple[str, ...]) -> bool:
+        """What a rank above 0 waits for, perhaps nothing; all else is rank 0's to report. Answers as `report` does."""
+        self._bad.setdefault(student, {})[rank] = shards
         return not self._stopping
 
     def fail(self, student: str, error: KdpipeError) -> None:
@@ -87,7 +97,11 @@ class BoardState:
         return self._errors.get(student)
 
     def snapshot(self) -> dict[str, TrainingProgress]:
-        return dict(self._progress)
+        """The latest of each student, with what its other ranks found bad."""
+        return {
+            name: replace(progress, corrupt=tuple(sorted({*progress.corrupt, *itertools.chain(*self._bad.get(name, {}).values())})))
+            for name, progress in self._progress.items()
+        }
 
     def stop(self) -> None:
         self._stopping = True
@@ -97,7 +111,7 @@ class BoardState:
 
 
 class Board:
-    """A handle to the board, for any process of the cluster. Same methods as `BoardState`; `report` does not wait.
+    """A handle to the board, for any process of the cluster. Same methods as `BoardState`; `report` and `found_bad` do not wait.
 
     No method raises because the board is lost: what is told is lost with it, what is asked is answered by what this handle knows.
     """
@@ -111,12 +125,18 @@ class Board:
 
     def report(self, student: str, progress: TrainingProgress) -> bool:
         """Send it off. What comes back is the answer to an earlier report, so a stop takes one report to be seen."""
+        return self._sent(self._actor.report.remote(student, progress))
+
+    def found_bad(self, student: str, rank: int, shards: tuple[str, ...]) -> bool:
+        """As `report`."""
+        return self._sent(self._actor.found_bad.remote(student, rank, shards))
+
+    def _sent(self, reference: Any) -> bool:
         import ray
 
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._go_on = bool(self._get(self._answer, lost=True))  # a lost board: nobody asked to stop
             self._answer = None
-        reference = self._actor.report.remote(student, progress)
         self._answer = self._answer or reference
         return self._go_on
 

@@ -70,10 +70,18 @@ class TrainingSpec:
     """Where the final weights go; the sidecar beside them says how they came about."""
     rivals: tuple[int, ...] = ()
     """Least numbers of workers of the run's other elastic students."""
+    log: str = ""
+    """Id of the labels' log, as the driver sees it; empty where there was none yet."""
+    proof: str = ""
+    """Name of a file that the driver left in `folder` for its workers to see."""
 
     @property
     def folder(self) -> Path:
         return self.storage / f"{self.name}-{self.generation:06d}"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / f"checkpoints-{self.digest()}"
 
     def digest(self) -> str:
         """Names everything that decides what the weights will be, but for the labels."""
@@ -109,15 +117,15 @@ def teach(
         spec, board=board, clock=clock, wall_clock=wall_clock, sleep=sleep, rank=rank, world=world, reduce=reduce, reader=reader
     )
     try:
-        return _to_the_end(session, alone=world == 1)
+        return _to_the_end(session)
     finally:
         session.close()
 
 
-def _to_the_end(session: "_Session", *, alone: bool) -> Trained | None:
-    """Steps until there are none left, or it is told to stop. One of several workers is not: others wait for it in a collective."""
+def _to_the_end(session: "_Session") -> Trained | None:
+    """Steps until there are none left, or it is told to stop: between two steps, or while it waits for labels."""
     go_on = session.report(TrainingState.WAITING)
-    while go_on or not alone:
+    while go_on:
         try:
             moved = session.advance()
         except (ShardCorruptError, LogEmptyError) as error:
@@ -131,7 +139,8 @@ def _to_the_end(session: "_Session", *, alone: bool) -> Trained | None:
             go_on = session.report(TrainingState.WAITING)
             session.pause()
         else:
-            go_on = session.report(TrainingState.TRAINING)
+            session.report(TrainingState.TRAINING)
+            go_on = session.all_go_on
     session.checkpoint()
     session.settle()
     session.report(TrainingState.STOPPED)
@@ -158,13 +167,14 @@ class _Session:
         self._rank, self._world = rank, world
         self._device = torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu")
         self._digest = spec.digest()
-        self._folder = spec.folder / f"checkpoints-{self._digest}"
+        self._folder = spec.checkpoints
         student_spec = StudentSpec(
             name=spec.name, section=spec.student, classes=spec.classes, kind=spec.kind, base=spec.base, seed=spec.seed
         )
         self._student = build_student(student_spec)
         for warning in self._student.warnings:
             logger.warning("a student that depends on how it is trained", extra={"student": spec.name, "warning": warning})
+        self._warnings, self._says = self._student.warnings, ""
         state = self._newest()
         self._times: dict[str, Any] = state.pop("times") if state else {"seconds": 0.0, "first": None, "last": None}
         if state is None and spec.warm_start is not None:
@@ -181,9 +191,10 @@ class _Session:
             state=state,
             rank=rank,
             world=world,
-            reduce=reduce,
+            reduce=None if reduce is None else self._add_up,
             device=self._device,
         )
+        self._reduce = reduce
         if reduce is not None:
             self._agree(reduce, world)
         self._begun_step = -1
@@ -191,6 +202,21 @@ class _Session:
         self._reported_s = float("-inf")
         self._reported: tuple[TrainingState, tuple[str, ...]] | None = None
         self._go_on = True
+        self._nobody_stops = True
+        """As of the last step."""
+
+    @property
+    def all_go_on(self) -> bool:
+        """No worker has been told to stop. Several find it out in the same step, or one would wait for another in a collective."""
+        return self._go_on if self._world == 1 else self._nobody_stops
+
+    def _add_up(self, flat: Tensor) -> None:
+        """Sum over all workers, and along with it who was told to stop."""
+        assert self._reduce is not None
+        with_stops = torch.cat([flat, flat.new_tensor([0.0 if self._go_on else 1.0])])
+        self._reduce(with_stops)
+        flat.copy_(with_stops[:-1])
+        self._nobody_stops = not with_stops[-1].item()
 
     def _agree(self, reduce: Callable[[Tensor], None], world: int) -> None:
         """All workers go on from the same step. Raises RuntimeError where not, so that they are started again.
@@ -278,7 +304,7 @@ class _Session:
                 first_step_unix_s=self._times["first"],
                 last_step_unix_s=self._times["last"],
                 corrupt=corrupt,
-                says=says,
+                says=says or self._says,
             ),
         )
         return self._go_on
@@ -301,7 +327,7 @@ class _Session:
             teacher=trainer.teacher,
             first_step_unix_s=self._times["first"],
             last_step_unix_s=self._times["last"],
-            warnings=self._student.warnings,
+            warnings=self._warnings,
             weights_sha256="",
         )
         if self._rank == 0:
@@ -326,6 +352,8 @@ class _Session:
             return load_checkpoint(self._folder)
         except CheckpointInvalidError as error:
             logger.warning("no checkpoint reads; training starts afresh", extra={"student": self._spec.name, "error": str(error)})
+            self._warnings += (f"student {self._spec.name} was trained afresh, since no checkpoint of it reads: {error}",)
+            self._says = "trains afresh: no checkpoint reads"
             return None
 
 

@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import KdpipeError, StudentError
-from pipeline.students.checkpoint import Trained, load_trained
+from pipeline.students.checkpoint import Trained, load_trained, newest_step
+from pipeline.students.faults import NotFiniteElsewhereError
 from pipeline.students.scaling import TRAINER, Scale, scale_of
 from workers.board import Board, TrainingProgress, TrainingState
+from workers.sharing import check_folder, check_log, log_seen, proof_in
 from workers.teaching import TrainingSpec, teach
 
 __all__ = ["TrainingFailedError", "TrainingOutcome", "TrainingSpec", "train_student"]
@@ -33,6 +36,9 @@ UNSCHEDULED_S = 30.0
 RESIZE_EVERY_S = 60.0
 """Between looks at whether an elastic student should have more workers, or fewer."""
 WORKER_RESTARTS = 3
+"""Without a newer checkpoint. Ray counts them over the whole training, however many steps lie between; `_fit` begins the count anew."""
+REPAIRED_WITHIN = timedelta(days=7)
+"""A rank waits as long for another; torch's own half hour is too short for teachers that have to be started again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +54,21 @@ class TrainingOutcome:
 class TrainingFailedError(StudentError):
     """A student's workers ended without its weights, and what ended them is none of our errors."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
+    def __init__(self, name: str, reason: str, folder: str) -> None:
+        super().__init__(name, reason, folder)
+        self.name, self.reason, self.folder = name, reason, folder
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: {self.reason}; expected it to train to its last step; "
-            "run again: training goes on from its newest checkpoint; where that ends the same way, correct the student"
+            f"student {self.name}: {self.reason}; expected it to train to its last step; run again: it trains afresh, on the labels that "
+            f"are there; where that ends the same way, correct the student; its checkpoints stay in {self.folder} for a look"
         )
 
 
 def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
     """Train to the end on the connected Ray cluster, or go on where an earlier call was killed. Blocks.
 
-    Raises what training raises (NotFiniteError, MixedTeachersError ...), or TrainingFailedError.
+    Raises what training raises (NotFiniteError, MixedTeachersError, FolderNotSharedError ...), or TrainingFailedError.
     """
     spec = replace(spec, base=spec.base.resolve(), storage=spec.storage.resolve(), out=spec.out.resolve())
     done = _finished(spec)
@@ -77,7 +83,8 @@ def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
     watcher = threading.Thread(target=_say_if_unscheduled, args=(spec, board, over), daemon=True, name=f"watch {spec.name}")
     watcher.start()
     try:
-        _fit(spec, board)
+        with proof_in(spec.folder) as proof:
+            _fit(replace(spec, log=log_seen(spec.store_url), proof=proof), board)
     finally:
         over.set()
     error = board.error(spec.name)
@@ -85,30 +92,48 @@ def train_student(spec: TrainingSpec, *, board: Board) -> TrainingOutcome:
         raise error
     done = _finished(spec)
     if done is None and not board.stopping():
-        raise TrainingFailedError(spec.name, "its worker ended without a result, and nobody asked it to stop")
+        raise TrainingFailedError(spec.name, "its worker ended without a result, and nobody asked it to stop", str(spec.folder))
     return TrainingOutcome(name=spec.name, state=TrainingState.DONE if done else TrainingState.STOPPED, trained=done, weights=spec.out)
 
 
 def _fit(spec: TrainingSpec, board: Board) -> None:
+    """Until its workers have ended of themselves, or have died again and again without getting on. Raises TrainingFailedError."""
+    from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
+
+    while True:
+        begun_at = newest_step(spec.checkpoints)
+        try:
+            _trainer(spec, board).fit()
+            return
+        except RayTrainingFailedError as error:
+            if board.error(spec.name) is not None or board.stopping():
+                return  # what ended it has a better name
+            if newest_step(spec.checkpoints) > begun_at:
+                logger.warning("a student's workers died too often for Ray, and got on: they start again", extra={"student": spec.name})
+                continue
+            reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
+            board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=spec.student.steps, says=str(reasons[0])[:200]))
+            last = f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]
+            often = f"its trainer failed {WORKER_RESTARTS + 1} times and its newest checkpoint is no newer, last: {last}"
+            raise TrainingFailedError(spec.name, often, str(spec.folder)) from error
+
+
+def _trainer(spec: TrainingSpec, board: Board) -> Any:
+    """A Ray Train trainer of the student, not yet started."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError as RayTrainingFailedError
 
     from workers.restarts import TellsOfRestarts
     from workers.torch_group import TorchGroup
 
     # One process a trainer that watches for spot nodes being taken away; our checkpoints need no warning.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    steps, scale = (
-        spec.student.steps,
-        scale_of(spec.student, offered=ray.cluster_resources().get(TRAINER, 0), rivals=spec.rivals),
-    )
+    scale = _scale(spec, ray.cluster_resources())
     if scale.says:
         logger.warning("a student's workers cannot follow the cluster", extra={"student": spec.name, "says": scale.says})
-        board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=steps, says=scale.says))
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    trainer = TorchTrainer(
+        board.report(spec.name, TrainingProgress(state=TrainingState.STARTING, steps=spec.student.steps, says=scale.says))
+    return TorchTrainer(
         _worker,
         train_loop_config={"spec": spec, "board": board},
         torch_config=TorchGroup(),
@@ -125,15 +150,6 @@ def _fit(spec: TrainingSpec, board: Board) -> None:
             callbacks=[TellsOfRestarts(spec.name, board)],
         ),
     )
-    try:
-        trainer.fit()
-    except RayTrainingFailedError as error:
-        if board.error(spec.name) is not None:
-            return  # what ended it has a better name
-        reasons = list(getattr(error, "worker_failures", {}).values()) or [error]
-        board.report(spec.name, TrainingProgress(state=TrainingState.FAILED, steps=steps, says=str(reasons[0])[:200]))
-        last = f"{type(reasons[0]).__name__}: {reasons[0]}"[:500]
-        raise TrainingFailedError(spec.name, f"its trainer failed {WORKER_RESTARTS + 1} times, last: {last}") from error
 
 
 def _scale(spec: TrainingSpec, cluster: Mapping[str, float]) -> Scale:
@@ -165,30 +181,42 @@ def work(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> None:
 def _taught(spec: TrainingSpec, board: Board, *, rank: int, world: int) -> KdpipeError | None:
     """What ended the training before its time, if it is an error of ours."""
     try:
+        check_log(spec.store_url, spec.log)
+        check_folder(spec.folder, spec.proof)
         teach(
             spec,
-            board=board if rank == 0 else _Silent(),
+            board=board if rank == 0 else Follower(board, rank=rank),
             rank=rank,
             world=world,
-            reduce=_all_reduce if world > 1 else None,
+            reduce=_adding_up() if world > 1 else None,
             clock=time.monotonic,
             wall_clock=time.time,
             sleep=time.sleep,
         )
+    except NotFiniteElsewhereError:
+        return None  # the rank that knows the samples tells the board of them, and raises
     except KdpipeError as error:
         return error
     return None
 
 
-class _Silent:
-    """Ranks above 0 report nothing."""
+class Follower:
+    """What a rank above 0 tells the board: which shards it waits for. Rank 0, in a collective meanwhile, knows nothing of them."""
+
+    def __init__(self, board: Board, *, rank: int) -> None:
+        self._board, self._rank = board, rank
 
     def report(self, student: str, progress: TrainingProgress) -> bool:
-        return True
+        return self._board.found_bad(student, self._rank, progress.corrupt)
 
 
-def _all_reduce(flat: Tensor) -> None:
-    torch.distributed.all_reduce(flat)
+def _adding_up() -> Callable[[Tensor], None]:
+    """A sum over all ranks, in a group of its own: they wait in it for one whose shard is repaired or whose disk is full.
+
+    A rank that dies closes its connections, which ends the others at once; where a machine goes without a word, Ray ends them.
+    """
+    group = torch.distributed.new_group(timeout=REPAIRED_WITHIN)
+    return lambda flat: torch.distributed.all_reduce(flat, group=group)
 
 
 def _finished(spec: TrainingSpec) -> Trained | None:

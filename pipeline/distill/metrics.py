@@ -20,9 +20,14 @@ def log_softmax(logits_NK: Floats) -> NDArray[np.float64]:
     return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(axis=1, keepdims=True)))
 
 
+def right(log_probs_NK: Floats, hard_N: Ints) -> NDArray[np.bool_]:
+    """Whether each sample's first class is the label; an answer that is not a number never is. [N]"""
+    return np.asarray((log_probs_NK.argmax(axis=1) == hard_N) & ~np.isnan(log_probs_NK).any(axis=1))
+
+
 def accuracy(log_probs_NK: Floats, hard_N: Ints) -> float:
     """Share of samples whose first class is the label."""
-    return float(np.mean(log_probs_NK.argmax(axis=1) == hard_N)) if len(hard_N) else float("nan")
+    return float(np.mean(right(log_probs_NK, hard_N))) if len(hard_N) else float("nan")
 
 
 def agreement(log_probs_NK: Floats, teacher_NK: Floats) -> float:
@@ -56,9 +61,11 @@ def recall_at_fpr(score_N: Floats, positive_N: NDArray[np.bool_], *, fpr_max: fl
 
 
 def reliability(log_probs_NK: Floats, hard_N: Ints, *, bins: int = 15) -> tuple[Ints, NDArray[np.float64], Ints]:
-    """Samples by the first class's probability, in equal bins: how many, the sum of that probability, how many are right. [bins] each."""
-    confidence_N = np.exp(log_probs_NK.max(axis=1))
-    right_N = log_probs_NK.argmax(axis=1) == hard_N
+    """Samples by the first class's probability, in equal bins: how many, the sum of that probability, how many are right. [bins] each.
+
+    An answer that is not a number is sure of nothing.
+    """
+    confidence_N, right_N = np.nan_to_num(np.exp(log_probs_NK.max(axis=1))), right(log_probs_NK, hard_N)
     bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
     counts_B, right_B = np.bincount(bin_N, minlength=bins), np.bincount(bin_N[right_N], minlength=bins)
     confidence_B = np.bincount(bin_N, weights=confidence_N, minlength=bins).astype(np.float64)

@@ -29,7 +29,12 @@ class Fate(StrEnum):
     REFUSED = "refused by the gate"
     HALTED = "rollout halted"
     FAILED = "training failed"
+    UNJUDGED = "export or judging failed"
     NOT_DEPLOYED = "passed; no population runs it"
+
+
+FAILURES = frozenset({Fate.FAILED, Fate.UNJUDGED})
+"""Nothing came of the student: it trains again in a later generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class StudentFacts:
 
     trained: bool = False
     failed: bool = False
-    """Training ended in an error; the others go on without it."""
+    """Training, export or judging ended in an error; the others go on without it."""
     ships: bool | None = None
     """The gate's verdict; None before it spoke."""
     signed: bool = False
@@ -102,7 +107,7 @@ def next_step(*, labels_ended: bool, students: Mapping[str, StudentFacts]) -> St
     facts = students.values()
     if not labels_ended or any(not (s.trained or s.failed) for s in facts):
         return Step.LABEL_AND_TRAIN
-    if any(s.trained and s.ships is None for s in facts):
+    if any(s.trained and s.ships is None and not s.failed for s in facts):
         return Step.JUDGE
     if any(s.ships and not s.signed for s in facts):
         return Step.SIGN

@@ -63,6 +63,7 @@ def _version(facts: RunFacts, version: Version) -> str:
         Fate.REFUSED: f"{name} did not ship, the gate refused it: {_refusal(version)}",
         Fate.HALTED: f"{name} passed the gate and its rollout was halted. {version.says}",
         Fate.FAILED: f"{name} did not ship: its training failed. {version.says}",
+        Fate.UNJUDGED: f"{name} did not ship: its export or its judging failed. {version.says}",
         Fate.NOT_DEPLOYED: f"{name} passed the gate; no population runs it. {version.says}",
     }
     known = {str(fate): sentence for fate, sentence in told.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.distill.metrics import reliability
+from pipeline.distill.metrics import reliability, right
 from pipeline.students.samples import Samples
 from pipeline.students.slices import Slice, slices
 
@@ -78,8 +78,8 @@ def break_down(
 ) -> Breakdown:
     """`truth_N` is what counts as right: the label, or the teacher's first class."""
     said_N = log_probs_NK.argmax(axis=1)
-    right_N = said_N == truth_N
-    incumbent_right_N = None if incumbent_NK is None else incumbent_NK.argmax(axis=1) == truth_N
+    right_N = right(log_probs_NK, truth_N)
+    incumbent_right_N = None if incumbent_NK is None else right(incumbent_NK, truth_N)
     counts_KK = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts_KK, (truth_N, said_N), 1)
     wrong = _confusions(counts_KK)

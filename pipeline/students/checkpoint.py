@@ -60,6 +60,11 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
     return path
 
 
+def newest_step(folder: Path) -> int:
+    """Of the newest checkpoint, whether it reads or not; -1 where there is none."""
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt")), default=-1)
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that reads, None where there is none. Raises CheckpointInvalidError if there are some and none reads."""
     failure: CheckpointInvalidError | None = None

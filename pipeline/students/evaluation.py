@@ -51,8 +51,8 @@ class Evaluation:
     size_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """JSON has no NaN: what is not defined is null."""
-        return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(self).items()}
+        """JSON has no NaN and no infinity: what is not defined, or not a number, is null."""
+        return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in asdict(self).items()}
 
 
 def evaluate(

@@ -29,9 +29,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_softmax, one_hot
+from pipeline.distill.metrics import accuracy, agreement, fit_temperature, log_softmax, one_hot, right
 from pipeline.files import sync_folder, write_atomic
 from pipeline.inputs import InputKind, encode
+from pipeline.students.answering import not_finite
+from pipeline.students.faults import AnswersNotFiniteError
 from pipeline.students.graph import Graph
 from pipeline.students.importance import by_tensor, fisher_diagonal
 from pipeline.students.models import Student
@@ -87,9 +89,9 @@ class Exported:
 def export_student(
     *, name: str, student: Student, fit: Samples, choose: Samples, out: Path, budget: float = 0.005, incumbent: Path | None = None
 ) -> Exported:
-    """Write `out/graph.onnx` and `out/weights.bin`. Same module, samples and incumbent, same bytes. Raises ExportError.
+    """Write `out/graph.onnx` and `out/weights.bin`. Same module, samples and incumbent, same bytes.
 
-    `incumbent` is the graph of the version that devices run, its weights beside it.
+    Raises ExportError, AnswersNotFiniteError. `incumbent` is the graph of the version that devices run, its weights beside it.
     """
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob(".tmp-export-*"):
@@ -99,7 +101,7 @@ def export_student(
         plain = folder / "plain.onnx"
         made, floats = to_onnx(name, student)
         onnx.save_model(made, str(plain))
-        module_logits = _module_logits(student, choose)
+        module_logits = _module_logits(name, student, choose)
         kept, reason = _quantise(plain, floats, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
         model = onnx.load(str(kept))
         graph, weights = split(model, folder / "split")
@@ -108,7 +110,7 @@ def export_student(
             near = _near(kept, graph, incumbent, student=student, fit=fit, choose=choose, module_logits=module_logits, budget=budget)
             if near is not None:
                 graph, weights, codes_kept = near
-        parity = _parity(Graph(graph, kind=student.kind).logits(choose.inputs), module_logits)
+        parity = _parity(_finite(name, Graph(graph, kind=student.kind).logits(choose.inputs), choose), module_logits)
         temperature = fitted_temperature(Graph(graph, kind=student.kind), fit)
         (out / GRAPH).unlink(missing_ok=True)
         write_atomic(out / WEIGHTS, weights.read_bytes())
@@ -143,15 +145,20 @@ def _quantise(
         try:
             with quiet(), quantiser_kept_off_the_root_logger():
                 make(plain, path, floats, student, fit)
-            logits = Graph(path, kind=student.kind).logits(choose.inputs)
+            logits_NK = Graph(path, kind=student.kind).logits(choose.inputs)
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
             reasons.append(f"{_QUANTISATIONS[file]} failed ({type(error).__name__}: {error})"[:200])
             continue
-        loss = _loss_of(logits, module_logits, choose)
-        near = _nats_between(module_logits, logits) <= NATS_LOST and _as_right(logits, module_logits, choose, budget=budget)
-        if loss <= budget or near:
+        strange, loss = len(not_finite(logits_NK)), _loss_of(logits_NK, module_logits, choose)
+        near = _nats_between(module_logits, logits_NK) <= NATS_LOST and _as_right(logits_NK, module_logits, choose, budget=budget)
+        if not strange and (loss <= budget or near):
             return path, "; ".join(reasons)
-        reasons.append(f"{_QUANTISATIONS[file]} loses {loss:.4f} on choose, more than {budget:.4f}")
+        trouble = (
+            f"answers {strange} samples of choose with no finite numbers"
+            if strange
+            else f"loses {loss:.4f} on choose, more than {budget:.4f}"
+        )
+        reasons.append(f"{_QUANTISATIONS[file]} {trouble}")
     return plain, "; ".join(reasons)
 
 
@@ -190,7 +197,7 @@ def _as_right(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], ch
     """Whether the accuracy lost is within the budget and chance (95 %, paired); where there are no labels, within the budget alone."""
     if not choose.labelled:
         return _loss_of(logits_NK, module_NK, choose) <= budget
-    file_N, module_N = (answers.argmax(axis=1) == choose.hard_N for answers in (logits_NK, module_NK))
+    file_N, module_N = (right(answers, choose.hard_N) for answers in (logits_NK, module_NK))
     chance = 1.96 * float(np.sqrt((file_N != module_N).sum())) / len(choose)
     return float(module_N.mean() - file_N.mean()) <= budget + chance
 
@@ -253,14 +260,23 @@ class _Calibration:
         return {"input": next(self._rest)}
 
 
-def _module_logits(student: Student, samples: Samples) -> NDArray[np.float32]:
+def _module_logits(name: str, student: Student, samples: Samples) -> NDArray[np.float32]:
+    """Raises AnswersNotFiniteError."""
     student.module.eval()
     with torch.no_grad():
         chunks = [
             student.module(torch.from_numpy(encode(samples.inputs[start : start + 64], kind=student.kind, width=student.width))).numpy()
             for start in range(0, len(samples), 64)
         ]
-    return np.concatenate(chunks)
+    return _finite(name, np.concatenate(chunks), samples)
+
+
+def _finite(name: str, logits_NK: NDArray[np.float32], samples: Samples) -> NDArray[np.float32]:
+    """The same. Raises AnswersNotFiniteError: neither such a module nor such a file has anything to ship."""
+    strange = not_finite(logits_NK)
+    if len(strange):
+        raise AnswersNotFiniteError(name, len(strange), len(samples), samples.ids[strange[0]])
+    return logits_NK
 
 
 def _loss_of(logits_NK: NDArray[np.float32], module_NK: NDArray[np.float32], choose: Samples) -> float:

@@ -25,6 +25,17 @@ class NotFiniteError(StudentError):
         )
 
 
+class NotFiniteElsewhereError(StudentError):
+    """Step after step has no finite gradient, and this rank's share was finite: NotFiniteError of another one names the samples."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"student {self.name}: no finite gradient by another worker's samples; expected finite losses; look at that one's error"
+
+
 class NoLabelsError(StudentError):
     """The generation ended without a single label."""
 
@@ -56,12 +67,40 @@ class StateForeignError(StudentError):
 class StudentRaisedError(StudentError):
     """A student's own module raised where it was given a batch."""
 
-    def __init__(self, name: str, step: int, found: str) -> None:
-        super().__init__(name, step, found)
-        self.name, self.step, self.found = name, step, found
+    def __init__(self, name: str, found: str, where: str) -> None:
+        super().__init__(name, found, where)
+        self.name, self.found, self.where = name, found, where
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: its module raised {self.found} at step {self.step}; expected one row of logits for each input; "
+            f"student {self.name}: its module raised {self.found} {self.where}; expected one row of logits for each input; "
             "correct the module and run again: the labels are kept"
+        )
+
+
+class LogitsShapeError(StudentError):
+    """A student's module answered something else than a row for each input and a column for each class."""
+
+    def __init__(self, name: str, found: str, expected: str, where: str) -> None:
+        super().__init__(name, found, expected, where)
+        self.name, self.found, self.expected, self.where = name, found, expected, where
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: its module answered {self.found} {self.where}; expected logits of shape {self.expected}, a row for each "
+            "input and a column for each class; correct the module and run again: the labels are kept"
+        )
+
+
+class AnswersNotFiniteError(StudentError):
+    """A trained module, or the file made of it, that answers some real samples with NaN or infinity."""
+
+    def __init__(self, name: str, count: int, samples: int, first: str) -> None:
+        super().__init__(name, count, samples, first)
+        self.name, self.count, self.samples, self.first = name, count, samples, first
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: trained, it answers {self.count} of {self.samples} validation samples with numbers that are not finite; "
+            f"expected finite logits; look at what it does with sample {self.first}"
         )

@@ -1,10 +1,10 @@
 """The gate: may this file replace what devices run now?
 
-It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every budget met,
-not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate. With hard
-labels "right" means the label, and is counted on the samples that have one; where none has, it means the teacher's first class, and the
-report says so. McNemar's exact p is shown and never decides. A candidate without an incumbent ships when its budgets are met. The worst
-slice is always named; it decides where it has a budget.
+It judges the exported file in onnxruntime with one thread, on the `gate` part of the validation split. Ship = every answer finite, every
+budget met, not inferior to the incumbent (lower 95 % bound of the paired difference above -margin, Newcombe) and better by estimate.
+With hard labels "right" means the label, and is counted on the samples that have one; where none has, it means the teacher's first
+class, and the report says so. McNemar's exact p is shown and never decides. A candidate without an incumbent ships when its budgets are
+met. The worst slice is always named; it decides where it has a budget.
 
 Pure but for the clock it is given, to measure latency. Left to others: counting uses of `gate` (`pipeline.releases.lineage`), memory of
 a real process (`workers.footprint`).
@@ -23,7 +23,7 @@ from pipeline.budgets import GateSection
 from pipeline.distill.losses import NO_LABEL
 from pipeline.students.breakdown import Breakdown, break_down
 from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
-from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, number, shown_lines, slice_lines, truth_of
+from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, finite_line, number, shown_lines, slice_lines, truth_of
 from pipeline.students.samples import Samples
 
 __all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure"]
@@ -92,6 +92,7 @@ def judge(
     said_MK, said_before_MK = log_probs_NK[rows_M], None if before_NK is None else before_NK[rows_M]
     breakdown = break_down(said_MK, truth_of(judged), judged, said_before_MK, classes=classes, rows_min=section.slice_rows_min)
     lines = [
+        finite_line(log_probs_NK, gate),
         *budget_lines(found, section, labelled=judged.labelled, memory_bytes=memory_bytes),
         *slice_lines(breakdown.slices, section, compared=before is not None),
         *shown_lines(found),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.budgets import GateSection
 from pipeline.distill import metrics
 from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
+from pipeline.students.answering import not_finite
 from pipeline.students.evaluation import Evaluation
 from pipeline.students.samples import Samples
 from pipeline.students.slices import Slice, most_dropped
@@ -83,6 +84,13 @@ def _undefined(name: str, labelled: bool) -> str:
     return f"the samples have no {what} to measure it by"
 
 
+def finite_line(log_probs_NK: NDArray[Any], gate: Samples) -> GateLine:
+    """No budget: a file that answers with anything but numbers never ships."""
+    strange, asked = not_finite(log_probs_NK), len(gate)
+    says = f"{len(strange)} of {asked} answers are not finite, the first of them to sample {gate.ids[strange[0]]}" if len(strange) else ""
+    return GateLine(name="finite answers", value=float(asked - len(strange)), bound=float(asked), passed=not len(strange), says=says)
+
+
 def slice_lines(slices: Sequence[Slice], section: GateSection, *, compared: bool) -> list[GateLine]:
     """The worst slice, and the one that lost most where that has a budget and there is an incumbent."""
     lines = [_worst_slice_line(slices, section)]
@@ -133,7 +141,7 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
     if not gate.labelled:
         assert gate.teacher_NK is not None
         target_NK = np.exp(gate.teacher_NK)
-    counts = pairs(candidate_NK.argmax(axis=1) == truth_N, incumbent_NK.argmax(axis=1) == truth_N)
+    counts = pairs(metrics.right(candidate_NK, truth_N), metrics.right(incumbent_NK, truth_N))
     low, _ = newcombe_interval(counts, z=Z_ONE_SIDED_95)
     gain_nats = metrics.nll(incumbent_NK, target_NK) - metrics.nll(candidate_NK, target_NK)
     better = counts.difference > 0 or (counts.difference == 0 and gain_nats > TIE)

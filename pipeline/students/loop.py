@@ -15,7 +15,7 @@ Shapes: B batch (this rank's slice), K classes.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from pipeline.distill.losses import HINTS, mean_loss
 from pipeline.distill.weighting import weights
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
+from pipeline.students.answering import logits_of
 from pipeline.students.averaging import Average
 from pipeline.students.checkpoint import copied
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError, StudentRaisedError
+from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteElsewhereError, NotFiniteError, StateForeignError
 from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
@@ -91,12 +92,14 @@ class Trainer:
             "teacher": "",
             "history": [],
         }
+        self._finite_share = True
+        """Of several ranks, this one's part of the last gradient was finite."""
         self._since: list[float] = []
         self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
         """Summed probabilities of each class, of all labels read."""
         self._optimiser = _adamw(student.module, section)
         self._hint: Hint | None = None
-        """From the first batch on, where a loss asks for it."""
+        """From the first embedding on, where a loss asks for it."""
         self._average: Average | None = Average(student.module, section.average) if section.average else None
         if state is not None:
             self._restore(state)
@@ -158,7 +161,7 @@ class Trainer:
         return state
 
     def advance(self) -> Moved:
-        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, StudentRaisedError and what the reader raises."""
+        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, and what `logits_of` and the reader raise."""
         if self.step >= self._section.steps:
             return Moved.DONE
         batch = self._next_batch()
@@ -193,7 +196,7 @@ class Trainer:
         """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""
         self._student.module.train()
         if self._hint is None and any(name in HINTS for name in self._section.loss):
-            self._watch(0 if batch.embedding_BD is None else batch.embedding_BD.shape[1])
+            self._look_for_embeddings(batch, epoch=epoch)
         parameters = self._parameters()
         self._optimiser.zero_grad(set_to_none=True)
         loss = self._teach(batch, epoch=epoch, start=start) if len(batch.rows_B) else torch.zeros((), device=self._device)
@@ -202,6 +205,7 @@ class Trainer:
             flat = torch.cat(
                 [loss.reshape(1), seen_K, *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)]
             )
+            self._finite_share = bool(torch.isfinite(flat).all())
             self._reduce(flat)
             loss, seen_K, *grads = torch.split(flat, [1, len(seen_K), *(p.numel() for p in parameters)])
             for parameter, grad in zip(parameters, grads, strict=True):
@@ -220,7 +224,9 @@ class Trainer:
             for part in torch.arange(len(inputs)).tensor_split(min(section.accumulate, len(inputs))):
                 rows = slice(int(part[0]), int(part[-1]) + 1)
                 with torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"):
-                    logits_BK = self._logits(inputs[rows]).float()
+                    logits_BK = logits_of(
+                        self._name, self._student.module, inputs[rows], classes=len(prior_K), where=f"at step {self.step}"
+                    ).float()
                 student_BK = logits_BK.detach().softmax(1).cpu().numpy()
                 told = lesson.rows(rows)
                 if self._hint:
@@ -239,24 +245,28 @@ class Trainer:
                 total += loss.detach()
         return total
 
-    def _logits(self, inputs: Tensor) -> Tensor:
-        """What the student's module answers. Raises StudentRaisedError where that is an exception: it may be anybody's code."""
-        try:
-            logits_BK: Tensor = self._student.module(inputs)
-        except Exception as error:
-            raise StudentRaisedError(self._name, self.step, f"{type(error).__name__}: {error}"[:300]) from error
-        return logits_BK
-
     def _parameters(self) -> list[torch.nn.Parameter]:
         """All that is trained."""
         modules = [self._student.module, *([self._hint] if self._hint else [])]
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
+    def _look_for_embeddings(self, batch: LabelBatch, *, epoch: int) -> None:
+        """Watch the student from the first batch on that has embeddings in any rank's slice: labels of earlier runs may have none.
+
+        Raises HintImpossibleError where a whole pass has none.
+        """
+        values = 0 if batch.embedding_BD is None else batch.embedding_BD.shape[1]
+        found = torch.tensor([values, values > 0], dtype=torch.float32, device=self._device)
+        if self._reduce is not None:
+            self._reduce(found)
+        if found[1]:
+            self._watch(int(found[0] / found[1]))
+        elif epoch > 0 or self.step + 1 == self._section.steps:
+            expected = "`labelling.embedding = true` and a teacher that gives them"
+            raise HintImpossibleError(self._name, "the labels have no embeddings", expected, "label again so, or leave the loss out")
+
     def _watch(self, values: int) -> None:
         """Begin to hold what the student sees against embeddings of so many values. Raises HintImpossibleError."""
-        if not values:
-            found, expected = "the labels have no embeddings", "`labelling.embedding = true` and a teacher that gives them"
-            raise HintImpossibleError(self._name, found, expected, "label again so, or leave the loss out")
         self._hint = Hint(self._name, self._student.module, values=values, seed=self._seed).to(self._device)
         self._optimiser.add_param_group({"params": list(self._hint.parameters()), "weight_decay": 0.0})
 
@@ -291,10 +301,19 @@ class Trainer:
         else:
             progress["skipped"] += 1
         if progress["skips_in_a_row"] >= SKIPS_IN_A_ROW_MAX:
-            raise NotFiniteError(self._name, self.step, batch.sample_ids)
+            self._end_not_finite(batch)
         if self._since and (self.step % max(1, self._section.steps // HISTORY_POINTS) == 0 or self.step == self._section.steps):
             progress["history"].append([self.step, sum(self._since) / len(self._since)])
             self._since = []
+
+    def _end_not_finite(self, batch: LabelBatch) -> NoReturn:
+        """Raises NotFiniteError on ranks whose share was not finite, or on all where only the sum was not; else NotFiniteElsewhereError."""
+        shares = torch.tensor([not self._finite_share], dtype=torch.float32, device=self._device)
+        if self._reduce is not None:
+            self._reduce(shares)
+        if self._finite_share and shares[0]:
+            raise NotFiniteElsewhereError(self._name)
+        raise NotFiniteError(self._name, self.step, batch.sample_ids)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         schedule = {"steps": self._section.steps, "warmup_steps": self._section.warmup_steps, "peak": self._section.learning_rate}

@@ -44,12 +44,11 @@ class ExportError(StudentError):
 def to_onnx(name: str, student: Student) -> tuple[Any, list[str]]:
     """The graph, and the names of its nodes that come from the student's `float_parts`. Raises ExportError."""
     module = student.module.eval()
-    example = torch.zeros((2, student.width), dtype=torch.uint8 if student.kind == "text" else torch.float32)
     try:
-        with quiet():
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it prints the graph that it gave up on
             program = torch.onnx.export(
                 module,
-                (example,),
+                (student.example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["input"],
@@ -58,10 +57,17 @@ def to_onnx(name: str, student: Student) -> tuple[Any, list[str]]:
                 verbose=False,
             )
     except Exception as error:  # its passes raise whatever they like over a user's module
-        raise ExportError(name, f"{type(error).__name__}: {error}".split("\n")[0][:300]) from error
+        raise ExportError(name, _cause(error)) from error
     assert program is not None
     floats = nodes_of(program.model_proto, getattr(module, "float_parts", ()))
     return anonymous(program.model_proto), floats
+
+
+def _cause(error: BaseException) -> str:
+    """What began it, in a line: what the exporter raises itself says how far it came."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
 
 
 def nodes_of(model: Any, parts: Collection[str]) -> list[str]:
@@ -148,7 +154,7 @@ def quantiser_kept_off_the_root_logger() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The exporter warns about itself. Only its own loggers are turned down: other threads of this process keep theirs."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

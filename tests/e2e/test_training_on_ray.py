@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 
+import workers.training
 from pipeline.config import StudentSection
 from pipeline.distill.losses import LossUnknownError
 from pipeline.labels.store import open_store
@@ -147,6 +148,41 @@ def test_a_killed_worker_goes_on_to_the_same_weights_and_an_error_of_ours_keeps_
     assert outcome.trained.steps == LONG
     assert killed_at < LONG
     assert_same_weights(load_weights(outcome.weights), weights_alone(folder, spec))
+
+
+DIES = """
+import os
+import time
+
+import torch
+
+
+class Dies(torch.nn.Module):
+    max_bytes = 16
+
+    def __init__(self, classes):
+        super().__init__()
+        self.head, self.taken = torch.nn.Linear(16, classes), 0
+
+    def forward(self, inputs):
+        self.taken += 1
+        if self.taken > 8:
+            os._exit(1)
+        time.sleep(0.1)  # so that checkpoints are written meanwhile
+        return self.head(inputs.float() / 255)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cluster")
+def test_workers_that_die_more_often_than_ray_allows_go_on_as_long_as_they_get_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.training, "WORKER_RESTARTS", 0)  # a restart takes its time
+    bench_of(folder).run()
+    (folder / "dies.py").write_text(DIES)
+    spec = spec_of(folder, "small", use="dies:Dies", options={}, steps=14, checkpoint_every_steps=3)
+    outcome = train_student(spec, board=start_board())
+    assert outcome.trained is not None
+    assert outcome.trained.steps == 14
 
 
 @pytest.mark.usefixtures("_cluster")

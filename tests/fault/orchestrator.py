@@ -275,15 +275,16 @@ def check(url: str, campaign: Campaign) -> None:
         kept.setdefault((device_id, incarnation), []).append(sequence)
     for device in campaign.devices:
         lives = {life: sorted(kept.get((device.wire.device_id, life), [])) for life in sorted(device.made, reverse=True)}
-        of_it = sum(map(len, lives.values()))
-        newer = 0
+        in_all, newer = sum(map(len, lives.values())), 0
         for life, found in lives.items():
             least = device.acknowledged[life]  # a wiped device no longer says what it had not heard of
             newer += len(found)
             first = found[0] if found else least + 1
             assert found == list(range(first, first + len(found))), f"kept {found}"
             assert least <= first + len(found) - 1 <= device.made[life], f"{device.made[life]} made, {least} acknowledged, kept {found}"
-            assert first == 1 or newer == of_it >= KEPT_OF_A_DEVICE, f"the oldest of {of_it} are gone, and {newer} are newer: kept {found}"
+            assert first == 1 or newer == in_all >= KEPT_OF_A_DEVICE, (
+                f"the oldest of {in_all} are gone, and {newer} are newer: kept {found}"
+            )
         row = rows[device.wire.device_id]
         assert max(device.meaning) == row.generation, "its newest assignment is the one that the database holds"
     for rollout in campaign.rollouts:

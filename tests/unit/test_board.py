@@ -1,6 +1,7 @@
 """What trainers tell the driver."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import ray
@@ -21,6 +22,23 @@ def test_the_board_keeps_the_latest_word_of_each_and_passes_a_stop_on() -> None:
     assert board.error("small") is None
     board.fail("small", LogEmptyError())
     assert isinstance(board.error("small"), LogEmptyError)
+
+
+def test_what_other_ranks_find_bad_stands_beside_rank_0s_word_until_their_workers_end() -> None:
+    board = BoardState()
+    training = TrainingProgress(state=TrainingState.TRAINING, corrupt=("shards/a",))
+    board.report("small", training)
+    assert board.found_bad("small", 2, ("shards/b",))
+    assert board.snapshot()["small"].corrupt == ("shards/a", "shards/b")
+    board.report("small", replace(training, corrupt=()))
+    assert board.snapshot()["small"].corrupt == ("shards/b",)
+    board.found_bad("small", 2, ())
+    assert board.snapshot()["small"].corrupt == ()
+    board.found_bad("small", 1, ("shards/c",))
+    board.report("small", TrainingProgress(state=TrainingState.STARTING))
+    assert board.snapshot()["small"].corrupt == ()
+    board.stop()
+    assert not board.found_bad("small", 1, ())
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from pipeline.config import StudentSection
-from pipeline.distill.losses import is_approximate
+from pipeline.distill.losses import HINTS, is_approximate
 from pipeline.errors import DataError
 from pipeline.labels.codecs import codec_of
 from pipeline.labels.store import open_store
@@ -14,8 +16,11 @@ from pipeline.loop.generation import Opening, amended, opening, spec_digest, wan
 from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
+from pipeline.students.answering import logits_of
+from pipeline.students.hint import HintImpossibleError
 from pipeline.students.lessons import check_section
-from pipeline.students.models import StudentSpec, build_student
+from pipeline.students.models import MODELS, StudentSpec, build_student
+from pipeline.students.onnx_file import to_onnx
 from pipeline.students.samples import read_validation
 from pipeline.students.scaling import TRAINER
 from pipeline.teachers import Teacher
@@ -64,11 +69,15 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     return "\n".join(lines)
 
 
-def check_students(request: RunRequest) -> None:
-    """Build each student of the run file once, so that a mistake there is told now. Raises StudentError, ConfigError."""
-    run = request.run
+def check_students(request: RunRequest) -> list[str]:
+    """Build and ask each student of the run file once, and export those that are not ours, so that a mistake there is told now.
+
+    Returns what a person should know of them. Raises StudentError, ConfigError.
+    """
+    run, warnings = request.run, list[str]()
     for name, section in run.students.items():
-        build_student(StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed))
+        spec = StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
+        student = build_student(spec)
         check_section(
             name,
             section,
@@ -76,6 +85,15 @@ def check_students(request: RunRequest) -> None:
             codec=codec_of(run.labelling, len(run.classes)).name,
             labelled=run.stream.label is not None,
         )
+        if not run.labelling.embedding and any(loss in HINTS for loss in section.loss):
+            expected = "`labelling.embedding = true` and a teacher that gives embeddings"
+            raise HintImpossibleError(name, "`labelling.embedding` is false", expected, "set it, or leave the loss out")
+        with torch.no_grad():
+            logits_of(name, student.module.eval(), student.example, classes=len(run.classes), where="when it was tried on zeros")
+        if section.use not in MODELS:
+            to_onnx(name, student)
+        warnings += student.warnings
+    return warnings
 
 
 def check_prepared(request: RunRequest) -> None:

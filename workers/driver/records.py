@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.config import RunFile, StudentSection
 from pipeline.labels.cost import Training
-from pipeline.loop.generation import Fate, Opening, StudentFacts, wanted_digests
+from pipeline.loop.generation import FAILURES, Fate, Opening, StudentFacts, wanted_digests
 from workers.driver.folder import RunFolder, read_json, write_json
 
 
@@ -89,7 +89,7 @@ def facts_of(folder: RunFolder, run: RunFile, opening: Opening, *, failed: set[s
         verdict = read_json(files.verdict)
         facts[name] = StudentFacts(
             trained=files.trained.exists(),
-            failed=name in failed and not files.trained.exists(),
+            failed=name in failed,
             ships=verdict["ships"] if verdict else None,
             signed=files.release.exists(),
             populations=len(populations),
@@ -160,11 +160,11 @@ def trainings(folder: RunFolder) -> list[Training]:
 
 
 def trained_digests(folder: RunFolder) -> dict[str, str]:
-    """Student -> spec digest of its latest training that did not fail, in closed generations."""
+    """Student -> spec digest of its latest training that came to a verdict, in closed generations."""
     digests = {}
     for outcome in outcomes(folder).values():
         for name, student in outcome["students"].items():
-            if student["fate"] != Fate.FAILED:
+            if student["fate"] not in FAILURES:
                 digests[name] = student["spec"]
     return digests
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 
 from pipeline.errors import DataError, KdpipeError
-from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
+from pipeline.loop.generation import FAILURES, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from pipeline.students.scaling import trainers_offered
 from pipeline.teachers import Teacher, load_teacher
@@ -83,10 +83,10 @@ def _say_plan(request: RunRequest) -> None:
     def teacher() -> Teacher:
         return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
 
-    check_students(request)
+    warnings = check_students(request)
     check_prepared(request)
     with Reporter(request.folder, writes_status=False) as reporter:
-        reporter.say(plan_text(request, fingerprint=lambda: teacher().fingerprint))
+        reporter.say("\n".join([plan_text(request, fingerprint=lambda: teacher().fingerprint), *warnings]))
     if request.run.prepare is None or request.folder.origin_file.exists():
         check_inputs(request, teacher)
 
@@ -110,7 +110,7 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
-    check_students(request)
+    warnings = check_students(request)
     check_ports(request.run.fleet, request.folder)
     _remember(request)
     if request.run.prepare:
@@ -118,7 +118,7 @@ def _go(context: RunContext, request: RunRequest) -> None:
         with context.stop.at_once():
             prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
     context.check_stop()
-    context.reporter.say(plan_text(request, fingerprint=lambda: context.teacher.fingerprint))
+    context.reporter.say("\n".join([plan_text(request, fingerprint=lambda: context.teacher.fingerprint), *warnings]))
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
         planner: Labelling | None = None
@@ -164,7 +164,7 @@ def _finish(context: RunContext, fleet: Fleet) -> list[KdpipeError]:
     context.reporter.stage("evaluate")
     confirmed = fleet.settle()
     latest = max(closed)
-    begin_controls(context, latest, {n: s["steps_total"] for n, s in closed[latest]["students"].items() if s["fate"] != Fate.FAILED})
+    begin_controls(context, latest, {n: s["steps_total"] for n, s in closed[latest]["students"].items() if s["fate"] not in FAILURES})
     while waiting := context.controls.waiting():
         context.reporter.show([Gauge(name="controls", done=0, total=waiting, says="still training")])
         context.stop.wait(POLL_S)

@@ -1,13 +1,16 @@
 """One generation acted out: look at the disk, take the one next step, until there is none left.
 
 `pipeline.loop.generation` decides; here each step has one function, and each leaves a file when it is done. A student that fails
-to train is left behind, said, and trained in a later generation; it never holds the others.
+to train, to export or to be judged is left behind, said, and trained in a later generation; it never holds the others.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from pipeline.errors import KdpipeError
+from pipeline.errors import KdpipeError, StudentError
 from pipeline.labels.log import LogReader
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import teacher_cost
@@ -19,11 +22,13 @@ from workers.driver.fleet import Fleet, RolloutEndedBadlyError
 from workers.driver.folder import read_json, write_json
 from workers.driver.judging import judge_student
 from workers.driver.labels import labelling_of, store_url
-from workers.driver.learning import label_and_train
+from workers.driver.learning import StageCrashedError, label_and_train
 from workers.driver.records import Incumbent, facts_of, outcomes, populations_of, section_of, student_files
 from workers.driver.releasing import sign_student
 from workers.driver.standing import start_of, taken_back
 from workers.training import TrainingSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Turn:
@@ -69,9 +74,8 @@ class Turn:
         labelling = labelling_of(self._context, self._opening.generation)
         labelling.check_teacher(self._context.teacher.fingerprint)
         learning = label_and_train(self._context, labelling, specs)
-        self._failed |= dict(learning.failed)
         for name, error in learning.failed.items():
-            self._context.reporter.say(f"student {name} failed, the others go on: {error}")
+            self._leave_behind(name, error)
         if learning.labelling is None:
             raise next(iter(learning.failed.values()))  # nobody can learn: the teacher was asked nothing
         cost = teacher_cost(LogReader(open_store(store_url(self._context))).refresh(), self._opening.generation)
@@ -82,11 +86,29 @@ class Turn:
         begin_controls(self._context, self._opening.generation, {name: self._steps_total(name) for name in trained})
         if any(taken_back(self._context.folder, name) for name in trained):
             self._fleet.ensure()  # it knows whether a device still runs that
-        for name in self._due(lambda facts: facts.trained and facts.ships is None):
+        for name in self._due(lambda facts: facts.trained and facts.ships is None and not facts.failed):
+            report = self._verdict(name)
+            if report is not None:
+                self._context.metrics.series.verdict(name, ships=report["ships"])
+                self._context.reporter.say(report["says"])
+
+    def _verdict(self, name: str) -> dict[str, Any] | None:
+        """The student's verdict; None where it comes to none, through a fault of its own. Raises what concerns all students."""
+        try:
             with self._context.stop.at_once():
-                report = judge_student(self._context, self._opening, name)
-            self._context.metrics.series.verdict(name, ships=report["ships"])
-            self._context.reporter.say(report["says"])
+                return judge_student(self._context, self._opening, name)
+        except StudentError as error:
+            self._leave_behind(name, error)
+        except (KdpipeError, OSError):
+            raise  # the samples, the teacher or the disk
+        except Exception as error:  # what makes and runs a graph raises anything over a user's module
+            logger.exception("a student was not judged", extra={"student": name})
+            self._leave_behind(name, StageCrashedError(f"export and judge {name}", f"{type(error).__name__}: {error}"[:300]))
+        return None
+
+    def _leave_behind(self, name: str, error: KdpipeError) -> None:
+        self._failed[name] = error
+        self._context.reporter.say(f"student {name} failed, the others go on: {error}")
 
     def _sign(self) -> None:
         for name in self._due(lambda facts: bool(facts.ships) and not facts.signed):
@@ -141,9 +163,10 @@ class Turn:
     def _close(self) -> None:
         students = {name: self._outcome(name, facts) for name, facts in self._facts().items()}
         outcome = {"generation": self._opening.generation, "new_rows": self._opening.new_rows, "students": students}
-        for name in students:
-            # Checkpoints end with the training they belong to; what lasts is weights.pt.
-            shutil.rmtree(self._spec(name).folder, ignore_errors=True)
+        for name in (name for name, facts in self._facts().items() if facts.trained):
+            # Checkpoints end with the training they belong to; what lasts is weights.pt. Those of one that failed stay until one does not.
+            for number in self._context.folder.generations():
+                shutil.rmtree(replace(self._spec(name), generation=number).folder, ignore_errors=True)
         write_json(self._context.folder.generation(self._opening.generation) / "outcome.json", outcome)
         for name in students:
             self._context.reporter.say(f"generation {self._opening.generation}, {name}: {students[name]['fate']}. {students[name]['says']}")
@@ -152,8 +175,8 @@ class Turn:
         files = student_files(self._context.folder, self._opening.generation, name)
         rollouts = {p: read_json(files.rollout(p)) for p in populations_of(self._context.run, name) if files.rollout(p).exists()}
         verdict = read_json(files.verdict) or {}
-        if not facts.trained:
-            fate, says = Fate.FAILED, str(self._failed.get(name, ""))
+        if facts.failed:
+            fate, says = Fate.UNJUDGED if facts.trained else Fate.FAILED, str(self._failed[name])
         elif not facts.ships:
             why = str(verdict.get("why", ""))
             fate, says = Fate.REFUSED, why[:1].upper() + why[1:]

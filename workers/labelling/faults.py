@@ -8,20 +8,6 @@ VANISHED_SHOWN = 5
 """Parts that an error names one by one."""
 
 
-class StoreNotSharedError(LabelStoreError):
-    """A worker's store is not the driver's: what it labels there nobody would ever see."""
-
-    def __init__(self, url: str, node: str) -> None:
-        super().__init__(url, node)
-        self.url, self.node = url, node
-
-    def __str__(self) -> str:
-        return (
-            f"label store {self.url}: node {self.node} does not see the log that the driver writes there; expected a place that all nodes "
-            "share; set `labelling.store` to one, see docs/labels-storage.md"
-        )
-
-
 class TeacherChangedError(LabelStoreError):
     """The teacher of the run file is not the one that wrote the labels that are there."""
 

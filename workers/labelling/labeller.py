@@ -7,7 +7,6 @@ raises is found by halving the batch and set aside with the reason.
 """
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,6 @@ from pipeline.labels.codecs import DENSE_FP16, Codec
 from pipeline.labels.content import content_keys
 from pipeline.labels.entries import Plan, QuarantinedRow, ShardRef
 from pipeline.labels.evidence import faults
-from pipeline.labels.log import LogReader
 from pipeline.labels.placeholders import filled, placeholder_ids, without
 from pipeline.labels.rowspace import part_rows
 from pipeline.labels.shard import LabelledRows, ShardTakenError, encode_shard, maker, put_shard
@@ -31,10 +29,11 @@ from pipeline.sources import SCHEMAS, Source
 from pipeline.sources.source import PartChangedError
 from pipeline.teachers.teacher import TeacherUnavailableError, answer_of, batches_of, in_order
 from workers.labelling.embeddings import Embeddings
-from workers.labelling.faults import EmbeddingUnusableError, StoreNotSharedError
+from workers.labelling.faults import EmbeddingUnusableError
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec, Trouble
 from workers.labelling.reuse import NOTHING_KNOWN, Known, Reuse
 from workers.labelling.sizing import is_too_large
+from workers.sharing import check_log
 
 if TYPE_CHECKING:
     from pipeline.teachers import Teacher
@@ -105,11 +104,9 @@ class Labeller:
         """Open what the spec names. Raises StoreNotSharedError, and what loading the source or the teacher raises."""
         from pipeline.teachers import load_teacher  # it brings along what teachers are made of: seconds, and much memory
 
-        store = open_store(spec.store_url)
-        if spec.log and LogReader(store).refresh().log != spec.log:
-            raise StoreNotSharedError(spec.store_url, socket.gethostname())
+        check_log(spec.store_url, spec.log)
         return cls(
-            store=store,
+            store=open_store(spec.store_url),
             source=spec.source.open(),
             teacher=load_teacher(spec.teacher, classes=spec.classes, base=spec.base),
             batch_rows=spec.teacher.batch_rows,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import StudentSection
 from pipeline.errors import StudentError
@@ -33,6 +33,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 class StudentBuildError(StudentError):
@@ -71,6 +72,11 @@ class Student:
     warnings: tuple[str, ...] = ()
 
     @property
+    def example(self) -> Tensor:
+        """Two inputs, of zeros."""
+        return torch.zeros((2, self.width), dtype=torch.uint8 if self.kind == "text" else torch.float32)
+
+    @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.module.parameters())
 
@@ -100,7 +106,7 @@ def build_student(spec: StudentSpec) -> Student:
         kind=spec.kind,
         width=width,
         jitter_bytes=int(getattr(module, "jitter_bytes", 0)),
-        warnings=_warnings(spec.name, module),
+        warnings=_warnings(spec, module),
     )
 
 
@@ -112,8 +118,13 @@ def _users(spec: StudentSpec) -> Callable[..., Any]:
     return import_reference(spec.section.use, base=spec.base)
 
 
-def _warnings(name: str, module: nn.Module) -> tuple[str, ...]:
-    norms = [layer for layer, part in module.named_modules() if isinstance(part, BATCH_NORMS)]
-    if not norms:
-        return ()
-    return (f"student {name} normalises over batches ({norms[0]}): what it learns depends on the number of workers and on short batches",)
+def _warnings(spec: StudentSpec, module: nn.Module) -> tuple[str, ...]:
+    parts = list(module.named_modules())
+    norms = [layer for layer, part in parts if isinstance(part, BATCH_NORMS)]
+    dropouts = [layer for layer, part in parts if isinstance(part, DROPOUTS) and part.p > 0]
+    found = []
+    if norms:
+        found.append(f"normalises over batches ({norms[0]}): what it learns depends on the number of workers and on short batches")
+    if dropouts and spec.section.workers_most > 1:
+        found.append(f"drops out ({dropouts[0]}): each worker draws masks of its own, so what it learns depends on their number")
+    return tuple(f"student {spec.name} {each}" for each in found)

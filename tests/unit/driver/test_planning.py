@@ -11,7 +11,10 @@ from pipeline.errors import ConfigError, KdpipeError
 from pipeline.loop.generation import Opening, wanted_digests
 from pipeline.recipes import PreparedOtherwiseError, prepare_run
 from pipeline.releases.repository import create_repository
+from pipeline.students.faults import LogitsShapeError
+from pipeline.students.hint import HintImpossibleError
 from pipeline.students.models import StudentBuildError
+from pipeline.students.onnx_file import ExportError
 from tests.kit.bundles import Trust, text_bundle
 from tests.kit.crews import LocalCrew
 from workers.driver.folder import write_json
@@ -150,6 +153,7 @@ def test_a_folder_that_nobody_prepared_is_not_prepared_by_a_look(tmp_path: Path)
         ("weighting={ certainty = 1.0 }", ConfigError, "known: class_balance, confidence"),
         ("options={ max_bytez = 64 }", StudentBuildError, "max_bytez"),
         ("loss={ ce = 1.0 }", ConfigError, "ce alone, and `stream.label` is not set"),
+        ("loss={ kl = 1.0, hint = 0.5 }", HintImpossibleError, "`labelling.embedding` is false"),
     ],
 )
 def test_a_student_that_can_not_be_built_is_refused_before_anything_starts(
@@ -177,6 +181,41 @@ def test_a_student_whose_steps_end_before_the_labels_do_is_told_of(project: Path
     told = plan(asked(project, "students.tiny.steps=4", "students.tiny.batch=8"))
     assert "  tiny: sees 32 of 40 labels: 4 steps of 8 end before them" in told
     assert "other: sees" not in told
+
+
+STUDENTS = """
+import torch
+
+
+class Mine(torch.nn.Module):
+    max_bytes = 16
+
+    def __init__(self, classes, columns=2, looks=False):
+        super().__init__()
+        self.head, self.looks = torch.nn.Linear(16, columns), looks
+
+    def forward(self, inputs):
+        x = inputs.float()
+        if self.looks and x.sum() > 3:
+            x = x * 2
+        return self.head(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ("columns = 1", LogitsShapeError, r"shape \[2, 1\] when it was tried on zeros; expected logits of shape \[2, 2\]"),
+        ("looks = true", ExportError, "does not export to ONNX"),
+    ],
+)
+def test_a_student_that_trains_and_would_never_ship_is_refused_before_anything_starts(
+    project: Path, options: str, error: type[KdpipeError], named: str
+) -> None:
+    module = f"mine_{project.name}"
+    (project / f"{module}.py").write_text(STUDENTS)
+    with pytest.raises(error, match=named):
+        check_students(asked(project, f"students.tiny.use='{module}:Mine'", f"students.tiny.options={{ {options} }}"))
 
 
 def test_a_first_run_says_what_is_not_known_yet(project: Path) -> None:

@@ -17,9 +17,9 @@ from pipeline.sources import SourceSpec
 from pipeline.teachers.teacher import Answer, TeacherUnavailableError
 from tests.kit.labelling import MemorySource, MemoryTeacher, expected_log_probs
 from tests.kit.stores import MemoryStore
-from workers.labelling.faults import StoreNotSharedError
 from workers.labelling.labeller import Labeller
 from workers.labelling.messages import Assignment, Failed, Labelled, LabellerSpec, Trouble
+from workers.sharing import StoreNotSharedError
 
 
 def labeller_of(source: MemorySource, *, store: MemoryStore | None = None, teacher: Any = None) -> Labeller:

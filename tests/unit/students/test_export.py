@@ -17,6 +17,7 @@ from pipeline.files import write_atomic
 from pipeline.releases.golden import golden_misses
 from pipeline.releases.manifest import Golden, GoldenTolerance
 from pipeline.students.export import Exported, export_student
+from pipeline.students.faults import AnswersNotFiniteError
 from pipeline.students.graph import Graph, GraphInvalidError
 from pipeline.students.models import Student, build_student
 from pipeline.students.onnx_file import ExportError, quantiser_kept_off_the_root_logger, to_onnx
@@ -162,7 +163,7 @@ def test_the_temperature_is_fitted_on_the_teacher_where_no_labels_are(taught: St
     assert 0.3 < found.temperature < 3
 
 
-def test_a_module_that_no_graph_can_hold_is_refused(tmp_path: Path) -> None:
+def test_a_module_that_no_graph_can_hold_is_refused_by_what_is_wrong_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     student = build_student(spec())
 
     class Loops(torch.nn.Module):
@@ -172,9 +173,46 @@ def test_a_module_that_no_graph_can_hold_is_refused(tmp_path: Path) -> None:
             return x.float()[:, :2]
 
     broken = Student(module=Loops(), kind="text", width=student.width, jitter_bytes=0)
-    with pytest.raises(ExportError, match="student small: its module does not export to ONNX"):
+    with pytest.raises(ExportError, match=r"student small: its module does not export to ONNX \(GuardOnDataDependent"):
         export_student(name="small", student=broken, fit=mails(8), choose=mails(8), out=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    assert "def forward" not in capsys.readouterr().err, "the exporter's own dump"
+
+
+class Blind(torch.nn.Module):
+    """Says nothing of texts that begin with a 4."""
+
+    def __init__(self, student: torch.nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x[:, :1] == ord("4"), torch.nan, self.student(x))
+
+
+@pytest.mark.usefixtures("_exported_once")
+def test_a_module_that_answers_some_sample_with_no_number_is_not_shipped(taught: Student, tmp_path: Path) -> None:
+    blind, choose = replace(taught, module=Blind(taught.module)), mails(80, seed=3)
+    first = next(name for name, text in zip(choose.ids, choose.inputs, strict=True) if text.startswith("4"))
+    with pytest.raises(AnswersNotFiniteError, match=rf"student small: trained, it answers \d+ of 80 .*sample {first}$"):
+        export_student(name="small", student=blind, fit=mails(8), choose=choose, out=tmp_path)
+
+
+@pytest.mark.usefixtures("_exported_once")
+def test_an_int8_file_that_answers_with_no_number_makes_way_for_another(
+    taught: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(plain: Path, path: Path, *_: object) -> None:
+        model = onnx.load(str(plain))
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
+        onnx.save_model(model, str(path))
+
+    monkeypatch.setattr(export, "_static", poisoned)
+    found = export_student(name="small", student=taught, fit=mails(8), choose=mails(80, seed=3), out=tmp_path, budget=1.0)
+    assert found.quantisation == "int8-dynamic"
+    assert found.reason == "int8 answers 80 samples of choose with no finite numbers"
 
 
 @pytest.mark.usefixtures("_exported_once")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.budgets import GateSection
 from pipeline.distill.losses import NO_LABEL
@@ -70,6 +72,41 @@ def test_a_first_student_that_meets_its_budgets_ships(files: dict[str, Candidate
     assert report.summary == "ships"
     assert report.incumbent is None
     assert report.candidate.accuracy > 0.9
+
+
+@pytest.fixture
+def half_no_number(tmp_path: Path) -> Candidate:
+    """Answers NaN wherever the bytes of a text add up to an even number, else a tie."""
+    nodes = [
+        helper.make_node("Cast", ["input"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["f", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Mod", ["sum", "two"], ["odd"], fmod=1),
+        helper.make_node("Sub", ["odd", "half"], ["signed"]),
+        helper.make_node("Sqrt", ["signed"], ["root"]),
+        helper.make_node("Concat", ["root", "root"], ["logits"], axis=1),
+    ]
+    constants = {"axis": np.array([1]), "two": np.array([2], np.float32), "half": np.array([0.5], np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "half",
+        [helper.make_tensor_value_info("input", TensorProto.UINT8, ["batch", 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "half.onnx")
+    return Candidate(graph=tmp_path / "half.onnx", kind="text", temperature=1.0)
+
+
+def test_a_file_that_answers_what_is_no_number_never_ships_and_is_never_right(half_no_number: Candidate) -> None:
+    """The first class of NaN is class 0, which all of these samples have."""
+    samples = replace(mails(200, seed=5), hard_N=np.zeros(200, dtype=np.int64))
+    report = judged(half_no_number, None, samples)
+    assert not report.ships
+    assert re.search(r"ships nothing: \d+ of 200 answers are not finite, the first of them to sample mail-5:\d", report.summary)
+    answered = line(report, "finite answers").value
+    assert 0 < answered < 200
+    assert report.candidate.accuracy == answered / 200
+    assert json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_a_better_student_ships_and_the_worse_one_keeps_the_incumbent_with_line_and_figure(files: dict[str, Candidate]) -> None:

@@ -1,6 +1,7 @@
 """A student that learns to see what its teacher sees."""
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -77,10 +78,49 @@ def test_rows_without_an_embedding_teach_nothing_by_it() -> None:
         assert (projected.grad[1] == 0).all()
 
 
-def test_what_can_not_be_compared_is_refused_with_what_to_do() -> None:
-    trainer, _ = trainer_of(spec(loss={"hint": 1.0}), reader_of(mails(60)))
-    with pytest.raises(HintImpossibleError, match=r"the labels have no embeddings; expected `labelling.embedding = true`"):
+class Patchy(Seeing):
+    """Whole batches are of shards that were written without embeddings."""
+
+    def __init__(self, has_some: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._has_some = has_some
+
+    def read(self, cursor: Cursor) -> Any:
+        found = super().read(cursor)
+        batch = cursor.epoch * 8 + cursor.pos // 8
+        return found if not isinstance(found, LabelBatch) or self._has_some(batch) else replace(found, embedding_BD=None)
+
+
+@pytest.mark.parametrize("loss", [{"hint": 1.0}, {"hint_cosine": 1.0}, {"kl": 1.0, "hint": 0.5}])
+def test_batches_without_embeddings_teach_nothing_by_them_before_the_first_that_has_some_and_after(loss: dict[str, float]) -> None:
+    made = spec(loss=loss, steps=16, weight_decay=0.0)
+    trainer, student = trainer_of(made, Patchy(lambda batch: batch in (3, 4)))
+    start = weights(student)
+    for _ in range(3):
         trainer.advance()
+    moved = any((a != b).any() for a, b in zip(weights(student), start, strict=True))
+    assert moved == ("kl" in loss)
+    finish(trainer)
+    assert (trainer.step, trainer.skipped) == (16, 0)
+    assert any((a != b).any() for a, b in zip(weights(student), start, strict=True))
+
+
+def test_a_rank_whose_slice_has_no_embedding_watches_from_the_same_step_as_one_whose_has() -> None:
+    def reduce(flat: torch.Tensor) -> None:
+        if len(flat) == 2:  # the other rank's width, and that it has one
+            flat += torch.tensor([float(VALUES), 1.0])
+
+    trainer, _ = trainer_of(spec(loss={"kl": 1.0, "hint": 0.5}), Patchy(lambda _: False), rank=0, world=2, reduce=reduce)
+    trainer.advance()
+    assert trainer.state()["hint"]["projection.bias"].shape == (VALUES,)
+
+
+def test_what_can_not_be_compared_is_refused_with_what_to_do() -> None:
+    for steps, taken in ((40, 8), (5, 4)):  # a pass of 60 rows; no whole pass
+        trainer, _ = trainer_of(spec(loss={"hint": 1.0}, steps=steps), reader_of(mails(60)))
+        with pytest.raises(HintImpossibleError, match=r"the labels have no embeddings; expected `labelling.embedding = true`"):
+            finish(trainer)
+        assert trainer.step == taken
     headless, student = trainer_of(spec(loss={"hint": 1.0}), Seeing())
     student.module.head = torch.nn.Sequential(torch.nn.Linear(16, 2))
     with pytest.raises(HintImpossibleError, match="`head` is Sequential; expected a student whose last layer is `head`"):

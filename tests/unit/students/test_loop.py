@@ -3,6 +3,7 @@
 import io
 import pickle
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.distill.losses import LossUnknownError
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteError, StateForeignError, StudentRaisedError
+from pipeline.students.faults import (
+    SKIPS_IN_A_ROW_MAX,
+    LogitsShapeError,
+    NoLabelsError,
+    NotFiniteElsewhereError,
+    NotFiniteError,
+    StateForeignError,
+    StudentRaisedError,
+)
 from pipeline.students.loop import Moved, load_model
 from pipeline.students.models import build_student
 from pipeline.students.schedule import learning_rate
@@ -191,6 +200,25 @@ def test_step_after_step_that_is_not_finite_ends_training_and_names_the_samples(
         trainer.advance()
 
 
+@pytest.mark.parametrize(
+    ("mine_bad", "others_bad", "error"),
+    [(True, False, NotFiniteError), (True, True, NotFiniteError), (False, True, NotFiniteElsewhereError), (False, False, NotFiniteError)],
+)
+def test_of_several_ranks_those_whose_samples_they_are_name_them(mine_bad: bool, others_bad: bool, error: type[Exception]) -> None:
+    """Where no share was anything but finite, their sum was too large, and each names its own."""
+
+    def reduce(flat: torch.Tensor) -> None:
+        flat += float(others_bad) if len(flat) == 1 else torch.nan
+
+    samples = poisoned(mails(64), list(range(64)) if mine_bad else [])
+    trainer, _ = trainer_of(spec(), reader_of(samples, rank=0, world=2), rank=0, world=2, reduce=reduce)
+    for _ in range(SKIPS_IN_A_ROW_MAX - 1):
+        assert trainer.advance() is Moved.SKIPPED
+    with pytest.raises(error) as raised:
+        trainer.advance()
+    assert getattr(raised.value, "sample_ids", ("mail-1:",))[0].startswith("mail-1:")
+
+
 def test_a_state_is_of_its_step_whatever_steps_are_taken_since() -> None:
     trainer, _ = trainer_of(spec(average=0.9), reader_of(mails(60)))
     for _ in range(3):
@@ -238,6 +266,37 @@ def test_a_module_that_raises_is_named_with_its_step_and_pickles() -> None:
     ) as raised:
         trainer.advance()
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+class Reshapes(torch.nn.Module):
+    """A student of somebody's whose answer is not what it should be."""
+
+    def __init__(self, student: torch.nn.Module, reshape: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.student, self.reshape = student, reshape
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return self.reshape(self.student(inputs))
+
+
+@pytest.mark.parametrize(
+    ("reshape", "found"),
+    [
+        (lambda logits_BK: logits_BK[:, :1], r"a tensor of shape \[8, 1\]"),
+        (lambda logits_BK: logits_BK.mean(0, keepdim=True), r"a tensor of shape \[1, 2\]"),
+        (lambda logits_BK: torch.cat([logits_BK, logits_BK], 1), r"a tensor of shape \[8, 4\]"),
+        (lambda logits_BK: (logits_BK,), "a tuple"),
+    ],
+)
+def test_logits_that_are_not_a_row_for_each_input_and_a_column_for_each_class_are_refused(
+    reshape: Callable[[torch.Tensor], Any], found: str
+) -> None:
+    """One logit a sample would train by broadcasting."""
+    student = build_student(spec())
+    odd = replace(student, module=Reshapes(student.module, reshape))
+    trainer, _ = trainer_of(spec(), reader_of(mails(60)), student=odd)
+    with pytest.raises(LogitsShapeError, match=rf"answered {found} at step 0; expected logits of shape \[8, 2\]"):
+        trainer.advance()
 
 
 def test_a_generation_without_a_label_is_an_error_not_a_hang() -> None:

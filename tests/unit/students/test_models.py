@@ -66,10 +66,10 @@ import torch
 from torch import nn
 
 class Mine(nn.Module):
-    def __init__(self, classes, norm=False):
+    def __init__(self, classes, norm=False, dropout=0.0):
         super().__init__()
         self.max_bytes = 8
-        self.layer = nn.Sequential(nn.Linear(8, 4), *([nn.BatchNorm1d(4)] if norm else []), nn.Linear(4, classes))
+        self.layer = nn.Sequential(nn.Linear(8, 4), *([nn.BatchNorm1d(4)] if norm else []), nn.Linear(4, classes), nn.Dropout(dropout))
 
     def forward(self, x):
         return self.layer(x.float())
@@ -79,7 +79,7 @@ def nothing(classes):
 """
 
 
-def test_a_users_own_module_comes_from_their_folder_and_a_batch_norm_is_warned_about(tmp_path: Path) -> None:
+def test_a_users_own_module_comes_from_their_folder_and_what_depends_on_workers_is_warned_about(tmp_path: Path) -> None:
     (tmp_path / "my_students.py").write_text(USERS)
     mine = replace(spec(use="my_students:Mine", options={}), base=tmp_path)
     assert build_student(mine).width == 8
@@ -87,6 +87,9 @@ def test_a_users_own_module_comes_from_their_folder_and_a_batch_norm_is_warned_a
     normed = replace(mine, section=mine.section.model_copy(update={"options": {"norm": True}}))
     (warning,) = build_student(normed).warnings
     assert "normalises over batches (layer.1)" in warning
+    for workers, dropout, warns in ((1, 0.1, False), ((1, 4), 0.0, False), ((1, 4), 0.1, True), (2, 0.1, True)):
+        several = replace(mine, section=mine.section.model_copy(update={"options": {"dropout": dropout}, "workers": workers}))
+        assert [warning[:28] for warning in build_student(several).warnings] == ["student small drops out (lay"] * warns
     with pytest.raises(StudentBuildError, match="my_students:nothing returned a str"):
         build_student(replace(mine, section=mine.section.model_copy(update={"use": "my_students:nothing"})))
     with pytest.raises(ReferenceNotFoundError):

@@ -22,46 +22,11 @@ from pipeline.students.checkpoint import load_checkpoint, load_trained, load_wei
 from pipeline.students.faults import StateForeignError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import GrowingReader, mails, reader_of, section
-from tests.kit.training import training_spec
+from tests.kit.training import Clock, Watched, training_spec
 from workers import teaching
 from workers.board import TrainingProgress, TrainingState
 from workers.checkpointing import Checkpointing
 from workers.teaching import TrainingSpec, teach
-
-
-class Watched:
-    """A board that keeps all reports and acts on some."""
-
-    def __init__(self, act: Callable[[TrainingProgress], bool | None] = lambda _: None) -> None:
-        self.seen: list[TrainingProgress] = []
-        self._act = act
-
-    def report(self, student: str, progress: TrainingProgress) -> bool:
-        assert student == "small"
-        self.seen.append(progress)
-        return self._act(progress) is not False
-
-    @property
-    def states(self) -> list[TrainingState]:
-        found = [progress.state for progress in self.seen]
-        return [state for place, state in enumerate(found) if not place or found[place - 1] is not state]
-
-
-class Clock:
-    """Seconds go by when it is looked at, so that every report is due; a sleeper's patience is bounded."""
-
-    def __init__(self) -> None:
-        self.now_s, self.slept = 0.0, 0
-        self.on_sleep: Callable[[int], None] = lambda _: None
-
-    def __call__(self) -> float:
-        self.now_s += 1.0
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += 1
-        assert self.slept < 1000, "it waits for ever"
-        self.on_sleep(self.slept)
 
 
 def spec_of(folder: Path, **changes: Any) -> TrainingSpec:
@@ -311,6 +276,17 @@ def test_workers_that_found_different_checkpoints_do_not_begin(tmp_path: Path) -
 
     with pytest.raises(RuntimeError, match=r"a checkpoint of step 1\d, all 2 together 1\d; expected the same one"):
         run(spec_of(tmp_path), rank=0, world=2, reduce=reduce)
+
+
+def test_checkpoints_of_another_version_are_trained_over_and_that_is_said(tmp_path: Path) -> None:
+    labelled(tmp_path)
+    spec, board = spec_of(tmp_path), Watched()
+    path = save_checkpoint(spec.checkpoints, {"step": 5})
+    path.write_bytes(b"of another version")
+    trained = run(spec, board)
+    assert trained.steps == 40
+    assert board.seen[0].says == "trains afresh: no checkpoint reads"
+    assert "was trained afresh, since no checkpoint of it reads" in trained.warnings[-1]
 
 
 def test_weights_without_a_sidecar_are_not_a_finished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

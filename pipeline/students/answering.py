@@ -1,0 +1,33 @@
+"""What a student's module answers: one row of logits for each input, one column for each class, all of them finite.
+
+The module may be anybody's code, so each of these is looked at where the answer comes in.
+
+Shapes: B batch, N samples, K classes.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.students.faults import LogitsShapeError, StudentRaisedError
+
+
+def logits_of(name: str, module: nn.Module, inputs: Tensor, *, classes: int, where: str) -> Tensor:
+    """Logits [B, K]; `where` ends the message of what goes wrong. Raises StudentRaisedError, LogitsShapeError."""
+    try:
+        logits_BK: Any = module(inputs)
+    except Exception as error:
+        raise StudentRaisedError(name, f"{type(error).__name__}: {error}"[:300], where) from error
+    expected = [len(inputs), classes]
+    if not isinstance(logits_BK, Tensor):
+        raise LogitsShapeError(name, f"a {type(logits_BK).__name__}", str(expected), where)
+    if list(logits_BK.shape) != expected:
+        raise LogitsShapeError(name, f"a tensor of shape {list(logits_BK.shape)}", str(expected), where)
+    return logits_BK
+
+
+def not_finite(answers_NK: NDArray[Any]) -> NDArray[np.int64]:
+    """Which samples have an answer that is not all finite numbers."""
+    return np.flatnonzero(~np.isfinite(answers_NK).all(axis=1))

@@ -1,0 +1,141 @@
+"""A generation acted out: what one student's failure leaves to the others, and to the next generation."""
+
+import contextlib
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import DataError, KdpipeError
+from pipeline.loop.generation import Fate, Opening, wanted_digests
+from pipeline.students.onnx_file import ExportError
+from tests.kit.crews import LocalCrew
+from workers.driver import turn
+from workers.driver.folder import write_json
+from workers.driver.labels import labelling_of
+from workers.driver.learning import StageCrashedError
+from workers.driver.records import open_generation, outcomes, student_files, trained_digests, write_opening
+from workers.driver.request import RunRequest
+from workers.driver.turn import Turn
+from workers.labelling import Demand
+from workers.training import TrainingFailedError
+
+RUN = """
+name = "mine"
+classes = ["ham", "spam"]
+stream.path = "stream.jsonl"
+validation.path = "stream.jsonl"
+teacher.use = "{module}:Two"
+students.good = {{ options = {{ max_bytes = 64, width = 16 }} }}
+students.odd = {{ options = {{ max_bytes = 64, width = 16 }} }}
+fleet.populations.phones = {{ student = "good", devices = 1 }}
+"""
+TEACHER = """
+import numpy as np
+class Two:
+    classes, fingerprint = ["ham", "spam"], "two"
+    def log_probs(self, inputs):
+        return np.full((len(inputs), 2), -np.log(2), dtype=np.float32)
+"""
+
+
+def label(request: RunRequest, generation: int) -> None:
+    labelling = labelling_of(request, generation, open_crew=LocalCrew)
+    labelling.plan()
+    labelling.run(demand=Demand, progress=lambda now: None, stop=threading.Event())
+
+
+@pytest.fixture
+def request_in(tmp_path: Path) -> RunRequest:
+    """Of a run whose one generation is labelled and whose students are trained."""
+    module = f"two_{tmp_path.name}"  # an imported module stays
+    (tmp_path / f"{module}.py").write_text(TEACHER)
+    (tmp_path / "stream.jsonl").write_text("".join(json.dumps({"text": f"mail {row}"}) + "\n" for row in range(8)))
+    (tmp_path / "run.toml").write_text(RUN.format(module=module))
+    request = RunRequest.of(str(tmp_path / "run.toml"), None, ())
+    label(request, 1)
+    write_opening(
+        request.folder, Opening(generation=1, new_rows=8, students=wanted_digests(request.run), afresh=("good", "odd")), request.run
+    )
+    for name in request.run.students:
+        write_json(student_files(request.folder, 1, name).trained, {})
+    return request
+
+
+def turn_of(request: RunRequest, said: list[str]) -> Turn:
+    anything = SimpleNamespace(generation=lambda number: None, verdict=lambda name, *, ships: None)
+    context: Any = SimpleNamespace(
+        run=request.run,
+        base=request.base,
+        folder=request.folder,
+        stop=SimpleNamespace(at_once=contextlib.nullcontext),
+        check_stop=lambda: None,
+        reporter=SimpleNamespace(stage=lambda name: None, say=said.append),
+        metrics=SimpleNamespace(series=anything),
+    )
+    found = open_generation(request.folder)
+    assert found is not None
+    fleet: Any = None  # nothing is rolled out
+    return Turn(context, found, fleet)
+
+
+def judging(request: RunRequest, error: Exception) -> Any:
+    def judge(context: Any, opening: Opening, name: str) -> dict[str, Any]:
+        if name == "odd":
+            raise error
+        verdict = {"ships": False, "why": "no budget was met", "says": "judged"}
+        write_json(student_files(request.folder, opening.generation, name).verdict, verdict)
+        return verdict
+
+    return judge
+
+
+@pytest.mark.parametrize(("error", "known_as"), [(ExportError("odd", "a loop"), ExportError), (IndexError("axis 0"), StageCrashedError)])
+def test_a_student_that_can_not_be_judged_holds_no_other_and_trains_again_in_the_next_generation(
+    request_in: RunRequest, monkeypatch: pytest.MonkeyPatch, error: Exception, known_as: type[KdpipeError]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(turn, "judge_student", judging(request_in, error))
+    (failed,) = turn_of(request_in, said).run()
+    assert isinstance(failed, known_as)
+    students = outcomes(request_in.folder)[1]["students"]
+    assert (students["good"]["fate"], students["odd"]["fate"]) == (Fate.REFUSED, Fate.UNJUDGED)
+    assert str(error) in students["odd"]["says"]
+    assert "judged" in said
+    assert open_generation(request_in.folder) is None
+    assert trained_digests(request_in.folder).keys() == {"good"}
+
+
+@pytest.mark.parametrize("error", [DataError("no gate samples"), OSError(28, "no space left")])
+def test_what_concerns_every_student_ends_the_run_and_leaves_the_generation_open(
+    request_in: RunRequest, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(turn, "judge_student", judging(request_in, error))
+    with pytest.raises(type(error)):
+        turn_of(request_in, []).run()
+    assert open_generation(request_in.folder) is not None
+
+
+def test_checkpoints_of_a_training_that_failed_stay_until_the_student_is_trained(
+    request_in: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = request_in.folder
+    for name in ("good-000001", "odd-000001"):
+        (folder.training / name).mkdir(parents=True)
+    monkeypatch.setattr(turn, "judge_student", judging(request_in, ExportError("odd", "a loop")))
+    student_files(folder, 1, "odd").trained.unlink()
+    failed = turn_of(request_in, [])
+    failed._failed["odd"] = TrainingFailedError("odd", "its trainer failed", "its folder")
+    failed.run()
+    assert outcomes(folder)[1]["students"]["odd"]["fate"] == Fate.FAILED
+    assert [path.name for path in folder.training.iterdir()] == ["odd-000001"]
+    label(request_in, 2)
+    again = {"odd": wanted_digests(request_in.run)["odd"]}
+    write_opening(folder, Opening(generation=2, new_rows=0, students=again, afresh=("odd",)), request_in.run)
+    write_json(student_files(folder, 2, "odd").trained, {})
+    write_json(student_files(folder, 2, "odd").verdict, {"ships": False, "why": ""})
+    turn_of(request_in, []).run()
+    assert list(folder.training.iterdir()) == []

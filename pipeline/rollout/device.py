@@ -18,6 +18,8 @@ from pipeline.errors import DeviceError
 from pipeline.releases.target import ReleaseTarget
 
 TRIES = 3
+MAX_REINSTALLS = 10
+"""Of what is wanted, because its slot was lost: flash that rots so often rots again."""
 MAX_REPORTS = 64
 FREE_DISK_FACTOR = 3
 """The download, the slot made of it, and room for the rest of the device."""
@@ -135,12 +137,18 @@ class DeviceRecord:
     generation: int = 0
     """Of the newest assignment acted upon; never falls while the key that signed it is trusted."""
     generation_key: str = ""
+    owner: str = ""
+    """The device's name in the fleet that assigned it."""
     wanted: Wanted | None = None
     release: ReleaseTarget | None = None
     """Signed description of what is wanted, once checked."""
     tries_left: int = TRIES
     fetched_bytes: int = 0
     """For what is wanted, over all tries."""
+    reinstalls: int = 0
+    """Of what is wanted, since it was assigned."""
+    boots: int = 0
+    """Starts of the incumbent since it last came up, each written down before it."""
     incumbent: Installed | None = None
     previous: Installed | None = None
     """What ran before the incumbent; still in the other slot."""
@@ -161,21 +169,23 @@ class DeviceRecord:
         return frozenset(held)
 
 
-def assign(record: DeviceRecord, wanted: Wanted, *, key: str = "", trusted: Collection[str] = ()) -> DeviceRecord:
-    """Take over a verified assignment. Repeating the current one changes nothing, unless its slot was lost.
+def assign(record: DeviceRecord, wanted: Wanted, *, owner: str = "", key: str = "", trusted: Collection[str] = ()) -> DeviceRecord:
+    """Take over a verified assignment of device `owner`. Repeating the current one changes nothing, unless its slot was lost.
 
     `key` signed it, `trusted` are all that may. A generation by a key that is trusted no more holds back nothing: whoever stole
-    the key may have signed the highest. Raises AssignmentRolledBackError.
+    the key may have signed the highest. Nor does that of another name, from before the device was enrolled anew. Raises
+    AssignmentRolledBackError.
     """
-    is_same = wanted.generation == record.generation and wanted == record.wanted
-    is_void = bool(record.generation_key) and record.generation_key not in trusted
+    is_mine = record.owner in ("", owner)
+    is_same = is_mine and wanted == record.wanted
+    is_void = not is_mine or (bool(record.generation_key) and record.generation_key not in trusted)
     if wanted.generation <= record.generation and not is_same and not is_void:
         raise AssignmentRolledBackError(wanted.generation, record.generation)
-    record = record if record.generation_key == key else replace(record, generation_key=key)
+    record = record if (record.generation_key, record.owner) == (key, owner) else replace(record, generation_key=key, owner=owner)
     runs_it = record.incumbent is not None and record.incumbent.digest == wanted.digest
     if is_same:
         lost = record.state in (State.CONFIRMED, State.IDLE) and not runs_it
-        return _enter(_fresh(record, wanted), State.CHECK, detail="slot lost: installing again") if lost else record
+        return _reinstall(record, wanted) if lost else record
     record = _fresh(record, wanted)
     return _enter(record, State.CONFIRMED, detail="already running") if runs_it else _enter(record, State.CHECK)
 
@@ -239,7 +249,8 @@ def begin_try(record: DeviceRecord) -> DeviceRecord:
 def shadowed(record: DeviceRecord, evidence: Shadow) -> DeviceRecord:
     """SHADOW -> TRIAL, with the evidence in the report of TRIAL: it is sent before the switch."""
     _in(record, "shadowed", State.SHADOW)
-    return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence)
+    detail = "" if evidence.samples else "not compared: what runs takes another input, or fails on these"
+    return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence, detail=detail)
 
 
 def confirm(record: DeviceRecord) -> DeviceRecord:
@@ -261,14 +272,14 @@ def fail(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
 
 
 def lose_incumbent(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
-    """The incumbent cannot run any more (its slot is corrupt, or it keeps dying): go back to the previous release, if it may run.
+    """The incumbent's slot is gone or corrupt: go back to the previous release, if it may run.
 
     A release under way is left alone: it may be the cure.
     """
     previous = record.previous
     if previous is not None and previous.release < record.floors.get(previous.student, 0):
         previous = None
-    record = replace(record, incumbent=previous, previous=None)
+    record = replace(record, incumbent=previous, previous=None, boots=0)
     if record.state not in RESTING:
         return record
     return _enter(record, State.ROLLED_BACK if previous is not None else State.IDLE, code=code, detail=detail)
@@ -317,7 +328,14 @@ def learn_time(record: DeviceRecord, signed_unix_s: int, root: int = 0) -> Devic
 
 
 def _fresh(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
-    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES, fetched_bytes=0)
+    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES, fetched_bytes=0, reinstalls=0)
+
+
+def _reinstall(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
+    count = record.reinstalls + 1
+    if count > MAX_REINSTALLS:
+        return fail(record, "slot_keeps_rotting", f"installed again {MAX_REINSTALLS} times, and its slot is lost once more")
+    return _enter(replace(_fresh(record, wanted), reinstalls=count), State.CHECK, detail="slot lost: installing again")
 
 
 def _incompatible(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:

@@ -236,7 +236,7 @@ class Installer:
         try:
             if self._stop.wait(self._pace.trial_s):
                 raise InstallInterruptedError
-            _prove(first)
+            prove(first)
             if not first.alive or self._serving.deaths > 0:
                 raise ModelDiedError(candidate.digest, "its process ended during the trial")
             if before is not None:  # it answers while the candidate starts: two models at most
@@ -260,7 +260,7 @@ class Installer:
     def _start_proven(self, slot: Slot) -> Model:
         model = self._start(slot, 0)
         try:
-            _prove(model)
+            prove(model)
         except BaseException:
             model.close()
             raise
@@ -282,7 +282,7 @@ class Installer:
         self._record.save(device.fail(self._record.current, code, str(detail)))
 
 
-def _prove(model: Model) -> None:
+def prove(model: Model) -> None:
     """Raises CandidateRefusedError unless the model answers its golden samples within its memory; ModelDiedError, ModelRefusedError."""
     slot = model.slot
     found = run_model(model, [sample.input for sample in slot.golden])

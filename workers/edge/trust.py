@@ -69,9 +69,9 @@ class TrustedTime:
 
 
 class Trust:
-    """Verified metadata in a folder. `fetch(name)` returns a metadata file's bytes, unverified."""
+    """Verified metadata in a folder. `root()` is what the enrolment file brought; `fetch(name)` a metadata file's bytes, unverified."""
 
-    def __init__(self, folder: Path, *, root: bytes, fetch: Callable[[str], bytes]) -> None:
+    def __init__(self, folder: Path, *, root: Callable[[], bytes], fetch: Callable[[str], bytes]) -> None:
         self._folder, self._root, self._fetcher = make_private_folder(folder), root, _Fetcher(fetch)
         self._updater: Updater | None = None
         self.root_version = self._read_root_version()
@@ -84,7 +84,7 @@ class Trust:
         """
         self._updater = None
         try:
-            updater = Updater(str(self._folder), _BASE, fetcher=self._fetcher, config=UpdaterConfig(), bootstrap=self._root)
+            updater = Updater(str(self._folder), _BASE, fetcher=self._fetcher, config=UpdaterConfig(), bootstrap=self._root())
             # The client has no argument for the time; a test proves that this one is what it checks expiry against.
             updater._trusted_set.reference_time = now
             updater.refresh()

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from workers.edge.cli import app
-from workers.edge.supervisor import Supervisor
+from workers.edge.supervisor import Pulse, Supervisor
 
 UNIT = Path(__file__).parents[3] / "deploy" / "systemd" / "kdpipe-edge.service"
 
@@ -40,6 +40,18 @@ def test_without_a_supervisor_nothing_is_told() -> None:
     supervisor = Supervisor({"WATCHDOG_USEC": "5"})
     supervisor.ready()
     assert supervisor.watchdog_s is None
+
+
+def test_the_watchdog_hears_nothing_of_a_loop_that_does_not_move() -> None:
+    now = [0.0]
+    pulse = Pulse(600.0, clock=lambda: now[0])
+    pulse.beat(rest_s=86_400.0)  # a turn ended; it rests for as long as the server says
+    now[0] = 86_999.0
+    assert pulse.beats
+    now[0] = 87_000.0
+    assert not pulse.beats
+    pulse.beat()
+    assert pulse.beats
 
 
 def test_the_unit_restarts_for_ever_keeps_state_and_is_nobody_in_particular() -> None:

@@ -249,7 +249,7 @@ def test_stored_metadata_that_rotted_is_fetched_anew(fleet: Trust, device: Devic
     stored = device.folder.tuf / name
     stored.unlink()
     stored.write_bytes(content)
-    again = DeviceTrust(device.folder.tuf, root=fleet.root(), fetch=device._metadata)
+    again = DeviceTrust(device.folder.tuf, root=fleet.root, fetch=device._metadata)
     again.keys()
     again.refresh(NOW)
     assert again.release("releases/small-000001.kdpb") is not None
@@ -300,7 +300,7 @@ def test_metadata_and_bundles_that_come_too_slowly_are_given_up(tmp_path: Path, 
         identity = enrol(tmp_path / "identity", enrolment, lambda f: EnrolmentClient(f.endpoint_enrolment, f.ca_pem), hardware_class="test")
         known = identity.fleet
         client = FleetClient(known.endpoint_fleet, ca_pem=known.ca_pem, key_pem=identity.key_pem, certificate_pem=identity.certificate_pem)
-        trust = DeviceTrust(tmp_path / "tuf", root=known.root.encode(), fetch=client.metadata)
+        trust = DeviceTrust(tmp_path / "tuf", root=known.root.encode, fetch=client.metadata)
         trust.refresh(fleet.now)
         monkeypatch.setattr(fleet_client, "CALL_TIMEOUT_S", 0.3)
         monkeypatch.setattr(fleet_client, "FETCH_TIMEOUT_S", 0.3)

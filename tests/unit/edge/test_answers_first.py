@@ -54,7 +54,7 @@ def answers(bench: AgentBench) -> str:
     return bench.device.serving.predict(TEXTS).slot.digest
 
 
-@pytest.mark.parametrize("rot", [b"\0" * 100, b"", b'{"version": 1, "ro', b"{}"])
+@pytest.mark.parametrize("rot", [b"\0" * 100, b"", b'{"version": 1, "ro', b"{}"], ids=["zeros", "empty", "cut", "fieldless"])
 def test_with_a_rotten_record_and_no_network_it_answers_with_what_was_confirmed(world: World, folder: Path, rot: bytes) -> None:
     (folder / "state.json").write_bytes(rot)
     bench = offline(world, folder)

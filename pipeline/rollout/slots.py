@@ -104,10 +104,11 @@ class Slots:
 
     def whole(self) -> list[Slot]:
         """Every slot that verifies, the newest release first."""
-        slots = []
-        for entry in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
-            with contextlib.suppress(SlotMissingError, SlotCorruptError):
-                slots.append(self.open(entry.name))
+        slots: list[Slot] = []
+        with contextlib.suppress(OSError):
+            for entry in sorted(self._folder.iterdir()):
+                with contextlib.suppress(SlotMissingError, SlotCorruptError):
+                    slots.append(self.open(entry.name))
         return sorted(slots, key=lambda slot: slot.manifest.release, reverse=True)
 
     def keep(self, digests: frozenset[str]) -> None:

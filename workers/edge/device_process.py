@@ -77,7 +77,7 @@ def run_device(options: Options) -> None:
         threading.Thread(target=supervisor.watch, args=(pulse, stop), name="watchdog", daemon=True).start()
         agent.boot()
         server.start()
-        _wait_enrolled(connection, stop, pulse, answers=serving.slot is not None)
+        _wait_enrolled(connection, stop, pulse, answers=agent.record.incumbent is not None)
         ready: dict[str, Any] = {"ready": True, "device": connection.device, "socket": str(folder.socket)}
         if metrics_server:
             ready["metrics_port"] = metrics_server.start()

@@ -24,7 +24,7 @@ Folder = Annotated[Path, typer.Argument(help="The device's folder.", metavar="DE
 @app.command("run")
 def run(
     directory: Annotated[Path, typer.Option("--dir", help="The device's folder.", metavar="DEVICE_DIR")],
-    enrolment: Annotated[Path | None, typer.Option(help="Enrolment file, where the device is not enrolled yet.")] = None,
+    enrolment: Annotated[Path | None, typer.Option(help="Enrolment file; a new one enrols the device anew.")] = None,
     hardware_class: Annotated[str | None, typer.Option(help="As releases name it; by default system and processor.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics there; 0 picks a free port.")] = None,
     shadow_s: Annotated[float, typer.Option(help="Wait at most so long for live inputs before a candidate is shadowed.", min=0)] = 30.0,

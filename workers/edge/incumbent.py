@@ -58,7 +58,7 @@ class Incumbent:
             except ModelRefusedError as error:
                 record = self._remember(incumbent.doubt_incumbent(record, "incumbent_does_not_start", str(error)))
             except ModelDiedError as error:
-                logger.warning("incumbent does not start", extra={"digest": record.incumbent.digest, "reason": str(error)})
+                logger.warning("incumbent does not start", extra={"digest": error.digest, "reason": str(error)})
             else:
                 self._remember(incumbent.booted(record))
                 return

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from typer.testing import CliRunner
 
 from tests.kit.fleet_server import FakeFleet
 from tests.kit.kill_switch import KillSwitch
+from workers.edge.cli import app
 from workers.edge.enrol import (
     CertificateRefusedError,
     EnrolmentInvalidError,
@@ -77,6 +79,14 @@ def test_another_enrolment_file_enrols_anew_and_the_same_again_does_nothing(flee
     assert (second.device, second.key_pem == first.key_pem) == ("d-2", False)
     assert second == load_identity(folder)
     assert sorted(path.name for path in tmp_path.glob("identity*")) == ["identity"], "no old key stays behind"
+
+
+def test_the_verb_says_whether_anything_was_done(fleet: FakeFleet, tmp_path: Path) -> None:
+    said = []
+    for token in ("token-1", "token-1", "token-2"):
+        file = fleet.enrolment_file(tmp_path / "e", token=token)
+        said.append(CliRunner().invoke(app, ["enrol", str(tmp_path / "device"), "--enrolment", str(file)]).stdout.strip())
+    assert said == ["enrolled as d-1", "enrolled as d-1 by this file already; nothing to do", "enrolled as d-2"]
 
 
 def test_an_enrolment_file_that_does_not_work_leaves_the_identity_as_it_was(fleet: FakeFleet, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import configparser
 import shutil
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,24 @@ def test_the_watchdog_hears_nothing_of_a_loop_that_does_not_move() -> None:
     assert not pulse.beats
     pulse.beat()
     assert pulse.beats
+
+
+def test_only_a_loop_that_moves_is_said_to_live(tmp_path: Path) -> None:
+    class Turns(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(timeout)
+            now[0] += 20.0
+            return len(asked) > 4
+
+    asked: list[float | None] = []
+    now = [0.0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        supervisor = Supervisor({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"})
+        supervisor.watch(Pulse(45.0, clock=lambda: now[0]), Turns())
+        supervisor.stopping()
+        assert [systemd.recv(64) for _ in range(3)] == [b"WATCHDOG=1", b"WATCHDOG=1", b"STOPPING=1"]
+    assert set(asked) == {20.0}
 
 
 def test_the_unit_restarts_for_ever_keeps_state_and_is_nobody_in_particular() -> None:

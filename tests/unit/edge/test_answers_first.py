@@ -1,7 +1,7 @@
 """Whatever is rotten beside good slots, the device answers first, and says what is wrong."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,35 @@ def test_with_a_rotten_record_and_no_network_it_answers_with_what_was_confirmed(
     assert answers(bench) == world.targets[1].digest
     (folder / "slots" / world.targets[1].digest / "weights.bin").write_bytes(b"rot")
     assert answers(offline(world, folder)) == world.targets[0].digest, "what ran before it is known, too"
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(b"\0" * 100)
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def file_instead(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_bytes(b"")
+
+
+def test_nothing_beside_the_slots_can_silence_a_device(world: World, tmp_path: Path) -> None:
+    beside = [path for path in world.past.rglob("*") if path.relative_to(world.past).parts[0] != "slots" and not path.is_symlink()]
+    assert {"state.json", "held.json", "tuf", "timestamp.json"} <= {path.name for path in beside}
+    for path in beside:
+        rots: Sequence[Callable[[Path], object]] = (shutil.rmtree, file_instead) if path.is_dir() else (Path.unlink, zeros, folder_instead)
+        for number, rot in enumerate(rots):
+            folder = tmp_path / f"{path.name}-{number}"
+            shutil.copytree(world.past, folder, symlinks=True)
+            rot(folder / path.relative_to(world.past))
+            bench = AgentBench(folder, world.trust)
+            bench.assign(world.targets[1], 3)
+            bench.agent.turn()
+            assert answers(bench) == world.targets[1].digest, folder.name
 
 
 def test_a_lost_record_is_begun_anew_with_its_floors(world: World, folder: Path) -> None:

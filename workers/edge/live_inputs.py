@@ -2,7 +2,6 @@
 
 import sys
 import threading
-from array import array
 from collections import deque
 from collections.abc import Sequence
 
@@ -11,10 +10,11 @@ from workers.edge.inputs import Input
 MAX_INPUTS = 64
 MAX_BYTES = 16 << 20
 """Of all of them: a caller that sends megabytes must not take the agent's memory."""
+FLOAT_BYTES = 4
 
 
 class LiveInputs:
-    """Thread-safe. The oldest go first."""
+    """Thread-safe. The oldest go first. Nothing is copied: this is in the way of every answer."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[Input, int]] = deque()
@@ -24,9 +24,9 @@ class LiveInputs:
     def add(self, inputs: Sequence[Input]) -> None:
         with self._heard:
             for value in inputs[-MAX_INPUTS:]:
-                kept = value if isinstance(value, str) else array("f", value)  # a row of a request would hold all of the request
-                self._kept.append((kept, sys.getsizeof(kept)))
-                self._bytes += sys.getsizeof(kept)
+                size = sys.getsizeof(value) if isinstance(value, str) else FLOAT_BYTES * len(value)
+                self._kept.append((value, size))
+                self._bytes += size
                 while self._bytes > MAX_BYTES or len(self._kept) > MAX_INPUTS:
                     self._bytes -= self._kept.popleft()[1]
             self._heard.notify_all()

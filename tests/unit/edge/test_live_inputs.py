@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,12 +19,12 @@ def test_many_megabytes_of_inputs_take_no_more_memory_than_is_allowed() -> None:
     assert str(kept[-1]).startswith(f"{MAX_INPUTS - 1}"), "the newest stay"
 
 
-def test_a_row_of_numbers_does_not_hold_on_to_its_request() -> None:
-    request = pb.PredictRequest(rows=[pb.Row(values=[0.5, 1.0])])
+def test_wide_rows_count_by_their_numbers() -> None:
     live = LiveInputs()
-    live.add([row.values for row in request.rows])
-    assert list(live.newest()[0]) == [0.5, 1.0]
-    assert live.newest()[0] is not request.rows[0].values
+    width = MAX_BYTES // 4 // 3
+    for number in range(5):
+        live.add([pb.Row(values=np.full(width, number, dtype=np.float32)).values])
+    assert [row[0] for row in live.newest()] == [2.0, 3.0, 4.0]
 
 
 @given(st.lists(st.lists(st.text(max_size=3), max_size=150), max_size=5))

@@ -25,7 +25,6 @@ FREE_DISK_FACTOR = 3
 """The download, the slot made of it, and room for the rest of the device."""
 BYTE_BUDGET_FACTOR = 3
 """Of a bundle's length: so many bytes may have come for one assignment, and still not the whole bundle, before the device gives it up."""
-MAX_INCARNATION = 1 << 62
 _LEAST_MEMORY_BYTES = 128 << 20
 
 
@@ -285,14 +284,6 @@ def lose_incumbent(record: DeviceRecord, code: str, detail: str) -> DeviceRecord
     return _enter(record, State.ROLLED_BACK if previous is not None else State.IDLE, code=code, detail=detail)
 
 
-def acknowledge(record: DeviceRecord, incarnation: int, sequence: int) -> DeviceRecord:
-    """Drop the reports that the server has."""
-    if incarnation != record.incarnation:
-        return record
-    left = tuple(report for report in record.reports if report.sequence > sequence)
-    return record if left == record.reports else replace(record, reports=left)
-
-
 def begin_download(record: DeviceRecord) -> DeviceRecord:
     """Before bytes are asked for: stay in DOWNLOAD, or FAILED where the assignment's byte budget is spent."""
     _in(record, "begin_download", State.DOWNLOAD)
@@ -311,20 +302,6 @@ def memory_limit_bytes(declared_bytes: int) -> int:
     """What a model's process may hold before it counts as leaking: twice what the gate measured, and never so little that the runtime
     itself would not fit."""
     return 2 * declared_bytes + _LEAST_MEMORY_BYTES
-
-
-def outlive(record: DeviceRecord, incarnation: int) -> DeviceRecord:
-    """The server knows a later life of this device than this record's (it was lost, or begun by a wrong clock): begin one after that,
-    or its reports would be taken for old ones."""
-    if not record.incarnation < incarnation < MAX_INCARNATION:
-        return record
-    return replace(record, incarnation=incarnation + 1)
-
-
-def learn_time(record: DeviceRecord, signed_unix_s: int, root: int = 0) -> DeviceRecord:
-    """Remember the newest verified signed time, under the version of root metadata that is trusted now."""
-    known_unix_s = record.signed_unix_s if root <= record.signed_root else 0
-    return replace(record, signed_unix_s=max(known_unix_s, signed_unix_s), signed_root=max(root, record.signed_root))
 
 
 def _fresh(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:

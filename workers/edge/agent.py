@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pipeline.errors import ReleaseError
 from pipeline.releases.assignment import AssignmentRefusedError, verify_assignment
-from pipeline.rollout import device
+from pipeline.rollout import device, heard
 from pipeline.rollout.device import RESTING, AssignmentRolledBackError, DeviceRecord, QueuedReport, Wanted
 from pipeline.rollout.slots import Slots
 from workers.edge import AGENT_VERSION
@@ -168,9 +168,9 @@ class Agent:
             self._sync_blocked, self._tls_expired = str(error), isinstance(error, CertificateTimeError)
             return False
         self._metrics.sync("ok")
-        acknowledged = device.acknowledge(self._record.current, response.acknowledged_incarnation, response.acknowledged_sequence)
+        acknowledged = heard.acknowledge(self._record.current, response.acknowledged_incarnation, response.acknowledged_sequence)
         try:
-            self._record.save(device.outlive(acknowledged, response.acknowledged_incarnation))
+            self._record.save(heard.outlive(acknowledged, response.acknowledged_incarnation))
         except OSError as error:
             self._sync_blocked = str(error)
             return False
@@ -215,7 +215,7 @@ class Agent:
             logger.info("install ended", extra={"from": state, "state": record.state, "code": record.code, "detail": record.detail})
 
     def _learn(self, signed_unix_s: int) -> None:
-        self._record.save(device.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
+        self._record.save(heard.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
 
     def _block(self, error: Exception) -> None:
         if str(error) != self._install_blocked:

@@ -18,7 +18,7 @@ from pipeline.releases.bundle import open_bundle
 from pipeline.releases.golden import golden_misses
 from pipeline.releases.manifest import BundleVersionError
 from pipeline.releases.target import ReleaseTarget
-from pipeline.rollout import device
+from pipeline.rollout import device, heard
 from pipeline.rollout.device import RESTING, Machine, State
 from pipeline.rollout.slots import Slot, SlotCorruptError, SlotMissingError, Slots
 from workers.edge import download as downloads
@@ -118,7 +118,7 @@ class Installer:
         if wanted is None:
             raise device.WrongStepError("check", State.CHECK)
         signed_unix_s = self._trust.refresh(self._trusted_now())
-        self._record.save(device.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
+        self._record.save(heard.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
         try:
             release = self._trust.release(wanted.target)
         except ReleaseError as error:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pipeline.releases.target import ReleaseTarget, TargetInvalidError, target_path
-from pipeline.rollout import device, incumbent
+from pipeline.rollout import device, heard, incumbent
 from pipeline.rollout.device import (
     MAX_REPORTS,
     RESTING,
@@ -174,8 +174,8 @@ def test_an_incumbent_that_cannot_run_gives_way_to_the_previous_one_unless_that_
 
 def test_acknowledged_reports_go_and_those_of_another_incarnation_stay() -> None:
     record = installed(NEW, 1, 1)
-    assert device.acknowledge(record, 2, 99) is record
-    assert [r.sequence for r in device.acknowledge(record, 1, 4).reports] == [5, 6]
+    assert heard.acknowledge(record, 2, 99) is record
+    assert [r.sequence for r in heard.acknowledge(record, 1, 4).reports] == [5, 6]
 
 
 def test_the_report_queue_is_bounded_and_sheds_steps_before_outcomes() -> None:
@@ -202,7 +202,7 @@ def test_a_record_that_does_not_read_is_told(data: bytes) -> None:
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_signed_time_never_falls(first: int, second: int) -> None:
-    assert device.learn_time(device.learn_time(NEW, first), second).signed_unix_s == max(first, second)
+    assert heard.learn_time(heard.learn_time(NEW, first), second).signed_unix_s == max(first, second)
 
 
 class AnyOrder(RuleBasedStateMachine):

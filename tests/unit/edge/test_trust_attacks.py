@@ -19,6 +19,7 @@ from pipeline.releases.keys import load_key
 from pipeline.releases.repository import parse_metadata, sign_metadata
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device as machine
+from pipeline.rollout import heard
 from pipeline.rollout.device import State
 from tests.kit.bundles import NOW, Trust, text_bundle
 from tests.kit.devices import Device
@@ -232,10 +233,10 @@ def test_metadata_in_force_is_judged_by_trusted_time_whatever_the_wall_clock_say
 
 
 def test_a_signed_time_is_forgotten_only_for_a_newer_root() -> None:
-    record = machine.learn_time(machine.DeviceRecord(incarnation=1), 900, 3)
-    assert machine.learn_time(record, 100, 3).signed_unix_s == 900
-    assert machine.learn_time(record, 100, 2).signed_unix_s == 900
-    assert machine.learn_time(record, 100, 4).signed_unix_s == 100
+    record = heard.learn_time(machine.DeviceRecord(incarnation=1), 900, 3)
+    assert heard.learn_time(record, 100, 3).signed_unix_s == 900
+    assert heard.learn_time(record, 100, 2).signed_unix_s == 900
+    assert heard.learn_time(record, 100, 4).signed_unix_s == 100
 
 
 # Rot, floods and slowness.

@@ -20,12 +20,13 @@ from pipeline.errors import DeviceError
 from pipeline.releases.target import ReleaseTarget
 
 TRIES = 3
+MAX_REINSTALLS = 10
+"""Of what is wanted, because its slot was lost: flash that rots so often rots again."""
 MAX_REPORTS = 64
 FREE_DISK_FACTOR = 3
 """The download, the slot made of it, and room for the rest of the device."""
 BYTE_BUDGET_FACTOR = 3
 """Of a bundle's length: so many bytes may have come for one assignment, and still not the whole bundle, before the device gives it up."""
-MAX_INCARNATION = 1 << 62
 DISAGREES_CHANCE = 0.001
 _LEAST_MEMORY_BYTES = 128 << 20
 
@@ -153,6 +154,8 @@ class DeviceRecord:
     generation: int = 0
     """Of the newest assignment acted upon; never falls while the key that signed it is trusted."""
     generation_key: str = ""
+    owner: str = ""
+    """The device's name in the fleet that assigned it."""
     wanted: Wanted | None = None
     release: ReleaseTarget | None = None
     """Signed description of what is wanted, once checked."""
@@ -161,6 +164,10 @@ class DeviceRecord:
     """For what is wanted, over all tries."""
     arrival: Arrival | None = None
     """Of the newest download, whatever became of it."""
+    reinstalls: int = 0
+    """Of what is wanted, since it was assigned."""
+    boots: int = 0
+    """Starts of the incumbent since it last came up, each written down before it."""
     incumbent: Installed | None = None
     previous: Installed | None = None
     """What ran before the incumbent; still in the other slot."""
@@ -181,21 +188,23 @@ class DeviceRecord:
         return frozenset(held)
 
 
-def assign(record: DeviceRecord, wanted: Wanted, *, key: str = "", trusted: Collection[str] = ()) -> DeviceRecord:
-    """Take over a verified assignment. Repeating the current one changes nothing, unless its slot was lost.
+def assign(record: DeviceRecord, wanted: Wanted, *, owner: str = "", key: str = "", trusted: Collection[str] = ()) -> DeviceRecord:
+    """Take over a verified assignment of device `owner`. Repeating the current one changes nothing, unless its slot was lost.
 
     `key` signed it, `trusted` are all that may. A generation by a key that is trusted no more holds back nothing: whoever stole
-    the key may have signed the highest. Raises AssignmentRolledBackError.
+    the key may have signed the highest. Nor does that of another name, from before the device was enrolled anew. Raises
+    AssignmentRolledBackError.
     """
-    is_same = wanted.generation == record.generation and wanted == record.wanted
-    is_void = bool(record.generation_key) and record.generation_key not in trusted
+    is_mine = record.owner in ("", owner)
+    is_same = is_mine and wanted == record.wanted
+    is_void = not is_mine or (bool(record.generation_key) and record.generation_key not in trusted)
     if wanted.generation <= record.generation and not is_same and not is_void:
         raise AssignmentRolledBackError(wanted.generation, record.generation)
-    record = record if record.generation_key == key else replace(record, generation_key=key)
+    record = record if (record.generation_key, record.owner) == (key, owner) else replace(record, generation_key=key, owner=owner)
     runs_it = record.incumbent is not None and record.incumbent.digest == wanted.digest
     if is_same:
         lost = record.state in (State.CONFIRMED, State.IDLE) and not runs_it
-        return _enter(_fresh(record, wanted), State.CHECK, detail="slot lost: installing again") if lost else record
+        return _reinstall(record, wanted) if lost else record
     record = _fresh(record, wanted)
     return _enter(record, State.CONFIRMED, detail="already running") if runs_it else _enter(record, State.CHECK)
 
@@ -267,7 +276,8 @@ def give_back_try(record: DeviceRecord) -> DeviceRecord:
 def shadowed(record: DeviceRecord, evidence: Shadow) -> DeviceRecord:
     """SHADOW -> TRIAL, with the evidence in the report of TRIAL: it is sent before the switch."""
     _in(record, "shadowed", State.SHADOW)
-    return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence)
+    detail = "" if evidence.samples else "not compared: what runs takes another input, or fails on these"
+    return _enter(replace(record, tries_left=TRIES), State.TRIAL, shadow=evidence, detail=detail)
 
 
 def disagreement(evidence: Shadow, floor_percent: int) -> str | None:
@@ -303,25 +313,17 @@ def fail(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
 
 
 def lose_incumbent(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:
-    """The incumbent cannot run any more (its slot is corrupt, or it keeps dying): go back to the previous release, if it may run.
+    """The incumbent's slot is gone or corrupt: go back to the previous release, if it may run.
 
     A release under way is left alone: it may be the cure.
     """
     previous = record.previous
     if previous is not None and previous.release < record.floors.get(previous.student, 0):
         previous = None
-    record = replace(record, incumbent=previous, previous=None)
+    record = replace(record, incumbent=previous, previous=None, boots=0)
     if record.state not in RESTING:
         return record
     return _enter(record, State.ROLLED_BACK if previous is not None else State.IDLE, code=code, detail=detail)
-
-
-def acknowledge(record: DeviceRecord, incarnation: int, sequence: int) -> DeviceRecord:
-    """Drop the reports that the server has."""
-    if incarnation != record.incarnation:
-        return record
-    left = tuple(report for report in record.reports if report.sequence > sequence)
-    return record if left == record.reports else replace(record, reports=left)
 
 
 def begin_download(record: DeviceRecord) -> DeviceRecord:
@@ -344,22 +346,15 @@ def memory_limit_bytes(declared_bytes: int) -> int:
     return 2 * declared_bytes + _LEAST_MEMORY_BYTES
 
 
-def outlive(record: DeviceRecord, incarnation: int) -> DeviceRecord:
-    """The server knows a later life of this device than this record's (it was lost, or begun by a wrong clock): begin one after that,
-    or its reports would be taken for old ones."""
-    if not record.incarnation < incarnation < MAX_INCARNATION:
-        return record
-    return replace(record, incarnation=incarnation + 1)
-
-
-def learn_time(record: DeviceRecord, signed_unix_s: int, root: int = 0) -> DeviceRecord:
-    """Remember the newest verified signed time, under the version of root metadata that is trusted now."""
-    known_unix_s = record.signed_unix_s if root <= record.signed_root else 0
-    return replace(record, signed_unix_s=max(known_unix_s, signed_unix_s), signed_root=max(root, record.signed_root))
-
-
 def _fresh(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
-    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES, fetched_bytes=0)
+    return replace(record, generation=wanted.generation, wanted=wanted, release=None, tries_left=TRIES, fetched_bytes=0, reinstalls=0)
+
+
+def _reinstall(record: DeviceRecord, wanted: Wanted) -> DeviceRecord:
+    count = record.reinstalls + 1
+    if count > MAX_REINSTALLS:
+        return fail(record, "slot_keeps_rotting", f"installed again {MAX_REINSTALLS} times, and its slot is lost once more")
+    return _enter(replace(_fresh(record, wanted), reinstalls=count), State.CHECK, detail="slot lost: installing again")
 
 
 def _incompatible(record: DeviceRecord, code: str, detail: str) -> DeviceRecord:

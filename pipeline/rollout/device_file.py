@@ -1,4 +1,8 @@
-"""A device's record as the bytes of its state file. Fields that came later have defaults, so a record of an older kdpipe reads."""
+"""A device's record as the bytes of its state file. Fields that came later have defaults, so a record of an older kdpipe reads.
+
+What must outlive the state file (which releases are installed, below which none may run) has a second, small file of a version of its
+own: it is read where the state file rotted, or was written by a newer kdpipe.
+"""
 
 import json
 from dataclasses import asdict, fields
@@ -9,6 +13,7 @@ from pipeline.releases.target import DeltaFile, ReleaseTarget
 from pipeline.rollout.device import Arrival, DeviceRecord, Installed, QueuedReport, Shadow, State, Wanted
 
 RECORD_VERSION = 1
+HELD_VERSION = 1
 
 
 class RecordInvalidError(DeviceError):
@@ -20,7 +25,8 @@ class RecordInvalidError(DeviceError):
 
     def __str__(self) -> str:
         return (
-            f"device state: {self.found}; expected version {RECORD_VERSION}; update kdpipe, or delete the device's folder and enrol it anew"
+            f"device state: {self.found}; expected version {RECORD_VERSION}; update kdpipe: until then the device answers with the "
+            "release that it had, and installs nothing"
         )
 
 
@@ -47,6 +53,29 @@ def from_json(data: bytes) -> DeviceRecord:
                 "arrival": _read(Arrival, tree.get("arrival")),
                 "reports": tuple(_read_report(report) for report in tree["reports"]),
             }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordInvalidError(f"{type(error).__name__} {error}"[:120]) from error
+
+
+def held_to_json(record: DeviceRecord) -> bytes:
+    """What a record begun anew still must know."""
+    incumbent, previous = (asdict(held) if held is not None else None for held in (record.incumbent, record.previous))
+    tree = {"version": HELD_VERSION, "incumbent": incumbent, "previous": previous, "floors": dict(record.floors)}
+    return json.dumps(tree, separators=(",", ":")).encode()
+
+
+def begin_anew(held: bytes, *, incarnation: int) -> DeviceRecord:
+    """A first record, with what was held before it. Raises RecordInvalidError."""
+    try:
+        tree: dict[str, Any] = json.loads(held)
+        if tree["version"] != HELD_VERSION:
+            raise RecordInvalidError(f"version {tree['version']!r:.40} of what is installed", other_version=True)
+        return DeviceRecord(
+            incarnation=incarnation,
+            incumbent=_read(Installed, tree["incumbent"]),
+            previous=_read(Installed, tree["previous"]),
+            floors=dict(tree["floors"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordInvalidError(f"{type(error).__name__} {error}"[:120]) from error

@@ -5,6 +5,7 @@ that has its name is whole; it is verified again each time it is opened, so that
 Which slots to keep is `device.DeviceRecord.digests`.
 """
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -100,6 +101,15 @@ class Slots:
         except (OSError, ValueError, KeyError, TypeError, ReleaseError) as error:
             raise SlotCorruptError(digest, f"{type(error).__name__} {error}"[:120]) from error
         return Slot(digest=digest, folder=folder, manifest=manifest, golden=golden)
+
+    def whole(self) -> list[Slot]:
+        """Every slot that verifies, the newest release first."""
+        slots: list[Slot] = []
+        with contextlib.suppress(OSError):
+            for entry in sorted(self._folder.iterdir()):
+                with contextlib.suppress(SlotMissingError, SlotCorruptError):
+                    slots.append(self.open(entry.name))
+        return sorted(slots, key=lambda slot: slot.manifest.release, reverse=True)
 
     def keep(self, digests: frozenset[str]) -> None:
         """Delete every other slot and what crashes left. A crash in between leaves some for the next time."""

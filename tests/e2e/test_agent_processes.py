@@ -18,8 +18,10 @@ from pipeline.releases.bundle import BundleFile
 from pipeline.rollout.device import TRIES
 from pipeline.rollout.rollout import RolloutState
 from tests.kit.agent_process import AgentProcess
+from tests.kit.agents import AgentBench
 from tests.kit.bundles import TEXTS, Trust, moved_table, target_of, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.fleet_server import FakeFleet
+from workers.edge.connection import Connection
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.orchestrator.client import Operator, enrolment_files
 from workers.orchestrator.views import RolloutView
@@ -119,6 +121,31 @@ def test_release_that_misses_its_golden_samples_never_answers(fleet: FakeFleet, 
         assert fleet.last("d-1").failure_code == "golden_mismatch"
         with LocalDevice(agent.folder) as device:
             assert device.predict(["x"])["digest"] == good.digest
+    finally:
+        agent.kill()
+
+
+def test_an_agent_whose_identity_and_record_rotted_starts_answers_and_says_why(fleet: FakeFleet, tmp_path: Path) -> None:
+    enrolment, target = (
+        fleet.enrolment_file(tmp_path / "enrolment.json"),
+        fleet.trust.publish(text_bundle(tmp_path), release=1, now=fleet.now),
+    )
+    Connection(tmp_path / "device" / "identity", enrolment, "test").open()
+    bench = AgentBench(tmp_path / "device", fleet.trust)
+    bench.assign(target, 1, issued=fleet.now)
+    bench.wall = fleet.now.timestamp()
+    bench.agent.turn()
+    (tmp_path / "device" / "identity" / "key.pem").write_bytes(b"rot")
+    (tmp_path / "device" / "state.json").write_bytes(b"rot")
+    agent = AgentProcess(tmp_path / "device", enrolment)  # its token is spent
+    try:
+        with LocalDevice(agent.folder) as device:
+            assert device.predict(["hello"])["digest"] == target.digest
+            while "identity" not in device.status()["blocked"]:
+                assert agent.process.poll() is None
+        fleet.enrolment_file(enrolment, token="token-2")
+        fleet.wait_for(lambda: bool(fleet.syncs))
+        assert fleet.syncs[-1][0] == "d-2"
     finally:
         agent.kill()
 

@@ -6,7 +6,8 @@
 The agent is the real loop, record, slots, trust, download and installer over a real folder; a kill is a real SIGKILL of a forked process at
 the n-th touch, counted and not slept for. `once`: killed there, started again, left alone. `for ever`: killed at that touch in each of its
 lives. After each: does it answer, exactly as a verified release that it may run? Does it end, after a bounded number of starts and
-bytes? Not shown here: what a power cut does to writes that were not synced. Prints counts; exit code 1 if anything is lost.
+bytes? Then the same while it enrols and renews (`edge_identity`). Faults are counted by the place where they strike. Not shown here: what
+a power cut does to writes that were not synced. Prints counts; exit code 1 if anything is lost.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.device import BYTE_BUDGET_FACTOR, RESTING, TRIES, State
 from pipeline.rollout.device_file import RecordInvalidError, from_json
 from tests.fault.edge_hostile import hostile
+from tests.fault.edge_identity import Office, identity_faults
 from tests.kit.agents import AgentBench
 from tests.kit.bundles import TEXTS, Trust, text_bundle, text_probabilities, text_table, wrong_golden
 from tests.kit.kill_switch import FullDisk, RealKill
@@ -122,7 +124,7 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     """By kind."""
     states: Counter[str] = field(default_factory=Counter)
-    """In which a kill found the device."""
+    """In which a kill found the device, each kill counted."""
     lost: list[str] = field(default_factory=list)
     """What did not answer, answered wrongly, or did not end."""
     seconds: float = 0.0
@@ -203,6 +205,7 @@ def kills_once(fleet: Fleet, scenario: Scenario, folder: Path, report: Report, s
 def kills_for_ever(fleet: Fleet, scenario: Scenario, folder: Path, report: Report, stride: int) -> None:
     for step in range(1, 100_000, stride):
         where, starts = scenario.folder(fleet, folder), 0
+        report.faults["killed for ever"] += 1
         what = f"{scenario.name}: killed for ever at touch {step}"
         for number in range(LIVES):
             life = live(fleet, scenario, where, step=step, with_boot=False)
@@ -210,10 +213,10 @@ def kills_for_ever(fleet: Fleet, scenario: Scenario, folder: Path, report: Repor
             if not life.answered:
                 report.lose(f"{what}: life {number} did not answer")
             if not life.was_killed and number == 0:
+                report.faults["killed for ever"] -= 1
                 return
             if not life.was_killed:
                 break
-            report.faults["killed for ever"] += 1
             report.states[state_of(where)] += 1
         if starts > 4 * TRIES:  # in shadow, and twice in a trial, each as often as there are tries
             report.lose(f"{what}: started {starts} times")
@@ -279,10 +282,17 @@ def torture(folder: Path, *, stride: int, say: Callable[[str], None], chosen: Se
             if chosen and scenario.name not in chosen:
                 continue
             kills_once(fleet, scenario, folder / "device", report, stride)
-            kills_for_ever(fleet, scenario, folder / "device", report, 3 * stride)
+            kills_for_ever(fleet, scenario, folder / "device", report, stride)
             for for_ever in (False, True):
                 full_disk(fleet, scenario, folder / "device", report, stride, for_ever=for_ever)
             say(f"{scenario.name:>16}  {sum(report.faults.values()):6} faults so far, {len(report.lost)} lost")
+        if not chosen or "identity" in chosen:
+            office = Office(folder / "office")
+            for kind, wrong in identity_faults(office, fleet.trust, fleet.folder / "past-1", folder / "identity", stride=stride):
+                report.faults[kind] += 1
+                if wrong:
+                    report.lose(wrong)
+            say(f"{'identity':>16}  {sum(report.faults.values()):6} faults so far, {len(report.lost)} lost")
         if not chosen or "hostile" in chosen:
             for name, verdict in hostile(folder / "hostile"):
                 report.faults["hostile"] += 1
@@ -297,7 +307,7 @@ def torture(folder: Path, *, stride: int, say: Callable[[str], None], chosen: Se
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stride", type=int, default=1, help="take each n-th touch only")
-    parser.add_argument("--scenario", action="append", default=[], help="this one only, and no hostile releases")
+    parser.add_argument("--scenario", action="append", default=[], help="this one only, of the scenarios, `identity` and `hostile`")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

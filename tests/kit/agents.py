@@ -38,9 +38,9 @@ class AgentBench:
             return self.device.installer
 
         self.agent = Agent(
-            name="d-1", hardware="test", record=self.device.record, slots=self.device.slots, serving=self.device.serving, fleet=self,
-            trust=self.device.trust, installer=installer, wall=lambda: self.wall, rng=random.Random(1), metrics=EdgeMetrics(self.registry),
-            renew=self._renew, stop=self.device.stop,
+            name=lambda: "d-1", hardware="test", record=self.device.record, slots=self.device.slots, serving=self.device.serving,
+            fleet=self, trust=self.device.trust, installer=installer, wall=lambda: self.wall, rng=random.Random(1),
+            metrics=EdgeMetrics(self.registry), renew=self._renew, stop=self.device.stop,
         )  # fmt: skip
         self.device.installer._trusted_now = lambda: self.agent.trusted_time.now
         self.agent.boot()

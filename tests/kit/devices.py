@@ -127,7 +127,7 @@ class Device:
         self.missing: set[str] = set()
         """Digests that the fleet has lost."""
         self._arrived: dict[str, int] = {}
-        self.trust = DeviceTrust(self.folder.tuf, root=fleet.root(), fetch=self._metadata)
+        self.trust = DeviceTrust(self.folder.tuf, root=fleet.root, fetch=self._metadata)
         self.installer = Installer(
             record=self.record,
             slots=self.slots,

@@ -32,9 +32,10 @@ _PEM = serialization.Encoding.PEM
 class FakeFleet:
     """Use as a context manager. `now` is what signed things carry; give it the machine's time for a device with the machine's clock."""
 
-    def __init__(self, folder: Path, *, now: datetime, certificate_days: float = 30) -> None:
+    def __init__(self, folder: Path, *, now: datetime, certificate_days: float = 30, server_clock: timedelta = timedelta()) -> None:
+        """`server_clock`: how far off the clock is by which the server's certificate was made; to devices it is as if theirs were."""
         self.trust = Trust.make(folder / "fleet", now=now)
-        self.now, self.certificate_days = now, certificate_days
+        self.now, self.certificate_days, self.server_clock = now, certificate_days, server_clock
         self.online = self.trust.online()
         self.reports: dict[str, list[pb.Report]] = {}
         self.syncs: list[tuple[str, pb.SyncRequest]] = []
@@ -186,7 +187,7 @@ class FakeFleet:
         return pem, self._sign(name, key.public_key(), server=server)
 
     def _sign(self, name: str, key: Any, *, server: bool = False) -> bytes:
-        now = datetime.now(UTC)
+        now = datetime.now(UTC) + (self.server_clock if server else timedelta())
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

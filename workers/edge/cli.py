@@ -23,12 +23,12 @@ Folder = Annotated[Path, typer.Argument(help="The device's folder.", metavar="DE
 @app.command("run")
 def run(
     directory: Annotated[Path, typer.Option("--dir", help="The device's folder.", metavar="DEVICE_DIR")],
-    enrolment: Annotated[Path | None, typer.Option(help="Enrolment file, where the device is not enrolled yet.")] = None,
+    enrolment: Annotated[Path | None, typer.Option(help="Enrolment file; a new one enrols the device anew.")] = None,
     hardware_class: Annotated[str | None, typer.Option(help="As releases name it; by default system and processor.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics there; 0 picks a free port.")] = None,
     shadow_s: Annotated[float, typer.Option(help="Wait at most so long for live inputs before a candidate is shadowed.", min=0)] = 30.0,
     trial_s: Annotated[float, typer.Option(help="Answer so long with a candidate before it is confirmed.", min=0)] = 20.0,
-    seed: Annotated[int | None, typer.Option(help="Of the jitter; by default from the device's name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the jitter; by default another at each start.")] = None,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", help="End when standard input ends.")] = False,
 ) -> None:
     """Run the device's agent: sync, install, answer. Prints one JSON line when it is ready."""
@@ -55,23 +55,21 @@ def enrol(
     enrolment: Annotated[Path, typer.Option(help="The enrolment file that the operator made.")],
     hardware_class: Annotated[str | None, typer.Option(help="As releases name it; by default system and processor.")] = None,
 ) -> None:
-    """Enrol the device and end. Safe to repeat."""
+    """Enrol the device and end: anew, where it was enrolled by another file. Safe to repeat."""
+    from workers.edge.connection import connect_enrolment
     from workers.edge.enrol import enrol as enrol_device
-    from workers.edge.fleet_client import EnrolmentClient
+    from workers.edge.enrol import identity_in_force
     from workers.edge.folder import DeviceFolder, FolderLock
     from workers.edge.machine import hardware_class as this_hardware
 
-    lock = FolderLock(directory)
+    lock, folder = FolderLock(directory), DeviceFolder(directory).identity
     try:
-        identity = enrol_device(
-            DeviceFolder(directory).identity,
-            enrolment,
-            lambda fleet: EnrolmentClient(fleet.endpoint_enrolment, fleet.ca_pem),
-            hardware_class=hardware_class or this_hardware(),
-        )
+        before = identity_in_force(folder)
+        identity = enrol_device(folder, enrolment, connect_enrolment, hardware_class=hardware_class or this_hardware())
     finally:
         lock.release()
-    typer.echo(f"enrolled as {identity.device}")
+    done = f"enrolled as {identity.device}"
+    typer.echo(f"{done} by this file already; nothing to do" if identity == before else done)
 
 
 @app.command("predict")

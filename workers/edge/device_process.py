@@ -1,7 +1,7 @@
 """One device as a process: puts the parts together, says when it is ready, ends promptly.
 
-Order matters: lock, enrolment, answering (from disk, no network needed), then the loop. The loop's thread is never waited for longer than a
-moment: everything it does may be cut off anywhere.
+Order matters: lock, answering (from the disk; no network, no identity needed), enrolment, then the loop. The loop's thread is never
+waited for longer than a moment: everything it does may be cut off anywhere.
 """
 
 import json
@@ -18,14 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import make_private_folder
 from pipeline.rollout.device import State
-from pipeline.rollout.slots import Slots
+from pipeline.rollout.slots import Slot, Slots
 from workers.edge import AGENT_VERSION, BUILD_UNIX_S
-from workers.edge.agent import Agent, renewal
+from workers.edge.agent import AWAY, Agent, renewal
+from workers.edge.connection import Connection
 from workers.edge.download import arrived_bytes
-from workers.edge.enrol import Fleet, Identity, enrol, load_identity, renew
-from workers.edge.fleet_client import EnrolmentClient, FleetClient, FleetUnreachableError
+from workers.edge.fleet_client import FleetUnreachableError
 from workers.edge.folder import DeviceFolder, FolderLock, RecordFile
 from workers.edge.install import Installer, Pace
 from workers.edge.local_api import LocalApi, LocalServer
@@ -33,15 +32,16 @@ from workers.edge.machine import hardware_class, probe
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelProcess
 from workers.edge.serving import Serving
-from workers.edge.supervisor import Supervisor
+from workers.edge.supervisor import Pulse, Supervisor
 from workers.edge.trust import Trust, TrustedTime
 from workers.metrics import MetricsServer
-from workers.rpc import fleet_pb2 as pb
 from workers.rpc import local_pb2 as local_pb
 
 logger = logging.getLogger(__name__)
 AFTER_BUG_S = 10.0
 ENROL_RETRY_S = 1.0
+SILENCE_S = 600.0
+"""The loop is hung when so long nothing arrives, no model starts and no turn ends, beside what it waits for on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,67 +57,36 @@ class Options:
     seed: int | None = None
 
 
-class Connection:
-    """The fleet's calls over a channel that is replaced when the certificate is."""
-
-    def __init__(self, folder: Path, identity: Identity) -> None:
-        self._folder = folder
-        self.identity = identity
-        self._client = _connect(identity)
-
-    def sync(self, request: pb.SyncRequest) -> pb.SyncResponse:
-        return self._client.sync(request)
-
-    def metadata(self, name: str) -> bytes:
-        return self._client.metadata(name)
-
-    def fetch(self, digest: str, offset: int) -> Any:
-        return self._client.fetch(digest, offset)
-
-    def renew(self) -> None:
-        with EnrolmentClient(self.identity.fleet.endpoint_enrolment, self.identity.fleet.ca_pem) as client:
-            self.identity = renew(self._folder, self.identity, client)
-        old, self._client = self._client, _connect(self.identity)
-        old.close()
-
-    def close(self) -> None:
-        self._client.close()
-
-
 def run_device(options: Options) -> None:
-    """Run until SIGTERM, SIGINT or, if asked, the end of standard input. Raises what enrolment raises, FolderBusyError."""
+    """Run until SIGTERM, SIGINT or, if asked, the end of standard input. Raises FolderBusyError and, on a device that has nothing to answer
+    with, what enrolment raises.
+    """
     stop, supervisor = threading.Event(), Supervisor(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if options.exit_with_parent:
         threading.Thread(target=_stop_at_eof, args=(stop,), name="parent", daemon=True).start()
     folder, hardware = DeviceFolder(options.folder.absolute()), options.hardware or hardware_class()
-    lock = FolderLock(folder.path)
-    identity = _identity(folder, options.enrolment, hardware, stop)
-    if identity is None:
-        return
+    lock, pulse = FolderLock(folder.path), Pulse(SILENCE_S + options.pace.shadow_s + options.pace.trial_s)
     metrics_server = MetricsServer(port=options.metrics_port) if options.metrics_port is not None else None
     metrics = EdgeMetrics(metrics_server.registry if metrics_server else MetricsServer().registry)
-    connection = Connection(folder.identity, identity)
+    connection = Connection(folder.identity, options.enrolment, hardware)
     serving = Serving(ModelProcess.start, on_restart=metrics.restarted)
-    agent = _agent(folder, connection, serving, metrics, hardware, options, stop)
-    server = LocalServer(
-        folder.socket, LocalApi(serving, status=partial(_status, folder, agent, serving, identity.device), metrics=metrics)
-    )
+    agent = _agent(folder, connection, serving, metrics, hardware, options, stop, pulse)
+    server = LocalServer(folder.socket, LocalApi(serving, status=partial(_status, folder, agent, serving, connection), metrics=metrics))
     try:
+        supervisor.ready()  # before the first start: however long a model hangs in it, nobody cuts it off before the next one's turn
+        threading.Thread(target=supervisor.watch, args=(pulse, stop), name="watchdog", daemon=True).start()
         agent.boot()
         server.start()
-        ready: dict[str, Any] = {"ready": True, "device": identity.device, "socket": str(folder.socket)}
+        _wait_enrolled(connection, stop, pulse, answers=agent.record.incumbent is not None)
+        ready: dict[str, Any] = {"ready": True, "device": connection.device, "socket": str(folder.socket)}
         if metrics_server:
             ready["metrics_port"] = metrics_server.start()
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
-        loop = threading.Thread(target=_loop, args=(agent, stop), name="agent", daemon=True)
-        loop.start()
-        supervisor.ready()
-        while not stop.wait(supervisor.watchdog_s and supervisor.watchdog_s / 3):
-            if loop.is_alive():
-                supervisor.alive()
+        threading.Thread(target=_loop, args=(agent, stop, pulse), name="agent", daemon=True).start()
+        stop.wait()
     finally:
         supervisor.stopping()
         stop.set()
@@ -137,14 +106,22 @@ def _agent(
     hardware: str,
     options: Options,
     stop: threading.Event,
+    pulse: Pulse,
 ) -> Agent:
-    born_unix_s = connection.identity.certificate.not_valid_before_utc.timestamp()
-    record = RecordFile(folder.state, incarnation=int(max(time.time(), BUILD_UNIX_S, born_unix_s) * 1000))
+    record = RecordFile(folder.state, incarnation=int(max(time.time(), BUILD_UNIX_S) * 1000))
     slots = Slots(folder.slots)
-    trust = Trust(folder.tuf, root=connection.identity.fleet.root.encode(), fetch=connection.metadata)
+    trust = Trust(folder.tuf, root=connection.root, fetch=connection.metadata)
 
     def trusted_now() -> datetime:
         return TrustedTime(wall_unix_s=time.time(), signed_unix_s=record.current.signed_unix_s).now
+
+    def start(slot: Slot, niceness: int) -> ModelProcess:
+        pulse.beat()
+        return ModelProcess.start(slot, niceness)
+
+    def arrived(size: int) -> None:
+        pulse.beat()
+        metrics.downloaded(size)
 
     installer = partial(
         Installer,
@@ -154,16 +131,16 @@ def _agent(
         trust=trust,
         fetch=connection.fetch,
         serving=serving,
-        start=ModelProcess.start,
+        start=start,
         probe=partial(probe, folder.path, hardware),
         trusted_now=trusted_now,
         stop=stop,
         pace=options.pace,
-        on_bytes=metrics.downloaded,
+        on_bytes=arrived,
         on_fetched=lambda fetched: metrics.fetched(fetched.way, refused=fetched.refused),
     )
     return Agent(
-        name=connection.identity.device,
+        name=lambda: connection.device,
         hardware=hardware,
         record=record,
         slots=slots,
@@ -172,52 +149,48 @@ def _agent(
         trust=trust,
         installer=lambda announce: installer(announce=announce),
         wall=time.time,
-        rng=random.Random(options.seed if options.seed is not None else connection.identity.device),
+        rng=random.Random(options.seed),
         metrics=metrics,
-        renew=renewal(lambda: connection.identity.renewal_due(trusted_now()), connection.renew),
+        renew=renewal(lambda: connection.renewal_due(trusted_now()), connection.renew),
         stop=stop,
     )
 
 
-def _loop(agent: Agent, stop: threading.Event) -> None:
-    """The loop, again after an error that nobody foresaw: a device that still answers is better than one that ended."""
+def _loop(agent: Agent, stop: threading.Event, pulse: Pulse) -> None:
+    """The loop, again after an error that nobody foresaw: a device that still answers is better than one that ended. Where every turn ends
+    so, the pulse stops, and the supervisor begins anew."""
     while not stop.is_set():
         try:
-            agent.run()
+            agent.run(pulse.beat)
         except Exception:
             if not stop.is_set():
                 logger.exception("the agent's loop failed; it starts again")
                 stop.wait(AFTER_BUG_S)
 
 
-def _identity(folder: DeviceFolder, enrolment: Path | None, hardware: str, stop: threading.Event) -> Identity | None:
-    """The device's identity, enrolling if needed; None if stopped while the orchestrator could not be reached."""
-    if enrolment is None or folder.certificate.exists():
-        return load_identity(folder.identity)
-    make_private_folder(folder.path)
+def _wait_enrolled(connection: Connection, stop: threading.Event, pulse: Pulse, *, answers: bool) -> None:
+    """A device with nothing to answer with waits for its orchestrator, and ends where somebody must help. One that answers goes on
+    without an identity: its status shows why, and each turn tries again.
+    """
     while not stop.is_set():
+        pulse.beat()
         try:
-            return enrol(folder.identity, enrolment, _connect_enrolment, hardware_class=hardware)
-        except FleetUnreachableError as error:
+            connection.open()
+            return
+        except AWAY as error:
+            if not answers and not isinstance(error, FleetUnreachableError):
+                raise
             logger.warning("not enrolled yet", extra={"reason": str(error)})
+            if answers:
+                return
             stop.wait(ENROL_RETRY_S)
-    return None
 
 
-def _connect_enrolment(fleet: Fleet) -> EnrolmentClient:
-    return EnrolmentClient(fleet.endpoint_enrolment, fleet.ca_pem)
-
-
-def _connect(identity: Identity) -> FleetClient:
-    fleet = identity.fleet
-    return FleetClient(fleet.endpoint_fleet, ca_pem=fleet.ca_pem, key_pem=identity.key_pem, certificate_pem=identity.certificate_pem)
-
-
-def _status(folder: DeviceFolder, agent: Agent, serving: Serving, device: str) -> local_pb.GetStatusResponse:
+def _status(folder: DeviceFolder, agent: Agent, serving: Serving, connection: Connection) -> local_pb.GetStatusResponse:
     record, status, slot = agent.record, agent.status, serving.slot
     downloads = record.state is State.DOWNLOAD and record.release is not None
     return local_pb.GetStatusResponse(
-        device=device,
+        device=connection.device,
         agent_version=AGENT_VERSION,
         state=record.state,
         code=record.code,

@@ -4,6 +4,7 @@ Translates gRPC's errors into two: unreachable (try again later) and refused (th
 here; metadata and assignments are signed, bundles are verified by digest.
 """
 
+import re
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,8 @@ _REFUSALS = frozenset(
         grpc.StatusCode.OUT_OF_RANGE,
     }
 )
+_NOT_IN_FORCE = re.compile("certificate has expired|certificate is not yet valid")
+"""As BoringSSL says it, inside gRPC's UNAVAILABLE."""
 
 
 class FleetUnreachableError(DeviceError):
@@ -48,6 +51,16 @@ class FleetUnreachableError(DeviceError):
 
     def __str__(self) -> str:
         return f"{self.call}: {self.found}; expected the orchestrator to answer; the device goes on and tries again"
+
+
+class CertificateTimeError(FleetUnreachableError):
+    """By this device's clock the orchestrator's certificate is over, or has not begun: TLS looks at no other clock."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.call}: by this device's clock the orchestrator's certificate is not in force ({self.found}); expected a clock that is "
+            "right, or a certificate that was renewed; set the clock, and the device goes on by itself"
+        )
 
 
 class FleetRefusedError(DeviceError):
@@ -139,4 +152,6 @@ def _translate(name: str, error: grpc.RpcError) -> FleetUnreachableError | Fleet
     detail = call.details() or ""
     if code in _REFUSALS:
         return FleetRefusedError(name, code.name, detail[:300])
+    if said := _NOT_IN_FORCE.search(detail):
+        return CertificateTimeError(name, said[0])
     return FleetUnreachableError(name, f"{code.name} {detail[:300]}")

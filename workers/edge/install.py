@@ -18,7 +18,7 @@ from pipeline.releases.bundle import open_bundle
 from pipeline.releases.golden import golden_misses
 from pipeline.releases.manifest import BundleVersionError
 from pipeline.releases.target import ReleaseTarget
-from pipeline.rollout import device
+from pipeline.rollout import device, heard
 from pipeline.rollout.device import RESTING, Machine, State
 from pipeline.rollout.slots import Slot, SlotCorruptError, SlotMissingError, Slots
 from workers.edge import download as downloads
@@ -118,7 +118,7 @@ class Installer:
         if wanted is None:
             raise device.WrongStepError("check", State.CHECK)
         signed_unix_s = self._trust.refresh(self._trusted_now())
-        self._record.save(device.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
+        self._record.save(heard.learn_time(self._record.current, signed_unix_s, self._trust.root_version))
         try:
             release = self._trust.release(wanted.target)
         except ReleaseError as error:
@@ -244,7 +244,7 @@ class Installer:
         try:
             if self._stop.wait(self._pace.trial_s):
                 raise InstallInterruptedError
-            _prove(first)
+            prove(first)
             if not first.alive or self._serving.deaths > 0:
                 raise ModelDiedError(candidate.digest, "its process ended during the trial")
             if before is not None:  # it answers while the candidate starts: two models at most
@@ -268,7 +268,7 @@ class Installer:
     def _start_proven(self, slot: Slot) -> Model:
         model = self._start(slot, 0)
         try:
-            _prove(model)
+            prove(model)
         except BaseException:
             model.close()
             raise
@@ -290,7 +290,7 @@ class Installer:
         self._record.save(device.fail(self._record.current, code, str(detail)))
 
 
-def _prove(model: Model) -> None:
+def prove(model: Model) -> None:
     """Raises CandidateRefusedError unless the model answers its golden samples within its memory; ModelDiedError, ModelRefusedError."""
     slot = model.slot
     found = run_model(model, [sample.input for sample in slot.golden])

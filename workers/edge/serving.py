@@ -2,13 +2,12 @@
 
 Answers come from one slot at a time; requests that come at once share a run of the model (`batches`). A process that dies is started
 again, in the request that finds it dead or by `tend`; one that keeps dying is reported by `broken`, and what to do then is the agent's
-decision. Remembers the last few live inputs, in memory only, for a shadow run. Nothing here delays an answer: a switch swaps two pointers.
+decision. Remembers the last few live inputs (`live_inputs`) for a shadow run. Nothing here delays an answer: a switch swaps two pointers.
 """
 
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,10 +19,10 @@ from pipeline.errors import DeviceError
 from pipeline.rollout.slots import Slot
 from workers.edge.batches import Batches, BatchFailedError
 from workers.edge.inputs import Input, encode, softmax
+from workers.edge.live_inputs import LiveInputs
 from workers.edge.model_process import Logits, ModelDiedError
 from workers.edge.serving_window import ServingWindow
 
-LIVE_INPUTS = 64
 DEATHS_ALLOWED = 5
 """Deaths in a row, without one answer between them, before a release counts as broken."""
 
@@ -71,8 +70,7 @@ class Serving:
         self._switch = threading.Lock()
         self._deaths = 0
         self._batches, self._alone = Batches(), threading.Lock()
-        self._live: deque[Input] = deque(maxlen=LIVE_INPUTS)
-        self._heard = threading.Condition()
+        self._live = LiveInputs()
         self.window = ServingWindow()
 
     @property
@@ -98,24 +96,29 @@ class Serving:
         started_s = time.perf_counter()
         answer = self._answer(model, inputs)
         self.window.answered(answer.probabilities_BK.max(axis=1).tolist(), (time.perf_counter() - started_s) * 1000)
-        with self._heard:
-            self._live.extend(inputs)
-            self._heard.notify_all()
+        self._live.add(inputs)
         return answer
 
     def live_inputs(self) -> list[Input]:
         """The newest live inputs, oldest first."""
-        with self._heard:
-            return list(self._live)
+        return self._live.newest()
 
     def await_live_inputs(self, count: int, timeout_s: float) -> bool:
         """Wait until so many were answered, or the time is over. Whether they are there."""
-        with self._heard:
-            return self._heard.wait_for(lambda: len(self._live) >= count, timeout_s)
+        return self._live.wait_for(count, timeout_s)
 
-    def serve(self, slot: Slot) -> None:
-        """Answer from this slot from now on. Raises ModelDiedError, ModelRefusedError; then nothing changed."""
-        old = self.switch(self._start(slot, 0))
+    def serve(self, slot: Slot, *, prove: Callable[[Model], None] = lambda model: None) -> None:
+        """Answer from this slot from now on, once its model has loaded and is proven.
+
+        Raises ModelDiedError, ModelRefusedError, and what `prove` raises; then nothing changed.
+        """
+        model = self._start(slot, 0)
+        try:
+            prove(model)
+        except BaseException:
+            model.close()
+            raise
+        old = self.switch(model)
         if old is not None:
             old.close()
 
@@ -124,8 +127,7 @@ class Serving:
         with self._switch:
             old, self._model = self._model, model
             self._deaths = 0
-        with self._heard:
-            self._live.clear()
+        self._live.clear()
         self.window.begin_anew()
         return old
 

@@ -1,9 +1,11 @@
 """The candidate beside the incumbent, before the switch: same inputs, no influence on any answer.
 
 Live inputs that the device answered lately, and the candidate's golden samples. Each model runs in a process of its own at low
-priority, one after the other, so that at most one model more than the answering one is in memory.
+priority, one after the other, so that at most one model more than the answering one is in memory. An incumbent that does not survive the
+comparison is no fault of the candidate's, which may be the cure: then its golden samples decide alone.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ from pipeline.releases.golden import golden_misses
 from pipeline.rollout.device import Shadow
 from pipeline.rollout.slots import Slot
 from workers.edge.inputs import Input, encode, softmax
+from workers.edge.model_process import ModelDiedError, ModelRefusedError
 from workers.edge.serving import Model, StartModel
 
+logger = logging.getLogger(__name__)
 NICENESS = 10
 
 # B batch, K classes.
@@ -44,14 +48,19 @@ def run_model(model: Model, inputs: Sequence[Input], clock: Callable[[], float] 
 
 def compare(start: StartModel, *, incumbent: Slot, candidate: Slot, live: Sequence[Input]) -> tuple[Shadow, str | None]:
     """Evidence, and why the golden samples miss (None if they do not).
-    Live inputs count only if both releases take the same input. Raises ModelDiedError, ModelRefusedError, of either model.
+    Live inputs count only if both releases take the same input. Raises ModelDiedError, ModelRefusedError, of the candidate.
     """
     same_input = incumbent.manifest.input.kind == candidate.manifest.input.kind
     if same_input and candidate.manifest.input.kind == "floats":
         same_input = incumbent.manifest.input.width == candidate.manifest.input.width
     golden: list[Input] = [sample.input for sample in candidate.golden]
     shared = [*(live if same_input else ()), *(golden if same_input else ())]
-    before = _once(start, incumbent, shared) if shared else None
+    before = None
+    try:
+        before = _once(start, incumbent, shared) if shared else None
+    except (ModelDiedError, ModelRefusedError) as error:
+        logger.warning("the incumbent fails beside the candidate: not compared", extra={"reason": str(error)})
+        shared = []
     after = _once(start, candidate, shared or golden)
     agreed = 0
     if before is not None:
@@ -65,7 +74,7 @@ def compare(start: StartModel, *, incumbent: Slot, candidate: Slot, live: Sequen
         latency_p99_ms=float(np.quantile(after.latency_ms_B, 0.99)),
         incumbent_latency_p50_ms=float(np.quantile(before.latency_ms_B, 0.5)) if before is not None else 0.0,
         memory_bytes=after.memory_bytes,
-        golden_only=not (same_input and live),
+        golden_only=before is None or not live,
     )
     return evidence, golden_misses(candidate.golden, after.probabilities_BK[-len(golden) :], candidate.manifest.tolerance)
 

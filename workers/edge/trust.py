@@ -25,7 +25,7 @@ from workers.edge import BUILD_UNIX_S
 from workers.edge.fleet_client import FleetRefusedError
 
 CLOCK_TOLERANCE_S = 300.0
-UNREADABLE = (FileNotFoundError, FileTooLargeError, MetadataInvalidError)
+UNREADABLE = (OSError, FileTooLargeError, MetadataInvalidError)
 """What rot on the flash makes of stored metadata; the next refresh stores it anew."""
 _BASE = "kdpipe://fleet/"
 
@@ -69,10 +69,10 @@ class TrustedTime:
 
 
 class Trust:
-    """Verified metadata in a folder. `fetch(name)` returns a metadata file's bytes, unverified."""
+    """Verified metadata in a folder. `root()` is what the enrolment file brought; `fetch(name)` a metadata file's bytes, unverified."""
 
-    def __init__(self, folder: Path, *, root: bytes, fetch: Callable[[str], bytes]) -> None:
-        self._folder, self._root, self._fetcher = make_private_folder(folder), root, _Fetcher(fetch)
+    def __init__(self, folder: Path, *, root: Callable[[], bytes], fetch: Callable[[str], bytes]) -> None:
+        self._folder, self._root, self._fetcher = folder, root, _Fetcher(fetch)
         self._updater: Updater | None = None
         self.root_version = self._read_root_version()
         """Of the newest root that was verified, also by an earlier process; 0 before the first refresh."""
@@ -83,8 +83,9 @@ class Trust:
         Raises MetadataRefusedError, MetadataUnreachableError.
         """
         self._updater = None
+        make_private_folder(self._folder)
         try:
-            updater = Updater(str(self._folder), _BASE, fetcher=self._fetcher, config=UpdaterConfig(), bootstrap=self._root)
+            updater = Updater(str(self._folder), _BASE, fetcher=self._fetcher, config=UpdaterConfig(), bootstrap=self._root())
             # The client has no argument for the time; a test proves that this one is what it checks expiry against.
             updater._trusted_set.reference_time = now
             updater.refresh()

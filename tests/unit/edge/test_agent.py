@@ -12,13 +12,13 @@ from pipeline.releases.keys import Unlock
 from pipeline.releases.repository import create_repository
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.device import State
+from pipeline.rollout.incumbent import BOOT_TRIES
 from pipeline.rollout.slots import Slot
 from tests.kit.agents import AgentBench
 from tests.kit.bundles import NOW, Trust, text_bundle
 from workers.driver.folder import RunFolder
 from workers.driver.passphrases import Passphrases
 from workers.driver.rekeying import rekey
-from workers.edge.agent import BOOT_TRIES
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
 from workers.edge.model_process import ModelDiedError
 from workers.edge.pauses import FIRST_SYNC_S, JITTER, MAX_BACKOFF_S
@@ -308,7 +308,7 @@ def test_an_incumbent_whose_process_dies_while_the_machine_starts_is_tried_again
         bench.agent.turn()
     serve, failures = bench.device.serving.serve, [2]
 
-    def short_of_memory(slot: Slot) -> None:
+    def short_of_memory(slot: Slot, **_: object) -> None:
         if failures[0] > 0:
             failures[0] -= 1
             raise ModelDiedError(slot.digest, "killed")

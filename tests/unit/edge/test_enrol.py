@@ -1,7 +1,9 @@
 """Enrolment over real TLS: the key stays, the token is spent once, a kill in between costs nothing."""
 
+import contextlib
 import json
 import os
+import random
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,10 +11,21 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from typer.testing import CliRunner
 
 from tests.kit.fleet_server import FakeFleet
 from tests.kit.kill_switch import KillSwitch
-from workers.edge.enrol import CertificateRefusedError, EnrolmentInvalidError, Fleet, NotEnrolledError, enrol, load_identity, renew
+from workers.edge.cli import app
+from workers.edge.enrol import (
+    CertificateRefusedError,
+    EnrolmentInvalidError,
+    Fleet,
+    IdentityBrokenError,
+    NotEnrolledError,
+    enrol,
+    load_identity,
+    renew,
+)
 from workers.edge.fleet_client import EnrolmentClient, FleetRefusedError, FleetUnreachableError
 
 
@@ -32,7 +45,7 @@ def test_a_device_gets_the_name_in_its_certificate_and_keeps_its_key_to_itself(f
     assert identity == load_identity(tmp_path / "identity")
     assert stat.S_IMODE((tmp_path / "identity").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "identity" / "key.pem").stat().st_mode) == 0o600
-    assert "token" not in "".join(p.read_text() for p in (tmp_path / "identity").iterdir())
+    assert "token-1" not in "".join(p.read_text() for p in (tmp_path / "identity").iterdir())
 
 
 def test_enrolling_again_spends_no_token(fleet: FakeFleet, tmp_path: Path) -> None:
@@ -55,6 +68,62 @@ def test_killed_at_any_step_the_next_try_becomes_the_same_device(fleet: FakeFlee
             assert step > 8
             return
     raise AssertionError("never ran through")
+
+
+def test_another_enrolment_file_enrols_anew_and_the_same_again_does_nothing(fleet: FakeFleet, tmp_path: Path) -> None:
+    folder, file = tmp_path / "identity", fleet.enrolment_file(tmp_path / "e")
+    first = enrol(folder, file, connect, hardware_class="test")
+    assert enrol(folder, file, connect, hardware_class="test") == first
+    assert len(fleet.enrolled) == 1
+    second = enrol(folder, fleet.enrolment_file(tmp_path / "e2", token="token-2"), connect, hardware_class="test")
+    assert (second.device, second.key_pem == first.key_pem) == ("d-2", False)
+    assert second == load_identity(folder)
+    assert sorted(path.name for path in tmp_path.glob("identity*")) == ["identity"], "no old key stays behind"
+
+
+def test_the_verb_says_whether_anything_was_done(fleet: FakeFleet, tmp_path: Path) -> None:
+    said = []
+    for token in ("token-1", "token-1", "token-2"):
+        file = fleet.enrolment_file(tmp_path / "e", token=token)
+        said.append(CliRunner().invoke(app, ["enrol", str(tmp_path / "device"), "--enrolment", str(file)]).stdout.strip())
+    assert said == ["enrolled as d-1", "enrolled as d-1 by this file already; nothing to do", "enrolled as d-2"]
+
+
+def test_an_enrolment_file_that_does_not_work_leaves_the_identity_as_it_was(fleet: FakeFleet, tmp_path: Path) -> None:
+    folder = tmp_path / "identity"
+    first = enrol(folder, fleet.enrolment_file(tmp_path / "e"), connect, hardware_class="test")
+    tree = json.loads((tmp_path / "e").read_text())
+    (tmp_path / "used").write_text(json.dumps({**tree, "token": "somebody else's"}))
+    with pytest.raises(FleetRefusedError):
+        enrol(folder, tmp_path / "used", connect, hardware_class="test")
+    assert load_identity(folder) == first
+    (tmp_path / "used").write_text("no JSON")
+    with pytest.raises(EnrolmentInvalidError):
+        enrol(folder, tmp_path / "used", connect, hardware_class="test")
+    assert load_identity(folder) == first
+
+
+def test_whatever_rots_in_an_identity_is_told_and_another_file_heals_it(fleet: FakeFleet, tmp_path: Path) -> None:
+    folder = tmp_path / "identity"
+    enrol(folder, fleet.enrolment_file(tmp_path / "e"), connect, hardware_class="test")
+    rng = random.Random(1)
+    for path in sorted(folder.iterdir()):
+        good = path.read_bytes()
+        for rotten in (b"", b"[]", b"{}", b"\0" * 64, good[: len(good) // 2], *(_flipped(good, rng) for _ in range(40))):
+            path.write_bytes(rotten)
+            with contextlib.suppress(IdentityBrokenError):  # a flipped bit of an endpoint reads
+                load_identity(folder)
+        path.write_bytes(b"rot")
+        with pytest.raises(IdentityBrokenError, match="kdpipe edge enrol"):
+            load_identity(folder)
+        with pytest.raises(FleetRefusedError):
+            enrol(folder, tmp_path / "e", connect, hardware_class="test")  # its token is spent
+        assert enrol(folder, fleet.enrolment_file(tmp_path / "f", token=path.name), connect, hardware_class="test") == load_identity(folder)
+
+
+def _flipped(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
 
 
 def test_an_answer_lost_on_the_way_is_asked_for_again_and_gives_the_same_device(fleet: FakeFleet, tmp_path: Path) -> None:

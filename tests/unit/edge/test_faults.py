@@ -11,6 +11,7 @@ import pytest
 from pipeline.rollout.device import RESTING, TRIES, State
 from tests.fault.edge import LIVES, TURNS, Fleet, Report, Scenario, full_disk, scenarios
 from tests.fault.edge_hostile import hostile
+from tests.fault.edge_identity import Office, identity_faults
 from tests.kit.agents import AgentBench
 from tests.kit.kill_switch import KillSwitch
 
@@ -79,6 +80,13 @@ def killed_after_a_start(bench: AgentBench, update: Scenario) -> KillSwitch:
         bench.device.models.on_start = lambda digest: switch.soon() if digest == update.target.digest else None
         bench.agent.turn()
     return switch
+
+
+def test_killed_or_without_room_while_it_enrols_or_renews_it_answers_and_can_enrol_again(fleet: Fleet, tmp_path: Path) -> None:
+    office = Office(tmp_path / "office")
+    found = list(identity_faults(office, fleet.trust, fleet.folder / "past-1", tmp_path / "identity", stride=9))
+    assert len(found) > 20
+    assert [wrong for _, wrong in found if wrong] == []
 
 
 def test_hostile_bytes_bundles_and_clocks_leave_it_answering(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pipeline.rollout.slots import Slot, Slots
 from tests.kit.bundles import TEXTS, text_bundle, text_probabilities, text_table
 from tests.kit.devices import Models, TableModel
 from workers.edge.inputs import softmax
+from workers.edge.live_inputs import MAX_INPUTS
 from workers.edge.model_process import ModelDiedError
-from workers.edge.serving import DEATHS_ALLOWED, LIVE_INPUTS, NoModelError, Serving
+from workers.edge.serving import DEATHS_ALLOWED, NoModelError, Serving
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_answers_go_on_while_the_model_is_switched_over_and_over(slots: list[Slo
 def test_live_inputs_are_bounded_and_forgotten_at_a_switch(slots: list[Slot]) -> None:
     serving = Serving(Models().start)
     serving.serve(slots[0])
-    serving.predict([str(n) for n in range(LIVE_INPUTS + 5)])
+    serving.predict([str(n) for n in range(MAX_INPUTS + 5)])
     assert serving.live_inputs()[0] == "5"
     serving.serve(slots[1])
     assert serving.live_inputs() == []

@@ -3,13 +3,14 @@
 import configparser
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from workers.edge.cli import app
-from workers.edge.supervisor import Supervisor
+from workers.edge.supervisor import Pulse, Supervisor
 
 UNIT = Path(__file__).parents[3] / "deploy" / "systemd" / "kdpipe-edge.service"
 
@@ -39,6 +40,36 @@ def test_without_a_supervisor_nothing_is_told() -> None:
     supervisor = Supervisor({"WATCHDOG_USEC": "5"})
     supervisor.ready()
     assert supervisor.watchdog_s is None
+
+
+def test_the_watchdog_hears_nothing_of_a_loop_that_does_not_move() -> None:
+    now = [0.0]
+    pulse = Pulse(600.0, clock=lambda: now[0])
+    pulse.beat(rest_s=86_400.0)  # a turn ended; it rests for as long as the server says
+    now[0] = 86_999.0
+    assert pulse.beats
+    now[0] = 87_000.0
+    assert not pulse.beats
+    pulse.beat()
+    assert pulse.beats
+
+
+def test_only_a_loop_that_moves_is_said_to_live(tmp_path: Path) -> None:
+    class Turns(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(timeout)
+            now[0] += 20.0
+            return len(asked) > 4
+
+    asked: list[float | None] = []
+    now = [0.0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        supervisor = Supervisor({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"})
+        supervisor.watch(Pulse(45.0, clock=lambda: now[0]), Turns())
+        supervisor.stopping()
+        assert [systemd.recv(64) for _ in range(3)] == [b"WATCHDOG=1", b"WATCHDOG=1", b"STOPPING=1"]
+    assert set(asked) == {20.0}
 
 
 def test_the_unit_restarts_for_ever_keeps_state_and_is_nobody_in_particular() -> None:

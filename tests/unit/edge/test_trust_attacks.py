@@ -19,6 +19,7 @@ from pipeline.releases.keys import load_key
 from pipeline.releases.repository import parse_metadata, sign_metadata
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout import device as machine
+from pipeline.rollout import heard
 from pipeline.rollout.device import State
 from tests.kit.bundles import NOW, Trust, text_bundle
 from tests.kit.devices import Device
@@ -232,10 +233,10 @@ def test_metadata_in_force_is_judged_by_trusted_time_whatever_the_wall_clock_say
 
 
 def test_a_signed_time_is_forgotten_only_for_a_newer_root() -> None:
-    record = machine.learn_time(machine.DeviceRecord(incarnation=1), 900, 3)
-    assert machine.learn_time(record, 100, 3).signed_unix_s == 900
-    assert machine.learn_time(record, 100, 2).signed_unix_s == 900
-    assert machine.learn_time(record, 100, 4).signed_unix_s == 100
+    record = heard.learn_time(machine.DeviceRecord(incarnation=1), 900, 3)
+    assert heard.learn_time(record, 100, 3).signed_unix_s == 900
+    assert heard.learn_time(record, 100, 2).signed_unix_s == 900
+    assert heard.learn_time(record, 100, 4).signed_unix_s == 100
 
 
 # Rot, floods and slowness.
@@ -249,7 +250,7 @@ def test_stored_metadata_that_rotted_is_fetched_anew(fleet: Trust, device: Devic
     stored = device.folder.tuf / name
     stored.unlink()
     stored.write_bytes(content)
-    again = DeviceTrust(device.folder.tuf, root=fleet.root(), fetch=device._metadata)
+    again = DeviceTrust(device.folder.tuf, root=fleet.root, fetch=device._metadata)
     again.keys()
     again.refresh(NOW)
     assert again.release("releases/small-000001.kdpb") is not None
@@ -300,7 +301,7 @@ def test_metadata_and_bundles_that_come_too_slowly_are_given_up(tmp_path: Path, 
         identity = enrol(tmp_path / "identity", enrolment, lambda f: EnrolmentClient(f.endpoint_enrolment, f.ca_pem), hardware_class="test")
         known = identity.fleet
         client = FleetClient(known.endpoint_fleet, ca_pem=known.ca_pem, key_pem=identity.key_pem, certificate_pem=identity.certificate_pem)
-        trust = DeviceTrust(tmp_path / "tuf", root=known.root.encode(), fetch=client.metadata)
+        trust = DeviceTrust(tmp_path / "tuf", root=known.root.encode, fetch=client.metadata)
         trust.refresh(fleet.now)
         monkeypatch.setattr(fleet_client, "CALL_TIMEOUT_S", 0.3)
         monkeypatch.setattr(fleet_client, "FETCH_TIMEOUT_S", 0.3)

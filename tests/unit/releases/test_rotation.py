@@ -20,6 +20,7 @@ from pipeline.releases.published import read_published
 from pipeline.releases.repository import MetadataInvalidError, create_repository, parse_metadata, sign_metadata
 from pipeline.releases.rotation import ROLES, RotationUnclearError, SignaturesMissingError
 from pipeline.rollout import device as machine
+from pipeline.rollout import heard
 from pipeline.rollout.device import Wanted
 from pipeline.rollout.device_file import from_json, to_json
 from tests.kit.bundles import NOW, Trust, target_of, text_bundle
@@ -231,7 +232,7 @@ def test_an_expired_root_and_expired_targets_are_renewed_and_devices_come_back(r
 
 def test_a_far_future_that_a_stolen_timestamp_key_signed_counts_until_a_new_root_comes(repository: Repository, device: Device) -> None:
     """Without the last step such a device would install nothing for ever."""
-    record = machine.learn_time(device.record.current, int((NOW + timedelta(days=4000)).timestamp()), device.trust.root_version)
+    record = heard.learn_time(device.record.current, int((NOW + timedelta(days=4000)).timestamp()), device.trust.root_version)
     later = NOW + timedelta(days=4000)
     with pytest.raises(MetadataRefusedError) as refused:
         device.trust.refresh(later)
@@ -242,7 +243,7 @@ def test_a_far_future_that_a_stolen_timestamp_key_signed_counts_until_a_new_root
         device.trust.refresh(later)  # the new root is in
     assert device.trust.root_version == 2 > record.signed_root
     signed_unix_s = device.trust.refresh(NOW)
-    assert machine.learn_time(record, signed_unix_s, device.trust.root_version).signed_unix_s == int(NOW.timestamp())
+    assert heard.learn_time(record, signed_unix_s, device.trust.root_version).signed_unix_s == int(NOW.timestamp())
 
 
 def test_a_change_of_keys_killed_at_any_step_is_whole_or_not_begun(repository: Repository, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pipeline.releases.target import ReleaseTarget, TargetInvalidError, target_path
-from pipeline.rollout import device
+from pipeline.rollout import device, heard, incumbent
 from pipeline.rollout.device import (
     MAX_REPORTS,
     RESTING,
@@ -24,7 +24,7 @@ from pipeline.rollout.device import (
     Wanted,
     WrongStepError,
 )
-from pipeline.rollout.device_file import RecordInvalidError, from_json, to_json
+from pipeline.rollout.device_file import RecordInvalidError, begin_anew, from_json, held_to_json, to_json
 
 MACHINE = Machine(hardware="linux-x86_64", free_disk_bytes=1 << 30, free_memory_bytes=1 << 30)
 EVIDENCE = Shadow(
@@ -176,8 +176,8 @@ def test_an_incumbent_that_cannot_run_gives_way_to_the_previous_one_unless_that_
 
 def test_acknowledged_reports_go_and_those_of_another_incarnation_stay() -> None:
     record = installed(NEW, 1, 1)
-    assert device.acknowledge(record, 2, 99) is record
-    assert [r.sequence for r in device.acknowledge(record, 1, 4).reports] == [5, 6]
+    assert heard.acknowledge(record, 2, 99) is record
+    assert [r.sequence for r in heard.acknowledge(record, 1, 4).reports] == [5, 6]
 
 
 def test_the_report_queue_is_bounded_and_sheds_steps_before_outcomes() -> None:
@@ -198,11 +198,13 @@ def test_a_step_in_the_wrong_state_is_a_bug_that_says_so() -> None:
 def test_a_record_that_does_not_read_is_told(data: bytes) -> None:
     with pytest.raises(RecordInvalidError):
         from_json(data)
+    with pytest.raises(RecordInvalidError):
+        begin_anew(data, incarnation=1)
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40))
 def test_signed_time_never_falls(first: int, second: int) -> None:
-    assert device.learn_time(device.learn_time(NEW, first), second).signed_unix_s == max(first, second)
+    assert heard.learn_time(heard.learn_time(NEW, first), second).signed_unix_s == max(first, second)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -257,9 +259,21 @@ class AnyOrder(RuleBasedStateMachine):
     def rot(self) -> None:
         self.record = device.lose_incumbent(self.record, "slot_corrupt", "")
 
+    @precondition(lambda self: self.record.incumbent is not None)
+    @rule(comes_up=st.booleans())
+    def boot(self, comes_up: bool) -> None:
+        self.record = incumbent.begin_boot(self.record)
+        assert self.record.incumbent is not None, "a slot that is whole is never given up for nothing"
+        if comes_up:
+            self.record = incumbent.booted(self.record)
+
     @rule()
     def restart(self) -> None:
         self.record = from_json(to_json(self.record))
+
+    @rule()
+    def lose_the_record(self) -> None:
+        self.record, self.top = begin_anew(held_to_json(self.record), incarnation=self.record.incarnation + 1), 0
 
     @invariant()
     def only_confirmed_releases_answer(self) -> None:

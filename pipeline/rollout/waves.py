@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.rollout.events import EventKind, Step
 from pipeline.rollout.evidence import DeviceFacts, Evidence
 from pipeline.rollout.plan import Plan
-from pipeline.rollout.rollout import Rollout, Stage
+from pipeline.rollout.rollout import Rollout, RolloutState, Stage
 from pipeline.rollout.sequential import POOLED, allot
 from pipeline.rollout.targeting import bucket, eligible, misfit, ranked, wave_reach
 
@@ -70,6 +70,13 @@ def not_yet_offered(rollout: Rollout, evidence: Evidence) -> dict[str, DeviceFac
         and facts.running_digest != plan.digest
         and not misfit(facts, plan.selector, plan.hardware)
     }
+
+
+def awaited(rollout: Rollout) -> list[str]:
+    """Devices that the wave cannot go on without: offered the release, or in turn for it. The sooner they call, the sooner it passes."""
+    if rollout.state is not RolloutState.RUNNING or rollout.paused:
+        return []
+    return [device for device, member in rollout.members.items() if member.stage in (Stage.PENDING, Stage.OFFERED)]
 
 
 def in_flight_most(plan: Plan, wave: int, population: int) -> int:

@@ -198,7 +198,7 @@ def _failing(bench: Bench) -> list[Comparison]:
     switched = bench.count("switched")
     view, took_s = bench.roll_out(2)
     assert view.state is RolloutState.HALTED, view.reason
-    time.sleep(2 * max(Pacing.busy_s, Pacing().least_interval_s(bench.devices)))  # whoever was offered it has called again
+    time.sleep(4 * max(Pacing.busy_s, Pacing().least_interval_s(bench.devices)))  # whoever was offered it has called again
     touched = bench.count("switched") - switched
     return [
         _told(bench, "devices that switched to a build that always fails", touched, "devices", most=SWITCHED_MOST),

@@ -219,7 +219,7 @@ class Engine:
             devices=facts,
             listening_since_s=self._started_s,
             present_within_s=self._pacing.present_within_s(self._roster),
-            sync_s=self._pacing.busy_interval_s(self._roster),
+            sync_s=self._pacing.longest_interval_s(self._roster),
         )
 
     def _settle(self, session: Session, rollout: Rollout, events: list[Event], now: float) -> None:

@@ -96,7 +96,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             assignment=row.envelope,
             acknowledged_incarnation=row.incarnation,
             acknowledged_sequence=row.sequence,
-            next_sync_s=self._pacing.next_sync_s(self._roster, row.population),
+            next_sync_s=self._pacing.next_sync_s(self._roster, row),
         )
 
     async def GetMetadata(self, request: fleet_pb2.GetMetadataRequest, context: Context) -> fleet_pb2.GetMetadataResponse:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, bindparam, select
 from pipeline.rollout.events import Event, RolloutLogBrokenError, check_chain, follow, stored_event
 from pipeline.rollout.evidence import DeviceFacts, Progress
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, apply, fold
+from pipeline.rollout.waves import awaited
 from workers.orchestrator import tables
 from workers.orchestrator.served import Served, read_served
 
@@ -122,6 +123,8 @@ class Roster:
         self.revoked_operators: frozenset[str] = frozenset()
         self.revision = 0
         """Number of the last change that this image has."""
+        self._waited_for: tuple[list[Rollout], frozenset[str]] = [], frozenset()
+        """Of which rollouts, and the devices."""
 
     def load(self, connection: Connection) -> None:
         """Read everything. A rollout whose log was tampered with is among `broken`."""
@@ -179,6 +182,15 @@ class Roster:
 
     def is_busy(self, population: str) -> bool:
         return any(r.plan.population == population and r.state in LIVE for r in list(self.rollouts.values()))
+
+    def waited_for(self) -> frozenset[str]:
+        """Devices whose next call a rollout waits for: it has offered them its release, or does when they are there."""
+        live = self.live()
+        known, devices = self._waited_for
+        if len(known) != len(live) or any(one is not other for one, other in zip(known, live, strict=True)):
+            devices = frozenset(device for rollout in live for device in awaited(rollout))
+            self._waited_for = live, devices
+        return devices
 
     def incumbent(self, population: str) -> Rollout | None:
         """The rollout that brought what the population runs: the last one that completed."""

@@ -25,7 +25,7 @@ from workers.edge import download as downloads
 from workers.edge.fleet_client import FleetRefusedError
 from workers.edge.folder import RecordFile
 from workers.edge.model_process import ModelDiedError, ModelRefusedError
-from workers.edge.serving import Model, Serving, StartModel
+from workers.edge.serving import Model, Serving, StartModel, start_proven
 from workers.edge.shadow import compare, run_model
 from workers.edge.shortcuts import Fetched, fetch_bundle
 from workers.edge.trust import Trust
@@ -237,7 +237,7 @@ class Installer:
 
     def _trial(self, candidate: Slot) -> None:
         """Answer with the candidate, then start it anew from the disk: what is confirmed has proved that it comes up again."""
-        first = self._start_proven(candidate)
+        first = start_proven(self._start, candidate, prove)
         before = self._serving.switch(first)
         up: list[Model | None] = [first, before]
         kept = before
@@ -250,7 +250,7 @@ class Installer:
             if before is not None:  # it answers while the candidate starts: two models at most
                 up.append(self._serving.switch(before))
                 first.close()
-            second = self._start_proven(self._slots.open(candidate.digest))
+            second = start_proven(self._start, self._slots.open(candidate.digest), prove)
             up += [second, self._serving.switch(second)]
             kept = second
             self._record.save(device.confirm(self._record.current))
@@ -264,15 +264,6 @@ class Installer:
             for model in up:
                 if model is not None and model is not kept:
                     model.close()
-
-    def _start_proven(self, slot: Slot) -> Model:
-        model = self._start(slot, 0)
-        try:
-            prove(model)
-        except BaseException:
-            model.close()
-            raise
-        return model
 
     def _slot(self, digest: str) -> Slot | None:
         try:

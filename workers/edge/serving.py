@@ -112,13 +112,7 @@ class Serving:
 
         Raises ModelDiedError, ModelRefusedError, and what `prove` raises; then nothing changed.
         """
-        model = self._start(slot, 0)
-        try:
-            prove(model)
-        except BaseException:
-            model.close()
-            raise
-        old = self.switch(model)
+        old = self.switch(start_proven(self._start, slot, prove))
         if old is not None:
             old.close()
 
@@ -184,3 +178,17 @@ class Serving:
                 self._deaths += 1
                 raise ModelDiedError(current.slot.digest, f"it does not start again: {error}") from error
             return self._model
+
+
+def start_proven(start: StartModel, slot: Slot, prove: Callable[[Model], None]) -> Model:
+    """A model that has loaded and is proven; one that is not is closed.
+
+    Raises ModelDiedError, ModelRefusedError, and what `prove` raises.
+    """
+    model = start(slot, 0)
+    try:
+        prove(model)
+    except BaseException:
+        model.close()
+        raise
+    return model

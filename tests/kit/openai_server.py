@@ -124,6 +124,8 @@ class _Exchange(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | dict(headers)).items():
             self.send_header(name, value)
+        if self.close_connection:  # said, or a client that asks again at once finds the connection closed under it
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data)
         self.wfile.flush()

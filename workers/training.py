@@ -60,7 +60,7 @@ class TrainingFailedError(StudentError):
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: {self.reason}; expected it to train to its last step; run again: it trains afresh, on the labels that "
+            f"student {self.name}: {self.reason}; expected it to train to its last step; run again: it trains anew, on the labels that "
             f"are there; where that ends the same way, correct the student; its checkpoints stay in {self.folder} for a look"
         )
 

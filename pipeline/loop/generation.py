@@ -59,9 +59,7 @@ class Opening:
     generation: int
     new_rows: int
     students: Mapping[str, str]
-    """Name -> spec digest of those that train."""
-    afresh: tuple[str, ...]
-    """Of these, the ones that cannot start from an incumbent: new, or their spec changed."""
+    """Name -> spec digest of those that train. One starts from its incumbent if that is of the same digest."""
 
 
 def spec_digest(run: RunFile, student: str) -> str:
@@ -79,14 +77,11 @@ def wanted_digests(run: RunFile) -> dict[str, str]:
 def opening(*, last_generation: int, new_rows: int, wanted: Mapping[str, str], trained: Mapping[str, str]) -> Opening | None:
     """The next generation, or None where there is nothing to do.
 
-    `wanted` and `trained` map a student's name to its spec digest: of the run file, and of its latest training. New rows
-    concern every student; without them only those whose spec changed train, on the labels that are there.
+    `wanted` and `trained` map a student's name to its spec digest: of the run file, and of its latest training if that did not fail. New
+    rows concern every student; without them only those train that are new, changed or failed, on the labels that are there.
     """
-    afresh = tuple(sorted(name for name, digest in wanted.items() if trained.get(name) != digest))
-    if new_rows == 0 and not afresh:
-        return None
-    students = wanted if new_rows else {name: wanted[name] for name in afresh}
-    return Opening(generation=last_generation + 1, new_rows=new_rows, students=students, afresh=afresh)
+    students = {name: digest for name, digest in wanted.items() if new_rows or trained.get(name) != digest}
+    return Opening(generation=last_generation + 1, new_rows=new_rows, students=students) if students else None
 
 
 def amended(left: Opening, *, wanted: Mapping[str, str], trained: frozenset[str]) -> Opening:
@@ -98,8 +93,7 @@ def amended(left: Opening, *, wanted: Mapping[str, str], trained: frozenset[str]
     students = {
         name: digest if name in trained else wanted[name] for name, digest in left.students.items() if name in trained or name in wanted
     }
-    changed = {name for name, digest in students.items() if digest != left.students[name]}
-    return replace(left, students=students, afresh=tuple(sorted(changed | (set(left.afresh) & set(students)))))
+    return replace(left, students=students)
 
 
 def next_step(*, labels_ended: bool, students: Mapping[str, StudentFacts]) -> Step:

@@ -147,7 +147,7 @@ def _student_plan(request: RunRequest, name: str, found: Opening | None, left: O
     if left:
         return _open_student_plan(request, name, found, left)
     start = start_of(request.folder, name)
-    if name in found.afresh or start is None:
+    if start is None or start.spec != found.students[name]:
         return f"trains afresh in generation {found.generation}"
     return f"trains in generation {found.generation}, warm from generation {start.generation}"
 

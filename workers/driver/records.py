@@ -105,7 +105,8 @@ def open_generation(folder: RunFolder) -> Opening | None:
         return None
     record = read_json(_opening_file(folder, numbers[-1]))
     del record["sections"]
-    return Opening(**{**record, "afresh": tuple(record["afresh"])})
+    record.pop("afresh", None)  # written before it was seen to follow from the digests
+    return Opening(**record)
 
 
 def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
@@ -119,7 +120,6 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
             "generation": opening.generation,
             "new_rows": opening.new_rows,
             "students": dict(opening.students),
-            "afresh": list(opening.afresh),
             "sections": {
                 name: run.students[name].model_dump(mode="json") if wanted.get(name) == digest else before[name]
                 for name, digest in opening.students.items()
@@ -160,13 +160,9 @@ def trainings(folder: RunFolder) -> list[Training]:
 
 
 def trained_digests(folder: RunFolder) -> dict[str, str]:
-    """Student -> spec digest of its latest training that came to a verdict, in closed generations."""
-    digests = {}
-    for outcome in outcomes(folder).values():
-        for name, student in outcome["students"].items():
-            if student["fate"] not in FAILURES:
-                digests[name] = student["spec"]
-    return digests
+    """Student -> spec digest of its latest training in closed generations; without those whose latest one failed."""
+    latest = {name: student for outcome in outcomes(folder).values() for name, student in outcome["students"].items()}
+    return {name: student["spec"] for name, student in latest.items() if student["fate"] not in FAILURES}
 
 
 @dataclass(frozen=True, kw_only=True)

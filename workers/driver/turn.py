@@ -146,7 +146,7 @@ class Turn:
     def _start(self, name: str) -> Incumbent | None:
         """The version that a student's training starts from: the latest of the same make that was not taken back."""
         incumbent = start_of(self._context.folder, name)
-        return incumbent if incumbent and incumbent.spec == self._opening.students[name] and name not in self._opening.afresh else None
+        return incumbent if incumbent and incumbent.spec == self._opening.students[name] else None
 
     def _say_taken_back(self, name: str) -> None:
         back, start = taken_back(self._context.folder, name), self._start(name)

@@ -81,7 +81,7 @@ def label(request: RunRequest) -> None:
 
 
 def leave_open(request: RunRequest) -> Opening:
-    left = Opening(generation=1, new_rows=40, students=wanted_digests(request.run), afresh=("other", "tiny"))
+    left = Opening(generation=1, new_rows=40, students=wanted_digests(request.run))
     write_opening(request.folder, left, request.run)
     return left
 
@@ -242,7 +242,7 @@ def test_nothing_starts_from_a_release_that_was_taken_back_and_the_plan_says_so(
     folder, now = request.folder, datetime.now(UTC)
     create_repository(folder.keys, folder.releases, now=now)
     target = Trust(folder.keys, folder.releases).publish(text_bundle(project / "b"), now=now)
-    opening = Opening(generation=1, new_rows=0, students=wanted_digests(request.run), afresh=())
+    opening = Opening(generation=1, new_rows=0, students=wanted_digests(request.run))
     write_opening(folder, opening, request.run)
     student = {"fate": "shipped", "spec": opening.students["tiny"], "steps_total": 1}
     write_json(folder.generation(1) / "outcome.json", {"students": {"tiny": student}})

@@ -216,7 +216,7 @@ def test_an_option_speaks_louder_than_the_run_file(folder: RunFolder) -> None:
 
 
 def test_while_a_generation_is_open_the_policy_waits_and_says_so(folder: RunFolder) -> None:
-    write_json(folder.generation(3) / "opening.json", {"generation": 3, "new_rows": 1, "students": {}, "afresh": [], "sections": {}})
+    write_json(folder.generation(3) / "opening.json", {"generation": 3, "new_rows": 1, "students": {}, "sections": {}})
     told = gc(folder, "--json")
     assert (json.loads(told.stdout)["dropped"], json.loads(told.stdout)["attempts"]) == ({}, {LOST: 5})
     assert "generation 3 is open" in gc(folder).stderr

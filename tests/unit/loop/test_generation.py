@@ -15,10 +15,10 @@ def test_nothing_new_and_nothing_changed_opens_no_generation() -> None:
     assert opening(last_generation=3, new_rows=0, wanted={"small": "a"}, trained={"small": "a"}) is None
 
 
-def test_new_rows_concern_every_student_and_only_a_changed_one_starts_afresh() -> None:
+def test_new_rows_concern_every_student() -> None:
     found = opening(last_generation=1, new_rows=10, wanted={"small": "a", "base": "b"}, trained={"small": "a", "base": "x"})
     assert found is not None
-    assert (found.generation, dict(found.students), found.afresh) == (2, {"small": "a", "base": "b"}, ("base",))
+    assert (found.generation, dict(found.students)) == (2, {"small": "a", "base": "b"})
 
 
 @given(wanted=DIGESTS, trained=DIGESTS, new_rows=st.integers(0, 3))
@@ -74,14 +74,13 @@ def test_a_failed_student_does_not_hold_the_others() -> None:
 def test_a_changed_run_file_never_touches_a_student_that_has_trained(
     left: dict[str, str], wanted: dict[str, str], trained: frozenset[str]
 ) -> None:
-    before = Opening(generation=4, new_rows=7, students=left, afresh=())
+    before = Opening(generation=4, new_rows=7, students=left)
     after = amended(before, wanted=wanted, trained=trained)
     for name, digest in left.items():
         if name in trained:
             assert after.students[name] == digest
         elif name in wanted:
             assert after.students[name] == wanted[name]
-            assert (name in after.afresh) == (wanted[name] != digest)
         else:
             assert name not in after.students
     assert set(after.students) <= set(left)

@@ -42,7 +42,7 @@ def test_device_enrols_installs_updates_and_answers_like_the_bundle(fleet: FakeF
         assert agent.ready["ready"]
         assert agent.ready["device"] == "d-1"
         with LocalDevice(agent.folder) as device:
-            with pytest.raises(DeviceRefusedError, match="no model is installed") as refused:
+            with pytest.raises(DeviceRefusedError, match="no model answers") as refused:
                 device.predict(["hello"])
             assert refused.value.code == "FAILED_PRECONDITION"
             first = fleet.trust.publish(text_bundle(tmp_path, release=1, seed=1), release=1, now=fleet.now)

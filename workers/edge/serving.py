@@ -44,11 +44,12 @@ StartModel = Callable[[Slot, int], Model]
 
 
 class NoModelError(DeviceError):
-    """Nothing is installed yet."""
+    """Nothing is installed yet, or nothing that is installed comes up."""
 
     def __str__(self) -> str:
         return (
-            "no model is installed on this device yet; expected a confirmed release; the first rollout brings it: `kdpipe edge status DIR`"
+            "no model answers on this device; expected a confirmed release that comes up; `kdpipe edge status DIR` says whether one is "
+            "installed (it is started again each turn) or the first rollout is still to bring it"
         )
 
 

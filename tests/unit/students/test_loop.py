@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from pipeline.students.faults import (
 from pipeline.students.loop import Moved, load_model
 from pipeline.students.models import build_student
 from pipeline.students.schedule import learning_rate
+from tests.kit.ranks import Reduce, in_ranks
 from tests.kit.students import GrowingReader, finish, mails, reader_of, spec, trainer_of, weights
 
 
@@ -137,7 +137,7 @@ def test_training_waits_for_labels_that_are_not_there_and_never_repeats_the_live
 def test_ranks_with_uneven_or_empty_slices_take_the_steps_of_one(world: int, rows: int) -> None:
     alone, student = trainer_of(spec(steps=6), reader_of(mails(rows)))
     finish(alone)
-    results = in_ranks(world, rows=rows, steps=6)
+    results = weights_of_ranks(world, rows=rows, steps=6)
     for found in results:
         for mine, expected in zip(found, weights(student), strict=True):
             np.testing.assert_allclose(mine, expected, atol=2e-4)
@@ -145,31 +145,17 @@ def test_ranks_with_uneven_or_empty_slices_take_the_steps_of_one(world: int, row
         assert_same(found, results[0])
 
 
-def in_ranks(world: int, *, rows: int, steps: int) -> list[Any]:
-    """The weights of each rank of a training whose collective adds up over threads."""
-    barrier, slots = threading.Barrier(world, timeout=60), [torch.zeros(0)] * world
-    results: list[Any] = [None] * world
+def weights_of_ranks(world: int, *, rows: int, steps: int) -> list[Any]:
+    """The weights of each rank of a training."""
     students = [build_student(spec(steps=steps)) for _ in range(world)]
 
-    def work(rank: int) -> None:
-        def reduce(flat: torch.Tensor) -> None:
-            slots[rank] = flat.clone()
-            barrier.wait()
-            total = torch.stack(slots).sum(0)
-            barrier.wait()
-            flat.copy_(total)
-
+    def work(rank: int, reduce: Reduce) -> Any:
         reader = reader_of(mails(rows), rank=rank, world=world)
         trainer, student = trainer_of(spec(steps=steps), reader, student=students[rank], rank=rank, world=world, reduce=reduce)
         finish(trainer)
-        results[rank] = weights(student)
+        return weights(student)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
+    return in_ranks(world, work)
 
 
 def poisoned(samples: Any, rows: list[int]) -> Any:

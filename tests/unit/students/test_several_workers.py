@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import batch_span, epoch_order, pieces, rank_slice
@@ -16,6 +15,7 @@ from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import Trained, load_weights
 from pipeline.students.models import Student, StudentSpec, build_student
 from tests.kit.labelling import Bench, MemorySource
+from tests.kit.ranks import Reduce, in_ranks
 from tests.kit.students import section
 from tests.kit.training import Clock, Watched, training_spec
 from workers import teaching
@@ -54,32 +54,12 @@ def spec_in(folder: Path) -> TrainingSpec:
 
 def together(spec: TrainingSpec, boards: list[Reports], sleep: Callable[[float], None] = time.sleep) -> list[Trained | None]:
     """What each worker comes to."""
-    barrier, slots = threading.Barrier(WORLD, timeout=60), [torch.zeros(0)] * WORLD
-    found: list[Any] = [None] * WORLD
 
-    def work(rank: int) -> None:
-        def reduce(flat: torch.Tensor) -> None:
-            slots[rank] = flat.clone()
-            barrier.wait()
-            total = torch.stack(slots).sum(0)
-            barrier.wait()
-            flat.copy_(total)
+    def work(rank: int, reduce: Reduce) -> Trained | None:
+        board = boards[rank]
+        return teach(spec, board=board, clock=Clock(), wall_clock=time.time, sleep=sleep, rank=rank, world=WORLD, reduce=reduce)
 
-        try:
-            found[rank] = teach(
-                spec, board=boards[rank], clock=Clock(), wall_clock=time.time, sleep=sleep, rank=rank, world=WORLD, reduce=reduce
-            )
-        except Exception as error:  # noqa: BLE001 - for the test to see, and so that the other does not wait for it
-            found[rank] = error
-            barrier.abort()
-
-    threads = [threading.Thread(target=work, args=(rank,), daemon=True) for rank in range(WORLD)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "it waits for ever"
-    return found
+    return in_ranks(WORLD, work)
 
 
 def shard_of_rank_1_alone(bench: Bench) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pipeline.rollout.comparison import ALPHA_COMPARISONS, Comparison, Finding, Metric, compare_all
 from pipeline.rollout.evidence import Evidence
 from pipeline.rollout.rollout import BROKEN, Member, Rollout, Stage
-from pipeline.rollout.sequential import POOLED, SMALLEST_VERDICT
+from pipeline.rollout.sequential import OTHERS, POOLED, SMALLEST_VERDICT
 from pipeline.rollout.waves import not_yet_offered
 
 INCOMPATIBLE_MOST = 0.2
@@ -19,12 +19,12 @@ CONCURRENT_S = 600.0
 
 
 def too_many_failures(rollout: Rollout) -> str | None:
-    """The sequential test of a hardware class, or of all together, has crossed its bound."""
+    """The sequential test of a hardware class, or of several, has crossed its bound."""
     halted = rollout.halted_test()
     if halted is None:
         return None
     hardware, test = halted
-    where = "all hardware classes together" if hardware == POOLED else hardware
+    where = {POOLED: "all hardware classes together", OTHERS: "the other hardware classes together"}.get(hardware, hardware)
     return (
         f"wave {rollout.wave}: {test.failed} of {test.failed + test.confirmed} installs on {where} failed, the release is to blame "
         f"({test.evidence_nats:.1f} nats, bound {test.bound_nats:.1f}){_codes(rollout)}"

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.rollout.comparison import Comparison, Finding, Metric
 from pipeline.rollout.events import GENESIS, Event, EventKind
 from pipeline.rollout.plan import Plan, read_plan
-from pipeline.rollout.sequential import POOLED, InstallTest
+from pipeline.rollout.sequential import OTHERS, POOLED, InstallTest
 
 
 class RolloutState(enum.StrEnum):
@@ -126,9 +126,10 @@ class Rollout:
         return sum(1 for member in self.members.values() if member.stage in stages and wave in (None, member.wave))
 
     def halted_test(self) -> tuple[str, InstallTest] | None:
-        """The hardware class whose test says that the release is to blame, if one does; all classes where no single one does."""
-        halted = {hardware: test for hardware, test in sorted(self.tests.items()) if test.halts}
-        return next(((hardware, test) for hardware, test in halted.items() if hardware != POOLED or len(halted) == 1), None)
+        """The test that says that the release is to blame, if one does: of one hardware class rather than of several."""
+        halted = {name: test for name, test in self.tests.items() if test.halts}
+        name = min(halted, key=lambda name: (name == POOLED, name == OTHERS, name), default=None)
+        return None if name is None else (name, halted[name])
 
 
 def fold(events: Iterable[Event]) -> Rollout:
@@ -198,7 +199,7 @@ def _outcomes(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollou
         if stage is Stage.INCOMPATIBLE:
             continue
         overturned = member.stage is Stage.CONFIRMED and not is_late
-        for name in tests.keys() & {member.hardware, POOLED}:
+        for name in tests.keys() & {member.hardware if member.hardware in tests else OTHERS, POOLED}:
             tests[name] = tests[name].overturn() if overturned else tests[name].count(failed=stage in BROKEN)
     return replace(rollout, members=members, tests=tests)
 
@@ -245,7 +246,8 @@ def _resumed(rollout: Rollout, facts: Mapping[str, Any], at_s: float) -> Rollout
         elif member.stage is Stage.WITHDRAWN:
             members[device] = replace(member, stage=Stage.PENDING, joined_clock_s=thawed.clock_s(at_s))
     accepted = rollout.accepted | {Metric(name) for name in facts.get("accepts", ())}
-    back = replace(thawed, members=members, tests={}, accepted=accepted, halted_because="", reason=facts["reason"])
+    tests = rollout.tests if facts.get("keeps_tests") else {}
+    back = replace(thawed, members=members, tests=tests, accepted=accepted, halted_because="", reason=facts["reason"])
     return _open_tests(replace(back, state=RolloutState.RUNNING, phase=WavePhase.OFFER), facts["alphas"])
 
 

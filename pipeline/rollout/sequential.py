@@ -1,12 +1,12 @@
 """When install failures are too many: a one-sided sequential likelihood-ratio test (Wald).
 
 The release fails on 1 % of devices when all is well, on 5 % when it is not; each outcome moves the ratio, and the wave halts
-the moment it reaches ln(1/alpha). Each hardware class has a test of its own, for what fails on one kind of device; where a wave has
-several classes, one more takes them together, for what fails everywhere: or many classes, which devices name themselves, would each
-have to see their share of failures first. The test only ever halts, it never accepts, so a wave is never declared good early. By
-Ville's inequality alpha bounds the chance that it ever halts a good release, at whatever moment one looks. The alphas of all
-tests of one rollout sum to at most `ALPHA_TOTAL`: `ALPHA_INSTALLS` of it is for these, the rest for `pipeline.rollout.comparison`.
-This module counts; what a halt does is `pipeline.rollout.steering`'s.
+the moment it reaches ln(1/alpha). The largest hardware classes of a wave have a test each, for what fails on one kind of device; the
+others, and those that join late, share one; and where there are several classes, one more takes all together, for what fails
+everywhere. So there is a bound on how many tests begin, though devices name their classes themselves. The test only ever halts, it
+never accepts, so a wave is never declared good early. By Ville's inequality alpha bounds the chance that it ever halts a good release,
+at whatever moment one looks. The alphas of all tests of one rollout sum to at most `ALPHA_TOTAL`: `ALPHA_INSTALLS` of it is for these,
+the rest for `pipeline.rollout.comparison`. This module counts; what a halt does is `pipeline.rollout.steering`'s.
 """
 
 import math
@@ -20,8 +20,12 @@ ALPHA_TOTAL = 0.01
 ALPHA_INSTALLS = 0.008
 ALPHA_FIRST_WAVE = 0.001
 """Five straight failures."""
-POOLED = "all classes"
-"""The test of a wave's hardware classes taken together, in place of a class's name; no class has a space in its own."""
+ALPHA_LEAST = 1e-5
+"""A test that begins anew with less would need more than seven straight failures: too blunt to go on with."""
+POOLED, OTHERS = "all classes", "other classes"
+"""The tests of all of a wave's hardware classes, and of those without a test of their own; no class has a space in its name."""
+CLASSES_MOST = 8
+"""Classes of a wave that have a test of their own."""
 SMALLEST_VERDICT = 73
 """Fewest installs in a wave from which its pass says anything; below it, only all-confirmed passes."""
 
@@ -62,11 +66,11 @@ class InstallTest:
 
 
 def allot(*, spent: float, classes: int, pools: bool, first_wave: bool, waves_left: int) -> tuple[float, float]:
-    """The alpha of the test of each of `classes` hardware classes, and of the pooled one (0 where none begins), of what is left.
+    """The alpha of each of `classes` tests, and of the pooled one (0 where none begins), of what is left.
 
-    `waves_left` counts the waves that still come, the present one included. Outside the first wave one share more is kept back,
-    for hardware classes that join late and for tests that start anew after a resume: so the sum never exceeds the total and
-    no test ever gets 0.
+    `waves_left` counts the waves that still come, the present one included. Outside the first wave one share more is kept back, for
+    classes that join late and for tests that start anew after a resume. A share is a part of what is left, so the sum never exceeds the
+    total; whoever starts tests anew looks at `ALPHA_LEAST`, or the parts become too small to find anything.
     """
     left = ALPHA_INSTALLS - spent
     budget = min(ALPHA_FIRST_WAVE * (classes + pools), left / 2) if first_wave else left / (waves_left + 1)

@@ -14,6 +14,7 @@ from pipeline.rollout.events import GENESIS, Event, EventKind, Step, follow
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Progress
 from pipeline.rollout.plan import OnHalt, Plan, plan_facts
 from pipeline.rollout.rollout import BROKEN, LIVE, UNDECIDED, Rollout, RolloutState, Stage, WavePhase, apply, fold
+from pipeline.rollout.sequential import ALPHA_LEAST
 from pipeline.rollout.silence import fallen_silent
 
 
@@ -40,6 +41,20 @@ class RolloutActionError(FleetError):
         )
 
 
+class ErrorBudgetSpentError(FleetError):
+    """A rollout was resumed after failures so often that its tests would no longer find a release that is to blame."""
+
+    def __init__(self, rollout_id: str, alpha: float) -> None:
+        super().__init__(rollout_id, alpha)
+        self.rollout_id, self.alpha = rollout_id, alpha
+
+    def __str__(self) -> str:
+        return (
+            f"rollout {self.rollout_id}: cannot resume: after so many resumes its install tests would begin with an error budget of "
+            f"{self.alpha:.1g}; expected at least {ALPHA_LEAST:g}; `kdpipe rollout abort`, mend what fails, and create a new rollout"
+        )
+
+
 def create(plan: Plan, *, now: float) -> tuple[Rollout, Event]:
     """A new rollout in DRAFT, and the event that makes it."""
     event = follow(sequence=1, previous=GENESIS, at_s=now, kind=EventKind.CREATED, facts=plan_facts(plan))
@@ -56,7 +71,9 @@ def advance(rollout: Rollout, evidence: Evidence, *, now: float) -> tuple[Rollou
 
 
 def command(rollout: Rollout, action: Action, *, now: float) -> tuple[Rollout, list[Event]]:
-    """What an operator's action does; nothing where it is done already. Raises RolloutActionError where it cannot be meant."""
+    """What an operator's action does; nothing where it is done already. Raises RolloutActionError where it cannot be meant,
+    ErrorBudgetSpentError for one resume too many.
+    """
     events: list[Event] = []
     now = max(now, rollout.last_event_s)
     step = _COMMANDS[action](rollout)
@@ -252,16 +269,22 @@ def _resume(rollout: Rollout) -> Step | None:
         return None
     unseen = [member for member in rollout.members.values() if not member.acknowledged]
     broken, refused = (sum(1 for member in unseen if member.stage in stages) for stages in (BROKEN, {Stage.INCOMPATIBLE}))
-    classes = {member.hardware for member in rollout.members.values() if member.wave == rollout.wave}
-    left = len(rollout.plan.waves) - rollout.wave + 1
     accepts = [str(found.metric) for found in rollout.comparisons if found.finding in (Finding.WORSE, Finding.MISSING)]
     says = f"resumed by the operator, who has seen {broken} failed devices" + (f", {refused} incompatible ones" if refused else "")
     says += f" and accepts {', '.join(accepts)}" if accepts else ""
-    return EventKind.RESUMED, {
-        "alphas": waves.alphas(rollout, classes, first_wave=False, waves_left=left),
-        "accepts": accepts,
-        "reason": says,
-    }
+    anew = rollout.state is RolloutState.HALTED and (broken > 0 or rollout.halted_test() is not None)
+    alphas = _alphas_anew(rollout) if anew else {}
+    return EventKind.RESUMED, {"alphas": alphas, "keeps_tests": not anew, "accepts": accepts, "reason": says}
+
+
+def _alphas_anew(rollout: Rollout) -> dict[str, float]:
+    """Of the wave's install tests, after failures that the operator has seen. Raises ErrorBudgetSpentError."""
+    joining = [member.hardware for member in rollout.members.values() if member.wave == rollout.wave]
+    left = len(rollout.plan.waves) - rollout.wave + 1
+    alphas = waves.alphas(rollout, joining, first_wave=False, waves_left=left)
+    if alphas and min(alphas.values()) < ALPHA_LEAST:
+        raise ErrorBudgetSpentError(rollout.plan.rollout_id, min(alphas.values()))
+    return alphas
 
 
 def _abort_keep(rollout: Rollout) -> Step | None:

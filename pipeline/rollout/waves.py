@@ -5,6 +5,7 @@ a wave goes on at all is decided in `pipeline.rollout.steering`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.rollout.events import EventKind, Step
 from pipeline.rollout.evidence import DeviceFacts, Evidence
 from pipeline.rollout.plan import Plan
 from pipeline.rollout.rollout import Rollout, RolloutState, Stage
-from pipeline.rollout.sequential import POOLED, allot
+from pipeline.rollout.sequential import CLASSES_MOST, OTHERS, POOLED, allot
 from pipeline.rollout.targeting import bucket, eligible, misfit, ranked, wave_reach
 
 BURST_S = 1.0
@@ -84,12 +85,15 @@ def in_flight_most(plan: Plan, wave: int, population: int) -> int:
     return plan.in_flight_first if wave <= 1 else max(plan.in_flight_first, math.ceil(plan.in_flight_share * population))
 
 
-def alphas(rollout: Rollout, classes: Iterable[str], *, first_wave: bool, waves_left: int, known: Collection[str] = ()) -> dict[str, float]:
-    """The error budget of the install tests that begin: of each hardware class not among those `known`, and of all together."""
-    found = set(classes)
-    new, pools = sorted(found - set(known)), POOLED not in known and len(found | set(known)) > 1
-    if not new:
+def alphas(rollout: Rollout, joining: Iterable[str], *, first_wave: bool, waves_left: int, known: Collection[str] = ()) -> dict[str, float]:
+    """The error budget of the install tests that begin. `joining` has the class of each device, `known` the tests of the wave so far."""
+    devices = Counter(joining)
+    own = [] if known else sorted(sorted(devices, key=lambda name: -devices[name])[:CLASSES_MOST])
+    others = [OTHERS] if OTHERS not in known and devices.keys() - {*own, *known} else []
+    if not own and not others:
         return {}
+    pools = POOLED not in known and len([*known, *own, *others]) > 1
+    new = [*own, *others]
     each, pooled = allot(spent=rollout.alpha_spent, classes=len(new), pools=pools, first_wave=first_wave, waves_left=waves_left)
     return {**dict.fromkeys(new, each), **({POOLED: pooled} if pools else {})}
 
@@ -108,8 +112,8 @@ def _joining(
     rollout: Rollout, evidence: Evidence, new: Sequence[str], *, first_wave: bool, waves_left: int, known: Collection[str]
 ) -> dict[str, Any]:
     devices = [[device, evidence.devices[device].hardware, _previous(rollout.plan, evidence.devices[device])] for device in new]
-    classes = {hardware for _, hardware, _ in devices}
-    return {"devices": devices, "alphas": alphas(rollout, classes, first_wave=first_wave, waves_left=waves_left, known=known)}
+    joining = [hardware for _, hardware, _ in devices]
+    return {"devices": devices, "alphas": alphas(rollout, joining, first_wave=first_wave, waves_left=waves_left, known=known)}
 
 
 def _previous(plan: Plan, facts: DeviceFacts) -> str:

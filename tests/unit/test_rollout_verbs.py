@@ -94,6 +94,9 @@ def test_watch_over_a_pipe_is_lines_until_it_completes(orchestrator: RunningOrch
     shown = told("rollout", "show", file, "mail-small-000001", "--events")
     assert "3 of 3 devices run it and confirmed it" in shown
     assert "wave_started" in shown
+    again = kdpipe("rollout", "start", file, *PLAN)
+    assert again.exit_code != 0
+    assert "it is completed already, nothing was started" in str(again.exception) + again.output
 
 
 def test_watch_of_a_rollout_that_halts_says_why_and_is_an_error(orchestrator: RunningOrchestrator, file: str) -> None:

@@ -111,18 +111,17 @@ class Engine:
         """Write an operator's action into the log, at its head, and assign what it desires. On any replica, whoever leads.
 
         What follows from evidence and time is the leader's: this replica may hear only part of the devices.
-        Raises RolloutUnknownError, RolloutActionError, RolloutConflictError, BundleMissingError.
+        Raises RolloutUnknownError, RolloutActionError, ErrorBudgetSpentError, RolloutConflictError, BundleMissingError.
         """
         rollout = self.find(session, rollout_id)
         if rollout is None:
             raise RolloutUnknownError(rollout_id)
-        if action in (Action.APPROVE, Action.RESUME):
-            if not rollout.is_terminal:
-                self._releases.target(rollout.plan.target)
+        moved, events = command(rollout, action, now=now)
+        if events and action in (Action.APPROVE, Action.RESUME):  # one that is done already takes no other's place
+            self._releases.target(rollout.plan.target)
             self._make_way(session, rollout, now)
-        rollout, events = command(rollout, action, now=now)
-        self._settle(session, rollout, events, now)
-        return rollout
+        self._settle(session, moved, events, now)
+        return moved
 
     def find(self, session: Session, rollout_id: str) -> Rollout | None:
         """The rollout, also one that has left memory. Raises RolloutLogBrokenError."""
@@ -152,7 +151,11 @@ class Engine:
         for rollout in session.all_rollouts().values():
             if rollout.state in LIVE or rollout.state is RolloutState.HALTED:
                 evidence = replace(self._evidence(session, rollout.plan.population, now), release_gone=self._gone(rollout.plan.target))
-                moved, events = advance(rollout, evidence, now=now)
+                try:
+                    moved, events = advance(rollout, evidence, now=now)
+                except Exception:  # pure: nothing is half done, and a fault in one rollout's facts is no reason to leave the others alone
+                    log.exception("a rollout cannot be moved; the others go on", extra={"rollout": rollout.plan.rollout_id})
+                    continue
                 self._settle(session, moved, events, now)
         self._greet(session, now)
 

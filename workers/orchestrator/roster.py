@@ -7,7 +7,7 @@ once by whoever answers it, and reaches the database with its next change or the
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,8 @@ from pipeline.rollout.evidence import DeviceFacts, Progress
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, apply, fold
 from pipeline.rollout.waves import awaited
 from workers.orchestrator import tables
+from workers.orchestrator.remembered import forgotten, worth_reading
 from workers.orchestrator.served import Served, read_served
-
-TERMINAL_KEPT = 8
-"""Ended rollouts of each population that stay in memory; older ones are read from the database when asked for."""
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +132,7 @@ class Roster:
         self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
         self.served = dict(read_served(connection))
         self.revoked_operators = frozenset(connection.execute(_REVOKED_SINCE, {"since": 0}).scalars())
-        for rollout_id, population in list(_kept(connection)):
+        for rollout_id, population in worth_reading(connection):
             self._read(connection, rollout_id, population)
 
     def catch_up(self, connection: Connection) -> bool:
@@ -198,17 +196,9 @@ class Roster:
         return max(done, key=lambda rollout: rollout.last_event_s, default=None)
 
     def forget_old(self) -> None:
-        """Drop ended rollouts beyond the newest few of each population; the incumbent stays."""
-        by_population: dict[str, list[Rollout]] = {}
-        for rollout in self.rollouts.values():
-            if rollout.is_terminal:
-                by_population.setdefault(rollout.plan.population, []).append(rollout)
-        for population, ended in by_population.items():
-            ended.sort(key=lambda rollout: rollout.last_event_s, reverse=True)
-            incumbent = self.incumbent(population)
-            for rollout in ended[TERMINAL_KEPT:]:
-                if rollout is not incumbent:
-                    del self.rollouts[rollout.plan.rollout_id]
+        """Drop what need not be in memory (`remembered`)."""
+        for rollout_id in forgotten(list(self.rollouts.values())):
+            del self.rollouts[rollout_id]
 
 
 def read_rollout(connection: Connection, rollout_id: str) -> Rollout:
@@ -242,21 +232,3 @@ def _device(row: Mapping[Any, Any]) -> DeviceRow:
     columns = dict(row)
     del columns["revision"]
     return DeviceRow(**columns)
-
-
-def _kept(connection: Connection) -> Iterable[tuple[str, str]]:
-    """Rollouts that belong into memory, each with its population."""
-    table = tables.rollouts
-    rows = connection.execute(select(table).order_by(table.c.ended_s.desc())).mappings().all()
-    terminal: dict[str, int] = {}
-    completed: set[str] = set()
-    for row in rows:
-        if row["ended_s"] is None:
-            yield row["rollout_id"], row["population"]
-            continue
-        terminal[row["population"]] = terminal.get(row["population"], 0) + 1
-        is_incumbent = row["state"] == RolloutState.COMPLETED and row["population"] not in completed
-        if is_incumbent:
-            completed.add(row["population"])
-        if is_incumbent or terminal[row["population"]] <= TERMINAL_KEPT:
-            yield row["rollout_id"], row["population"]

@@ -197,6 +197,7 @@ class Turns:
                     if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:
                         await asyncio.to_thread(self.repository.resign_timestamp, now=utc(now))
                     await self.writer.run(lambda session: self._tidy(session, self.clock()))
+                await self.writer.run(lambda session: self.roster.forget_old())
                 self.metrics.timestamp_expires(self.repository.timestamp_expires.timestamp())
             except Exception:  # signing goes on at the next turn; the metric shows when it does not
                 log.exception("housekeeping failed; trying again")
@@ -209,4 +210,3 @@ class Turns:
         forget_reports(session.connection, now=now)
         session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))
         forget_served(session.connection, before_s=old_s)
-        self.roster.forget_old()

@@ -12,11 +12,13 @@ from sqlalchemy import delete, event, func, select, update
 from pipeline.releases.assignment import ASSIGNMENT_VALID, Assignment, verify_assignment
 from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.target import ReleaseTarget, target_path
-from pipeline.rollout.events import RolloutLogBrokenError
-from pipeline.rollout.evidence import Progress, Serving
+from pipeline.rollout import steering
+from pipeline.rollout.events import Event, RolloutLogBrokenError
+from pipeline.rollout.evidence import Evidence, Progress, Serving
 from pipeline.rollout.rollout import Rollout, RolloutState
 from pipeline.rollout.steering import Action
-from workers.orchestrator import tables
+from pipeline.rollout.targeting import Selector
+from workers.orchestrator import engine, tables
 from workers.orchestrator.engine import Engine, Order, RolloutConflictError, RolloutUnknownError
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
@@ -390,6 +392,57 @@ def test_old_rollouts_leave_memory_and_are_read_back_when_asked_for(world: World
     assert (
         world.writer.submit(lambda session: session.connection.scalar(select(func.count()).select_from(tables.rollouts))).result(10) == 12
     )
+
+
+def test_what_devices_of_a_kind_run_stays_in_memory_however_many_rollouts_come_after_it_for_others(world: World) -> None:
+    world.add("d-1")
+    world.roll(1, rollout_id="for-all")
+    world.change("d-1", labels="ring=beta")
+    for number in range(12):
+        world.now += 1.0
+        world.roll(2 + number % 2, rollout_id=f"beta-{number}", selector=Selector(labels=("ring=beta",)))
+    world.writer.submit(lambda session: world.roster.forget_old()).result(10)
+    assert len(world.roster.rollouts) == 9
+    world.add("d-2")
+    world.tick()
+    assert world.roster.devices["d-2"].target == target_path("small", 1)
+    world.crash()
+    world.add("d-3")
+    world.tick()
+    assert world.roster.devices["d-3"].target == target_path("small", 1)
+
+
+def test_approving_what_completed_ends_no_other_rollout(world: World) -> None:
+    world.add("d-1")
+    world.roll(1)
+    world.order(order(2))
+    world.act("r2")
+    world.says("d-1", Progress.FAILED)
+    world.tick()
+    assert world.state("r2") is RolloutState.HALTED
+    world.act("r1")
+    assert (world.state("r1"), world.state("r2")) == (RolloutState.COMPLETED, RolloutState.HALTED)
+
+
+def test_a_rollout_that_cannot_be_moved_holds_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.add("d-1")
+    world.order(order(1))
+    world.order(order(2, population="ads"))
+    world.act("r1", Action.APPROVE)
+    world.add("d-2")
+    world.change("d-2", population="ads")
+
+    def advance(rollout: Rollout, evidence: Evidence, *, now: float) -> tuple[Rollout, list[Event]]:
+        if rollout.plan.rollout_id == "r1":
+            raise ZeroDivisionError
+        return steering.advance(rollout, evidence, now=now)
+
+    monkeypatch.setattr(engine, "advance", advance)
+    world.act("r2")
+    assert world.state("r2") is RolloutState.RUNNING
+    assert "cannot be moved" in caplog.text
 
 
 def test_the_night_without_a_server_is_no_missed_deadline(world: World) -> None:

@@ -7,7 +7,8 @@ import pytest
 from pipeline.rollout.events import RolloutLogBrokenError, check_chain, follow
 from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import RolloutState, Stage, WavePhase, fold
-from pipeline.rollout.steering import Action, RolloutActionError, supersede
+from pipeline.rollout.sequential import ALPHA_LEAST
+from pipeline.rollout.steering import Action, ErrorBudgetSpentError, RolloutActionError, supersede
 from tests.kit.fleets import PREVIOUS, Fleet, approved, plan, stages
 
 
@@ -66,6 +67,50 @@ def test_gates_run_while_paused() -> None:
     fleet.report(fleet.offered()[0], Progress.FAILED)
     fleet.tick()
     assert fleet.rollout.state is RolloutState.HALTED
+
+
+def test_pausing_and_resuming_costs_no_error_budget_and_forgets_no_failure() -> None:
+    fleet = approved(200, waves=(1.0,), in_flight_first=200)
+    for device in fleet.offered()[:3]:
+        fleet.report(device, Progress.FAILED)
+    fleet.tick()
+    before = fleet.rollout
+    for _ in range(60):
+        fleet.act(Action.PAUSE)
+        fleet.act(Action.RESUME)
+    assert (fleet.rollout.tests, fleet.rollout.alpha_spent) == (before.tests, before.alpha_spent)
+    assert fleet.rollout.tests["x86"].failed == 3
+
+
+def test_resuming_after_halts_ends_before_the_tests_find_nothing_any_more() -> None:
+    fleet = approved(400, waves=(1.0,), in_flight_first=400)
+
+    def fail_and_resume(times: int) -> None:
+        for _ in range(times):
+            while fleet.rollout.state is RolloutState.RUNNING:
+                fleet.report(fleet.offered()[0], Progress.FAILED)
+                fleet.tick()
+            assert fleet.rollout.tests["x86"].alpha >= ALPHA_LEAST
+            fleet.act(Action.RESUME)
+            fleet.tick()
+
+    fail_and_resume(5)
+    with pytest.raises(ErrorBudgetSpentError, match="create a new rollout"):
+        fail_and_resume(10)
+    assert fleet.rollout.state is RolloutState.HALTED
+    fleet.act(Action.ABORT_KEEP)
+
+
+def test_a_deadline_that_is_resumed_costs_no_error_budget() -> None:
+    fleet = approved()
+    fleet.wait(121.0)
+    fleet.call()
+    fleet.tick()
+    assert fleet.rollout.state is RolloutState.HALTED
+    spent = fleet.rollout.alpha_spent
+    fleet.act(Action.RESUME)
+    assert (fleet.rollout.state, fleet.rollout.alpha_spent) == (RolloutState.RUNNING, spent)
+    assert fleet.rollout.tests
 
 
 def test_resume_after_a_halt_acknowledges_the_failures_and_offers_again_what_was_called_back() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pipeline.rollout.events import EventKind
 from pipeline.rollout.evidence import Progress
 from pipeline.rollout.rollout import RolloutState, Stage, WavePhase
-from pipeline.rollout.sequential import POOLED
+from pipeline.rollout.sequential import CLASSES_MOST, OTHERS, POOLED
 from pipeline.rollout.steering import Action, advance, excuse_absence
 from pipeline.rollout.targeting import Selector
 from tests.kit.fleets import PREVIOUS, Fleet, approved, plan, stages
@@ -244,7 +244,7 @@ def test_devices_that_trickle_in_do_not_swell_the_canary_wave() -> None:
     assert fleet.settle().count(Stage.CONFIRMED) == 5
 
 
-def test_a_late_hardware_class_has_a_test_of_its_own() -> None:
+def test_a_late_hardware_class_shares_a_test_with_other_late_ones() -> None:
     fleet = approved()
     fleet.report(fleet.offered()[0], Progress.CONFIRMED)
     fleet.tick()
@@ -252,8 +252,26 @@ def test_a_late_hardware_class_has_a_test_of_its_own() -> None:
     fleet.tick()
     fleet.enrol("d-late", hardware="riscv")
     fleet.tick()
-    assert set(fleet.rollout.tests) == {"x86", "riscv", POOLED}
-    assert fleet.rollout.alpha_spent <= 0.01
+    assert set(fleet.rollout.tests) == {"x86", OTHERS, POOLED}
+    spent = fleet.rollout.alpha_spent
+    for number in range(80):
+        fleet.enrol(f"d-{number:03}", hardware=f"made-up-{number}")
+        fleet.tick()
+    assert set(fleet.rollout.tests) == {"x86", OTHERS, POOLED}
+    assert fleet.rollout.alpha_spent == spent, "names that devices give themselves cost the others nothing"
+    for name in [name for name in fleet.offered() if name != "d-late"]:
+        fleet.report(name, Progress.FAILED)
+    fleet.tick()
+    assert fleet.rollout.state is RolloutState.HALTED
+
+
+def test_a_wave_of_many_classes_tests_the_largest_by_themselves() -> None:
+    fleet = Fleet(100, plan=plan(waves=(1.0,)), previous=PREVIOUS, hardware=lambda name: f"hw{min(int(name[2:]) // 5, 11)}")
+    fleet.act(Action.APPROVE)
+    fleet.tick()
+    assert len(fleet.rollout.tests) == CLASSES_MOST + 2
+    assert "hw11" in fleet.rollout.tests, "45 of the devices"
+    assert OTHERS in fleet.rollout.tests
 
 
 def test_a_revoked_device_leaves_and_holds_nobody_up() -> None:

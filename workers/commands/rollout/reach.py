@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from workers.orchestrator.client import Operator
-    from workers.orchestrator.views import DeviceView, PlanView
+    from workers.orchestrator.views import DeviceView, PlanView, RolloutView
     from workers.orchestrator.wishes import Wish
 
 
@@ -26,6 +26,18 @@ def reached(operator: "Operator", wish: "Wish", *, for_nobody: bool) -> "PlanVie
     names = ", ".join(f"{name} ({counted(count)})" for name, count in sorted(known.items())) or "none has any yet"
     expected = f"a population with devices: {names}"
     raise ConfigError("--population", f"{wish.population!r:.60} has no device", expected, "--for-nobody lets it wait for one")
+
+
+def refuse_ended(view: "RolloutView") -> None:
+    """Raises ConfigError for a rollout that ended before it was asked for again: its approval started nothing."""
+    from pipeline.errors import ConfigError
+    from pipeline.rollout.rollout import TERMINAL
+
+    if view.state in TERMINAL:
+        expected = "a rollout that has not ended"
+        raise ConfigError(
+            view.rollout_id, f"it is {view.state.value} already, nothing was started", expected, "--id gives a new one a name"
+        )
 
 
 def remark(operator: "Operator", wish: "Wish", found: "PlanView") -> str:

@@ -7,7 +7,7 @@ import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.rollout import arguments as a
-from workers.commands.rollout.reach import reached, remark
+from workers.commands.rollout.reach import reached, refuse_ended, remark
 
 
 def start(
@@ -54,6 +54,7 @@ def start(
         said = remark(operator, wish, reached(operator, wish, for_nobody=for_nobody))
         operator.create(wish)
         view = operator.approve(wish.rollout_id)
+        refuse_ended(view)
     if as_json:
         typer.echo(json.dumps(asdict(view)))
         return

@@ -19,7 +19,7 @@ MAX_DETAIL = 500
 MAX_NUMBER = 2**62
 MAX_LATENCY_MS = 3.6e6
 
-IDLE, CHECK, DOWNLOAD, VERIFY, STAGED, SHADOW, TRIAL, CONFIRMED, ROLLED_BACK, FAILED, INCOMPATIBLE = range(1, 12)
+UNKNOWN, IDLE, CHECK, DOWNLOAD, VERIFY, STAGED, SHADOW, TRIAL, CONFIRMED, ROLLED_BACK, FAILED, INCOMPATIBLE = range(12)
 """Numbers of `kdpipe.fleet.v1.DeviceState`."""
 
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
@@ -79,18 +79,19 @@ class Claims:
 
 
 def check_report(report: DeviceReport) -> DeviceReport:
-    """The report, its free text cut to what is kept. Raises BodyRefusedError."""
+    """The report, its free text cut to what is kept, and a state that only a newer agent knows as none. Raises BodyRefusedError."""
     for field, number in (("incarnation", report.incarnation), ("sequence", report.sequence), ("generation", report.generation)):
         if not 0 <= number <= MAX_NUMBER:
             raise BodyRefusedError(f"report.{field}", str(number), f"at most {MAX_NUMBER}")
     if report.incarnation == 0 or report.sequence == 0:
         raise BodyRefusedError("report", f"({report.incarnation}, {report.sequence})", "incarnation and sequence from 1")
-    if report.state not in _PROGRESS:
-        raise BodyRefusedError("report.state", str(report.state), "a state this server knows")
+    if report.state <= UNKNOWN:
+        raise BodyRefusedError("report.state", str(report.state), "a state")
     check_digest("report.digest", report.digest)
     if not _CODE.fullmatch(report.failure_code):
         raise BodyRefusedError("report.failure_code", f"{report.failure_code!r:.80}", "a short code")
-    return replace(report, detail=report.detail[:MAX_DETAIL])
+    state = report.state if report.state in _PROGRESS else UNKNOWN
+    return replace(report, state=state, detail=report.detail[:MAX_DETAIL])
 
 
 def check_claims(claims: Claims) -> Claims:
@@ -173,7 +174,7 @@ def take(row: DeviceRow, reports: Iterable[DeviceReport], *, now: float) -> tupl
 def _move(row: DeviceRow, report: DeviceReport, now: float) -> DeviceRow:
     if row.progress == Progress.FAILED:
         return row
-    progress = _PROGRESS[report.state]
+    progress = _PROGRESS.get(report.state, Progress.WORKING)
     if report.state == IDLE and report.failure_code:
         progress = Progress.FAILED  # what it ran is gone, and nothing to go back to
     code = report.failure_code if progress in (Progress.FAILED, Progress.INCOMPATIBLE) else ""

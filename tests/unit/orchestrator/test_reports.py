@@ -71,7 +71,7 @@ def test_repeats_and_splits_in_order_end_in_the_same_state(said: list[tuple[int,
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("incarnation", 0), ("sequence", 0), ("sequence", 2**63), ("generation", 2**63), ("state", 0), ("state", 12),
+        ("incarnation", 0), ("sequence", 0), ("sequence", 2**63), ("generation", 2**63), ("state", 0), ("state", -1),
         ("digest", "zz"), ("digest", "B" * 64), ("failure_code", "x" * 65), ("failure_code", "a b\n"),
     ],
 )  # fmt: skip
@@ -79,6 +79,13 @@ def test_a_report_that_no_agent_sends_is_refused(field: str, value: object) -> N
     values: dict[str, object] = {"incarnation": 1, "sequence": 1, "generation": 1, "digest": DIGEST, "state": 2, field: value}
     with pytest.raises(BodyRefusedError, match=field if field != "sequence" or value else "from 1"):
         check_report(DeviceReport(**values))  # type: ignore[arg-type]  # as above
+
+
+def test_a_state_that_only_a_newer_agent_knows_says_that_it_is_at_work() -> None:
+    newer = check_report(DeviceReport(incarnation=1, sequence=1, generation=ROW.generation, digest=DIGEST, state=12))
+    row, taken = take(ROW, [newer], now=1.0)
+    assert len(taken) == 1, "acknowledged, or the device would say it for ever and nothing after it"
+    assert (row.state, row.progress) == (reports.UNKNOWN, Progress.WORKING)
 
 
 def test_long_free_text_is_cut() -> None:

@@ -125,6 +125,18 @@ def root_bytes(repo_dir: Path) -> bytes:
     return read_metadata(repo_dir, "1.root.json")
 
 
+def check_first_root(data: bytes, name: str) -> bytes:
+    """The bytes, where they are a first root that its own keys have signed. Raises MetadataInvalidError."""
+    root = parse_metadata(data, Root, name=name)
+    try:
+        root.signed.verify_delegate(Root.type, root.signed_bytes, root.signatures)
+    except UnsignedMetadataError as error:
+        raise MetadataInvalidError(name, f"{error}"[:120], "a root that its own keys have signed") from error
+    if root.signed.version != 1:
+        raise MetadataInvalidError(name, f"root of version {root.signed.version}", "the first, 1.root.json")
+    return data
+
+
 def read_metadata(repo_dir: Path, name: str, max_bytes: int = MAX_METADATA_BYTES) -> bytes:
     """A metadata file by its TUF name; any other name is refused. Raises MetadataInvalidError."""
     if not METADATA_NAME.fullmatch(name):

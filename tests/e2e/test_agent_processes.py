@@ -201,15 +201,8 @@ def test_with_the_real_orchestrator_a_rollout_reaches_its_devices_and_a_bad_one_
         assert server.stdout is not None
         assert json.loads(server.stdout.readline())["ready"]
         with Operator.open(tmp_path / "orchestrator") as operator:
-            files = enrolment_files(
-                operator,
-                tmp_path,
-                fleet_dir=tmp_path / "orchestrator",
-                host="127.0.0.1",
-                population="mail",
-                names=["a", "b"],
-                root=trust.root(),
-            )
+            files = [tmp_path / "a.json", tmp_path / "b.json"]
+            enrolment_files(operator, files, host="127.0.0.1", population="mail", root=trust.root())
             agents += [AgentProcess(tmp_path / f"device-{file.stem}", file) for file in files]
             assert roll_out(operator, trust, text_bundle(tmp_path, release=1), 1, now).confirmed == 2
             assert roll_out(operator, trust, text_bundle(tmp_path, release=2, seed=2), 2, now).state is RolloutState.COMPLETED

@@ -67,16 +67,8 @@ def test_a_second_one_on_the_same_folder_is_exit_code_11(process: OrchestratorPr
 def test_enrolment_files_are_all_that_a_device_needs(process: OrchestratorProcess, tmp_path: Path) -> None:
     process.start()
     with Operator.open(process.fleet_dir) as operator:
-        paths = enrolment_files(
-            operator,
-            tmp_path,
-            fleet_dir=process.fleet_dir,
-            host="127.0.0.1",
-            population="mail",
-            names=["device-1"],
-            root=process.trust.root(),
-        )
-    content = json.loads(paths[0].read_text())
+        enrolment_files(operator, [tmp_path / "device-1.json"], host="127.0.0.1", population="mail", root=process.trust.root())
+    content = json.loads((tmp_path / "device-1.json").read_text())
     assert set(content) == {"version", "endpoint_enrolment", "endpoint_fleet", "ca_pem", "root", "token"}
     host, port = content["endpoint_enrolment"].split(":")
     endpoints = Endpoints(

@@ -122,9 +122,8 @@ def test_orchestrator_and_agent_are_scraped_through_a_rollout_and_no_series_name
         assert server.stdout is not None
         ready = json.loads(server.stdout.readline())
         with Operator.open(fleet) as operator:
-            (enrolment,) = enrolment_files(
-                operator, tmp_path, fleet_dir=fleet, host="127.0.0.1", population="mail", names=["first"], root=trust.root()
-            )
+            enrolment = tmp_path / "first.json"
+            enrolment_files(operator, [enrolment], host="127.0.0.1", population="mail", root=trust.root())
             agent = AgentProcess(tmp_path / "device", enrolment)
             jobs = {"kdpipe-orchestrator": [ready["metrics_port"]], "kdpipe-edge": [agent.ready["metrics_port"]]}
             with Prometheus(tmp_path, jobs) as prometheus:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Where = Annotated[
     Path,
-    typer.Argument(metavar="FLEET", help="Folder of a run whose orchestrator is running, or an operator's file."),
+    typer.Argument(metavar="FLEET", help="Folder of a run or of an orchestrator that is running here, or an operator's file."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
 
@@ -25,5 +25,7 @@ def open_operator(where: Path) -> "Operator":
         return Operator.from_file(where)
     if not where.is_dir():
         raise ConfigError(str(where), "no such folder or file", "the DIR of a run, or an operator's file", "`kdpipe run spam` starts a run")
+    if (where / "ports.json").is_file():
+        return Operator.open(where)
     folder = RunFolder.existing(where)
     return Operator.open(folder.fleet, host=read_json(folder.origin_file)["run"]["fleet"]["host"])

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from workers.commands.fleet_access import Where, open_operator
+
 MAX_DAYS = 398
 app = typer.Typer(help="Say who may do what at an orchestrator.", no_args_is_help=True, rich_markup_mode=None)
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of an orchestrator, that has started here.")]
@@ -54,11 +56,9 @@ def new(
 
 
 @app.command("revoke")
-def revoke(directory: Directory, name: Annotated[str, typer.Argument(metavar="NAME", help="Name that a file was made for.")]) -> None:
+def revoke(where: Where, name: Annotated[str, typer.Argument(metavar="NAME", help="Name that a file was made for.")]) -> None:
     """Refuse every certificate of this name from now on, for ever; who comes back gets another name."""
-    from workers.orchestrator.client import Operator
-
-    with Operator.open(_orchestrator(directory)) as admin:
+    with open_operator(where) as admin:
         admin.revoke_operator(name)
     typer.echo(f"{name}: refused from now on, for ever; names of certificates are not recorded, so check the spelling")
 

@@ -240,12 +240,9 @@ class Fleet:
 
     def _enrol(self, names: list[str], operator: Operator, population: str) -> None:
         if names:
-            folder = make_private_folder(self._enrolments)
+            paths = [make_private_folder(self._enrolments) / f"{name}.json" for name in names]
             root = root_bytes(self._context.folder.releases)
-            host = self._context.run.fleet.host
-            enrolment_files(
-                operator, folder, fleet_dir=self._context.folder.fleet, host=host, population=population, names=names, root=root
-            )
+            enrolment_files(operator, paths, host=self._context.run.fleet.host, population=population, root=root)
 
     def _watch(self, operator: Operator, rollout: str) -> RolloutView:
         while True:

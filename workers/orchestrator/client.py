@@ -79,7 +79,7 @@ class Operator:
     """A connection with an operator's certificate. Close it, or use it as a context manager."""
 
     def __init__(self, *, address: str, ca_pem: bytes, key_pem: bytes, certificate_pem: bytes) -> None:
-        self._address = address
+        self._address, self.ca_pem = address, ca_pem
         credentials = grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
         options = (
             ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
@@ -120,10 +120,20 @@ class Operator:
         request = fleet_pb2.GetFleetRequest(page_size=1)
         self._call(self._stub.GetFleet, request, timeout_s=timeout_s, wait_for_ready=True)
 
+    @property
+    def host(self) -> str:
+        """The orchestrator's name, as this operator reaches it."""
+        return self._address.rpartition(":")[0]
+
     def create_tokens(self, population: str, *, count: int = 1, valid_s: float = 86_400.0) -> list[str]:
         """Fresh single-use enrolment tokens."""
+        return list(self.admit(population, count=count, valid_s=valid_s).tokens)
+
+    def admit(self, population: str, *, count: int, valid_s: float = 86_400.0) -> fleet_pb2.CreateTokenResponse:
+        """Fresh single-use enrolment tokens, and the ports that devices need beside them."""
         request = fleet_pb2.CreateTokenRequest(population=population, valid_s=valid_s, count=count)
-        return list(self._call(self._stub.CreateToken, request).tokens)
+        admission: fleet_pb2.CreateTokenResponse = self._call(self._stub.CreateToken, request)
+        return admission
 
     def publish(self, release_metadata: bytes, bundle: Path | None = None) -> int:
         """Send signed metadata and a file that it names, a bundle or a delta; returns the snapshot version. Again changes nothing."""
@@ -221,25 +231,18 @@ class Operator:
             raise OrchestratorRefusedError(code.name, details or code.name.lower()) from error
 
 
-def enrolment_files(
-    operator: Operator, folder: Path, *, fleet_dir: Path, host: str, population: str, names: Sequence[str], root: bytes
-) -> list[Path]:
-    """Write an enrolment file for each name, `NAME.json`, mode 0600, with a token of its own."""
-    ports = read_ports(fleet_dir)
-    ca_pem, _ = operator_credentials(fleet_dir / "pki")
-    paths = []
-    for name, token in zip(names, operator.create_tokens(population, count=len(names)), strict=True):
-        path = folder / f"{name}.json"
+def enrolment_files(operator: Operator, paths: Sequence[Path], *, host: str, population: str, root: bytes) -> None:
+    """Write these enrolment files, mode 0600, each with a token of its own. Devices reach the orchestrator as `host`."""
+    admission = operator.admit(population, count=len(paths))
+    for path, token in zip(paths, admission.tokens, strict=True):
         write_enrolment(
             path,
-            endpoint_enrolment=f"{host}:{ports.enrolment}",
-            endpoint_fleet=f"{host}:{ports.fleet}",
-            ca_pem=ca_pem,
+            endpoint_enrolment=f"{host}:{admission.enrolment_port}",
+            endpoint_fleet=f"{host}:{admission.fleet_port}",
+            ca_pem=operator.ca_pem,
             root=root,
             token=token,
         )
-        paths.append(path)
-    return paths
 
 
 def _parts(release_metadata: bytes, bundle: Path | None) -> Iterator[fleet_pb2.PublishRequest]:

@@ -27,6 +27,7 @@ from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION, check_pattern, read_order
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import DEVICE_ID, LOCAL, OPERATOR_NAME, utc
+from workers.orchestrator.ports import Ports
 from workers.orchestrator.refusals import CallerRefusedError
 from workers.orchestrator.reports import MAX_NUMBER, BodyRefusedError
 from workers.orchestrator.roster import DeviceRow, Roster, read_events
@@ -59,10 +60,11 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         clock: Callable[[], float],
         metrics: OrchestratorMetrics,
         news: Callable[[], None],
+        ports: Callable[[], Ports],
     ) -> None:
         self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
         self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
-        self._leadership = leadership
+        self._leadership, self._ports = leadership, ports
 
     async def CreateToken(self, request: fleet_pb2.CreateTokenRequest, context: Context) -> fleet_pb2.CreateTokenResponse:
         check_pattern(POPULATION, "population", request.population)
@@ -73,7 +75,8 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
             raise BodyRefusedError("valid_s", str(valid_s), f"above 0, at most {MAX_TOKEN_S:g}")
         expires_s = self._clock() + valid_s
         tokens = await self._writer.run(lambda s: create_tokens(s, population=request.population, count=count, expires_s=expires_s))
-        return fleet_pb2.CreateTokenResponse(tokens=tokens)
+        ports = self._ports()
+        return fleet_pb2.CreateTokenResponse(tokens=tokens, enrolment_port=ports.enrolment, fleet_port=ports.fleet)
 
     async def RevokeDevice(self, request: fleet_pb2.RevokeDeviceRequest, context: Context) -> fleet_pb2.RevokeDeviceResponse:
         check_pattern(DEVICE_ID, "device_id", request.device_id)

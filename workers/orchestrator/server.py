@@ -170,7 +170,14 @@ class Orchestrator:
             fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=self._settings.limits, **common),
             artifact=Artifact(repository=repository, metrics=metrics, limits=self._settings.limits),
             enrolment=Enrolment(pki=pki, limits=self._settings.limits, **common),
-            operator=Operations(engine=engine, leadership=leadership, repository=repository, pacing=self._settings.pacing, **common),
+            operator=Operations(
+                engine=engine,
+                leadership=leadership,
+                repository=repository,
+                pacing=self._settings.pacing,
+                ports=lambda: self.ports,
+                **common,
+            ),
         )
 
 

@@ -263,10 +263,14 @@ class CreateTokenRequest(_message.Message):
     def __init__(self, population: _Optional[str] = ..., valid_s: _Optional[float] = ..., count: _Optional[int] = ...) -> None: ...
 
 class CreateTokenResponse(_message.Message):
-    __slots__ = ("tokens",)
+    __slots__ = ("tokens", "enrolment_port", "fleet_port")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_PORT_FIELD_NUMBER: _ClassVar[int]
+    FLEET_PORT_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, tokens: _Optional[_Iterable[str]] = ...) -> None: ...
+    enrolment_port: int
+    fleet_port: int
+    def __init__(self, tokens: _Optional[_Iterable[str]] = ..., enrolment_port: _Optional[int] = ..., fleet_port: _Optional[int] = ...) -> None: ...
 
 class RevokeDeviceRequest(_message.Message):
     __slots__ = ("device_id",)

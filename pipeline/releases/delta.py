@@ -27,7 +27,7 @@ from pipeline.errors import ReleaseError
 
 DELTA_VERSION = 2
 READABLE = frozenset({1, DELTA_VERSION})
-MAX_DELTA_BUNDLE_BYTES = 64 << 20
+MAX_DELTA_BUNDLE_BYTES = 16 << 20
 """Old and new are in memory at once: a larger bundle has no deltas."""
 MAX_SPANS = 64
 LEVEL = 22

@@ -34,6 +34,8 @@ OUTAGE_S = 60.0
 TOKENS_AT_ONCE = 1_000
 ROLLOUT_WITHIN_S = 1_800.0
 SWITCHED_MOST = 5 + 10
+INSTALL_S, IN_FLIGHT_SHARE = 50.0, 0.5
+"""Of an agent as it comes: 30 s for live inputs, 20 s of trial."""
 
 T = TypeVar("T")
 
@@ -126,10 +128,13 @@ class Bench:
         self.operator.publish(self.server.trust.signer().add(target, now=utc(time.time())), bundle.path)
         return target.path
 
-    def roll_out(self, number: int) -> tuple[RolloutView, float]:
+    def roll_out(self, number: int, *, failing: float = 0.0, install_s: float = 0.0, **order: Any) -> tuple[RolloutView, float]:
         """The rollout once it rests, and how long that took."""
+        for load in self.loads:
+            load.play(failing=failing, install_s=install_s)
         target, began_s = self.release(number), time.monotonic()
-        self.operator.create_rollout(f"r{number}", population="mail", target=target, waves=WAVES, soak_s=1.0, deadline_s=ROLLOUT_WITHIN_S)
+        order = {"waves": WAVES, "soak_s": 1.0, "deadline_s": ROLLOUT_WITHIN_S, **order}
+        self.operator.create_rollout(f"r{number}", population="mail", target=target, **order)
         self.operator.approve(f"r{number}")
         view = wait_for(lambda: _rested(self.operator.get_rollout(f"r{number}")), ROLLOUT_WITHIN_S)
         return view, time.monotonic() - began_s
@@ -140,7 +145,7 @@ def run(rows: int = 10_000, *, outage_s: float = OUTAGE_S) -> list[Comparison]:
         bench = stack.enter_context(opened(Path(folder), rows))
         bench.enter(stack)
         wait_for(lambda: bench.count("synced") >= rows, 600)
-        return [*_whole(bench), *_outage(bench, outage_s), *_failing(bench)]
+        return [*_whole(bench), *_with_time(bench), *_outage(bench, outage_s), *_failing(bench)]
 
 
 @contextmanager
@@ -164,9 +169,20 @@ def _whole(bench: Bench) -> list[Comparison]:
         _told(bench, "server CPU during it", server_s, "s"),
         _told(bench, "load CPU during it", load_s, "s"),
         _told(bench, "Sync calls during it", syncs, "calls"),
+        _told(bench, "metadata files during it", bench.count("metadata"), "calls"),
         _told(bench, "server memory per connected device", rss / 1000, "kB"),
         _told(bench, "load memory per device", bench.load_rss_bytes() / bench.devices / 1000, "kB"),
     ]
+
+
+def _with_time(bench: Bench) -> list[Comparison]:
+    """The same where an install takes as long as an agent's does, and half the fleet may be at it at once."""
+    share = WAVES[0]
+    view, took_s = bench.roll_out(
+        2, install_s=INSTALL_S, in_flight_first=max(1, round(share * bench.devices)), in_flight_share=IN_FLIGHT_SHARE
+    )
+    assert (view.state, view.confirmed) == (RolloutState.COMPLETED, bench.devices), view.reason
+    return [_told(bench, f"whole rollout, installs of {INSTALL_S:g} s, {IN_FLIGHT_SHARE:.0%} of the fleet at once", took_s, "s")]
 
 
 def _outage(bench: Bench, outage_s: float) -> list[Comparison]:
@@ -193,10 +209,8 @@ def _outage(bench: Bench, outage_s: float) -> list[Comparison]:
 
 
 def _failing(bench: Bench) -> list[Comparison]:
-    for load in bench.loads:
-        load.fail(1.0)
     switched = bench.count("switched")
-    view, took_s = bench.roll_out(2)
+    view, took_s = bench.roll_out(3, failing=1.0)
     assert view.state is RolloutState.HALTED, view.reason
     time.sleep(4 * max(Pacing.busy_s, Pacing().least_interval_s(bench.devices)))  # whoever was offered it has called again
     touched = bench.count("switched") - switched

@@ -1,13 +1,15 @@
 """Many simulated devices: each a TLS client of its own with a certificate of its own, speaking the real protocol; no model, no slots.
 
 They run in processes of their own (`python -m tests.kit.simulated_fleet`), so that what the load costs is told apart from what the server
-costs. A device waits between two calls as an agent does, by the same function; takes an assignment, fetches the bundle, and reports
-TRIAL and then a verdict, each as an agent would. It does not verify signatures: that work is the device's own CPU, which is not what is
-measured here.
+costs. A device waits between two calls as an agent does, by the same function; takes an assignment, fetches the metadata that a TUF client
+would and the bundle, makes the reports of an install, and calls when an agent does: before the switch, and with the verdict. It does not
+verify signatures and runs no model: that is the device's own CPU, which is not what is measured here. It is told how long an install
+takes.
 """
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
 import resource
@@ -31,6 +33,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CALL_S = 20.0
 ENROL_AT_ONCE = 8
 TELL_EVERY_S = 0.5
+BEFORE_SWITCH = ("CHECK", "DOWNLOAD", "VERIFY", "STAGED", "SHADOW", "TRIAL")
+SHADOW_SHARE = 0.6
+"""Of the time of an install, before the switch: 30 of 50 seconds of an agent that gets no live inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,14 @@ class Device:
     """What it ran before the last switch."""
     todo: str = ""
     """`fetch`, `verdict`, or nothing."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Role -> name of the file that it holds."""
     interval_s: float = FIRST_SYNC_S
     failures: int = 0
+
+
+class NotThereError(Exception):
+    """The repository has no such metadata."""
 
 
 class Crowd:
@@ -75,6 +86,8 @@ class Crowd:
         self.devices: list[Device] = []
         self.failing = 0.0
         """Share of installs that fail, after the switch."""
+        self.install_s = 0.0
+        """How long one takes."""
 
     async def run(self) -> None:
         await self._enrol()
@@ -82,7 +95,8 @@ class Crowd:
         lives = [asyncio.create_task(self._live(device)) for device in self.devices]
         telling = asyncio.create_task(self._keep_telling())
         while line := await asyncio.to_thread(sys.stdin.readline):  # until the parent closes it
-            self.failing = float(line)
+            told = json.loads(line)
+            self.failing, self.install_s = told["failing"], told["install_s"]
         for task in (*lives, telling):
             task.cancel()
         await asyncio.gather(*lives, telling, return_exceptions=True)
@@ -151,13 +165,17 @@ class Crowd:
     async def _install(self, device: Device, fleet: Any, artifact: Any) -> None:
         """What is to be done for the newest assignment; what a call that failed left is done at the next turn."""
         if device.todo == "fetch":
+            await self._refresh(device, fleet)
             async for part in artifact.Fetch(fleet_pb2.FetchRequest(digest=device.digest), timeout=CALL_S):
                 self.counts["bytes"] += len(part.chunk)
+            await asyncio.sleep(self.install_s * SHADOW_SHARE)
             device.before, device.running = device.running, device.digest
             self.counts["switched"] += 1
-            self._report(device, "TRIAL")
+            for state in BEFORE_SWITCH:
+                self._report(device, state)
             device.todo = "verdict"
             await self._sync(device, fleet)
+            await asyncio.sleep(self.install_s * (1 - SHADOW_SHARE))
         device.todo = ""
         if self.rng.random() < self.failing:
             device.running = device.before
@@ -165,6 +183,31 @@ class Crowd:
         else:
             self._report(device, "CONFIRMED")
         await self._sync(device, fleet)
+
+    async def _refresh(self, device: Device, fleet: Any) -> None:
+        """The files that a TUF client asks for: whether there is a newer root, the timestamp, and what is new below it."""
+        with contextlib.suppress(NotThereError):
+            await self._metadata(fleet, "2.root.json")
+        meta = (await self._metadata(fleet, "timestamp.json"))["meta"]
+        for role in ("snapshot", "targets", "releases"):
+            name = f"{meta[f'{role}.json']['version']}.{role}.json"
+            if device.metadata.get(role) == name and role != "snapshot":
+                continue
+            signed = await self._metadata(fleet, name)
+            device.metadata[role] = name
+            meta = signed["meta"] if role == "snapshot" else meta
+
+    async def _metadata(self, fleet: Any, name: str) -> dict[str, Any]:
+        """What is signed in a metadata file. Raises NotThereError."""
+        try:
+            answer = await fleet.GetMetadata(fleet_pb2.GetMetadataRequest(name=name, max_bytes=1 << 20), timeout=CALL_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise NotThereError(name) from error
+            raise
+        self.counts["metadata"] += 1
+        signed: dict[str, Any] = json.loads(answer.content)["signed"]
+        return signed
 
     def _report(self, device: Device, state: str, *, code: str = "") -> None:
         device.sequence += 1
@@ -225,10 +268,10 @@ class LoadProcess:
         for line in self._child.stdout:
             self.told.append(json.loads(line))
 
-    def fail(self, share: float) -> None:
-        """From now on this share of installs fails, after the switch."""
+    def play(self, *, failing: float = 0.0, install_s: float = 0.0) -> None:
+        """From now on installs take so long, and this share of them fails, after the switch."""
         assert self._child.stdin is not None
-        self._child.stdin.write(f"{share}\n".encode())
+        self._child.stdin.write(json.dumps({"failing": failing, "install_s": install_s}).encode() + b"\n")
         self._child.stdin.flush()
 
     def __exit__(self, *_: object) -> None:

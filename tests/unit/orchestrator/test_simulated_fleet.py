@@ -21,9 +21,11 @@ def test_simulated_devices_confirm_a_release_and_fall_back_from_one_that_fails(o
         orchestrator.roll_out(orchestrator.release())
         orchestrator.wait_for(lambda: orchestrator.operator.get_rollout("r1").state is RolloutState.COMPLETED, timeout_s=60)
         assert orchestrator.operator.get_rollout("r1").confirmed == 6
-        crowd.fail(1.0)
+        crowd.play(failing=1.0)
         orchestrator.roll_out(orchestrator.release(2), rollout_id="r2", waves=(1, 1.0))
         orchestrator.wait_for(lambda: orchestrator.operator.get_rollout("r2").state is RolloutState.HALTED, timeout_s=60)
         running = {device.running_digest for device in orchestrator.operator.get_fleet().devices}
         assert running == {orchestrator.operator.get_rollout("r1").digest}, "it fell back"
-    assert crowd.told[-1]["counts"]["switched"] == 7
+    counts = crowd.told[-1]["counts"]
+    assert counts["switched"] == 7
+    assert counts["metadata"] >= 4 * 6, "as a TUF client asks"

@@ -21,7 +21,7 @@ class PredictRequest(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("classes", "predictions", "probabilities", "digest", "student", "release", "latency_ms", "model_ms")
+    __slots__ = ("classes", "predictions", "probabilities", "digest", "student", "release", "latency_ms", "model_ms", "by_teacher")
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class PredictResponse(_message.Message):
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     MODEL_MS_FIELD_NUMBER: _ClassVar[int]
+    BY_TEACHER_FIELD_NUMBER: _ClassVar[int]
     classes: _containers.RepeatedScalarFieldContainer[str]
     predictions: _containers.RepeatedScalarFieldContainer[str]
     probabilities: _containers.RepeatedCompositeFieldContainer[Row]
@@ -38,7 +39,8 @@ class PredictResponse(_message.Message):
     release: int
     latency_ms: float
     model_ms: float
-    def __init__(self, classes: _Optional[_Iterable[str]] = ..., predictions: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., digest: _Optional[str] = ..., student: _Optional[str] = ..., release: _Optional[int] = ..., latency_ms: _Optional[float] = ..., model_ms: _Optional[float] = ...) -> None: ...
+    by_teacher: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, classes: _Optional[_Iterable[str]] = ..., predictions: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., digest: _Optional[str] = ..., student: _Optional[str] = ..., release: _Optional[int] = ..., latency_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., by_teacher: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()

@@ -27,6 +27,7 @@ STATUS: dict[str, Any] = {
     "next_sync_s": 30.0,
     "reports_queued": 0,
     "trusted_time": "2026-11-01T12:00:00+00:00",
+    "asking": None,
 }
 
 
@@ -44,6 +45,7 @@ def test_at_rest_it_says_what_runs_how_it_came_and_the_way_back() -> None:
         "assigned": "small-000002, sha256 abababababab, generation 2",
         "update": "none under way",
         "called": "12 s ago, every 30 s",
+        "teacher": "never asked: inputs stay on the device",
         "clock": "right",
         "agent": "0.1.0",
     }

@@ -14,7 +14,8 @@ class ToldTeacher:
         self.by_text: dict[str, Sequence[float]] = {}
         self.fault: Callable[[pb.AskRequest], Asked | None] = lambda request: None
         """What a question meets instead of an answer."""
-        self.on_ask: Callable[[], None] = lambda: None
+        self.on_ask: Callable[[], object] = lambda: None
+        self.on_answer: Callable[[], object] = lambda: None
         self.calls: list[tuple[list[pb.AskRequest], float]] = []
         """Questions that were put together, and how long they may take."""
 
@@ -23,6 +24,7 @@ class ToldTeacher:
         return [request for requests, _ in self.calls for request in requests]
 
     def __call__(self, request: pb.AskRequest) -> pb.AskResponse:
+        self.on_answer()
         probabilities = self.by_text.get(request.text, self.probabilities)
         return pb.AskResponse(classes=self.classes, probabilities=probabilities, teacher="teacher-1")
 

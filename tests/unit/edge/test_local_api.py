@@ -46,8 +46,8 @@ class Api:
         self.teacher, metrics = ToldTeacher(), EdgeMetrics(self.registry)
         asking = Asking(ask, line=self.teacher, window=self.serving.window, metrics=metrics, rng=random.Random(1))
         status = lambda: pb.GetStatusResponse(state="IDLE", asking=asking.shown())  # noqa: E731
-        api = LocalApi(self.serving, status=status, metrics=metrics, asking=asking)
-        self.server = LocalServer(folder / "predict.sock", api)
+        self.api = LocalApi(self.serving, status=status, metrics=metrics, asking=asking)
+        self.server = LocalServer(folder / "predict.sock", self.api)
         self.server.start()
 
     def install(self) -> str:
@@ -109,30 +109,38 @@ def test_golden_samples_and_shadow_runs_ask_nobody(tmp_path: Path) -> None:
     assert api.teacher.asked == []
 
 
-def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path) -> None:
+def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unsure, sure = TEXTS[0], TEXTS[-1]
     mine = [max(text_probabilities(text, text_table(1), temperature=2.0)) for text in (unsure, sure)]
     api = Api(tmp_path / "device", AskOptions(below=(mine[0] + mine[1]) / 2, per_hour=1e6))
     api.install()
-    waiting, go, ended = threading.Semaphore(0), threading.Event(), queue.SimpleQueue[list[bool]]()
+    waiting, entered, go = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
     api.teacher.on_ask = lambda: (waiting.release(), go.wait(20))
-    with LocalDevice(api.folder) as device:
-        threads = [threading.Thread(target=lambda: ended.put(device.predict([unsure])["by_teacher"])) for _ in range(MAX_WAITING)]
+
+    def all_at_once(text: str, count: int) -> list[threading.Thread]:
+        threads = [threading.Thread(target=lambda: ended.put(api.api.predict(pb.PredictRequest(texts=[text])))) for _ in range(count)]
         for thread in threads:
             thread.start()
-        for _ in threads:
-            assert waiting.acquire(timeout=20)
-        api.models.hold.clear()
-        others = [threading.Thread(target=lambda: ended.put(device.predict([sure])["by_teacher"])) for _ in range(MAX_CALLS)]
-        for thread in others:
-            thread.start()
+        return threads
+
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threads = all_at_once(unsure, MAX_WAITING)
+    assert all(waiting.acquire(timeout=10) for _ in range(MAX_WAITING))
+    answer = api.serving.predict
+    monkeypatch.setattr(api.serving, "predict", lambda inputs: (entered.release(), answer(inputs))[1])
+    api.models.hold.clear()
+    threads += all_at_once(sure, MAX_CALLS)
+    try:
+        assert all(entered.acquire(timeout=10) for _ in range(MAX_CALLS)), "each gets to the model"
         api.models.hold.set()
-        assert [ended.get(timeout=20) for _ in others] == [[False]] * MAX_CALLS
+        assert [list(ended.get(timeout=10).by_teacher) for _ in range(MAX_CALLS)] == [[False]] * MAX_CALLS
+    finally:
+        api.models.hold.set()
         go.set()
-        assert [ended.get(timeout=20) for _ in threads] == [[True]] * MAX_WAITING
-        for thread in (*threads, *others):
+        for thread in threads:
             thread.join()
-    api.server.close()
+        api.server.close()
+    assert [list(ended.get_nowait().by_teacher) for _ in range(MAX_WAITING)] == [[True]] * MAX_WAITING
 
 
 def test_without_a_model_the_answer_says_what_to_do(api: Api) -> None:

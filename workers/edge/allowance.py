@@ -20,7 +20,8 @@ from workers.edge.pauses import pause_s
 BURST_SHARE = 0.1
 """Of an hour's questions, that may be asked at once, on top of those of any hour."""
 FIRST_PAUSE_S = 1.0
-MAX_WAIT_MS = 60_000.0
+MAX_WAIT_MS = 30_000.0
+"""The orchestrator takes no question that may take longer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,9 @@ from workers.edge.serving_window import ServingWindow
 from workers.rpc import local_pb2 as pb
 
 logger = logging.getLogger(__name__)
-MAX_ROWS = 16
-"""Of one call, the least sure first."""
-MAX_WAITING = 8
-"""Calls that wait for the teacher at once; one more gets the device's own answer."""
+MAX_UNDER_WAY = 6
+"""Questions of unsure answers, of all calls together, the least sure of a call first; what goes beyond is answered by the device alone. The
+orchestrator takes eight calls of a device at once: one more asks for the audit, one is left for Sync."""
 MAX_DRAWN = 32
 """Answers that wait to be held against the teacher's; one more is left out."""
 AUDIT_TIMEOUT_S = 10.0
@@ -99,24 +98,25 @@ class Escalation:
 
     def __init__(self, options: AskOptions, questions: Questions, tally: Tally) -> None:
         self._below, self._wait_s, self._questions, self._tally = options.below, options.wait_ms / 1000, questions, tally
-        self._room = threading.BoundedSemaphore(MAX_WAITING)
+        self._lock, self._under_way = threading.Lock(), 0
 
     def give(self, inputs: Sequence[Input], answer: Answer) -> Given:
         confidence_B = answer.probabilities_BK.max(axis=1)
         unsure = np.flatnonzero(confidence_B < self._below)
         if not len(unsure):
             return own(answer)
-        if not self._room.acquire(blocking=False):
-            self._tally.count("escalation", "dropped", len(unsure))
-            return own(answer)
+        least_sure = unsure[np.argsort(confidence_B[unsure], kind="stable")]
+        with self._lock:
+            count = min(len(unsure), MAX_UNDER_WAY - self._under_way)
+            self._under_way += count
+        self._tally.count("escalation", "dropped", len(unsure) - count)
         try:
-            return self._ask(unsure[np.argsort(confidence_B[unsure], kind="stable")], inputs, answer)
+            return self._ask(least_sure[:count].tolist(), inputs, answer)
         finally:
-            self._room.release()
+            with self._lock:
+                self._under_way -= count
 
-    def _ask(self, least_sure: NDArray[np.intp], inputs: Sequence[Input], answer: Answer) -> Given:
-        rows = least_sure[:MAX_ROWS].tolist()
-        self._tally.count("escalation", "dropped", len(least_sure) - len(rows))
+    def _ask(self, rows: Sequence[int], inputs: Sequence[Input], answer: Answer) -> Given:
         heard = self._questions.put([inputs[row] for row in rows], answer.slot.manifest, self._wait_s)
         given = own(answer)
         probabilities_BK = answer.probabilities_BK.copy()

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 
 from pipeline.inputs import InputShapeError
-from workers.edge.asking import MAX_WAITING, Asking, own
+from workers.edge.asking import MAX_UNDER_WAY, Asking, own
 from workers.edge.inputs import Input
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError, ModelRefusedError
@@ -112,7 +112,7 @@ class LocalServer(rpc.LocalServicer):
 
     def __init__(self, path: Path, api: LocalApi) -> None:
         self._api, self._path = api, path
-        self._threads = ThreadPoolExecutor(MAX_CALLS + MAX_WAITING + _SPARE_CALLS, thread_name_prefix="local-api")
+        self._threads = ThreadPoolExecutor(MAX_CALLS + MAX_UNDER_WAY + _SPARE_CALLS, thread_name_prefix="local-api")
         self._server = grpc.server(
             self._threads, options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1)]
         )

@@ -22,8 +22,8 @@ from workers.rpc import fleet_pb2 as fleet_pb
 from workers.rpc import local_pb2 as local_pb
 
 logger = logging.getLogger(__name__)
-MAX_QUESTION_BYTES = 64 << 10
-"""An input that takes more is not asked about; the fleet's port takes calls of 128 KiB."""
+MAX_TEXT_BYTES, MAX_NUMBERS = 64 << 10, 65_536
+"""A longer input is not asked about: the orchestrator would refuse it."""
 MAX_SUM_OFF = 1e-3
 MAX_SAID = 100
 
@@ -106,8 +106,7 @@ class Questions:
         Asked are the first inputs, as many as are allowed, all at once. Returns within `timeout_s`; raises nothing that a line does not.
         """
         found: list[NDArray[np.float32] | None] = [None] * len(inputs)
-        requests = {row: request_of(value) for row, value in enumerate(inputs)}
-        short = [row for row, request in requests.items() if request.ByteSize() <= MAX_QUESTION_BYTES]
+        short = [row for row, value in enumerate(inputs) if is_short(value)]
         self._tally.count(self._way, "too_long", len(inputs) - len(short))
         leave = self._allowance.admit(len(short))
         going = short[: leave.count]
@@ -116,7 +115,7 @@ class Questions:
             return found
         is_reached, failure = False, ""
         try:
-            heard = self._line.ask([requests[row] for row in going], timeout_s)
+            heard = self._line.ask([request_of(inputs[row]) for row in going], timeout_s)
             for row, asked in zip(going, heard, strict=True):
                 usable = self._usable(asked, manifest)
                 if isinstance(usable, str):
@@ -148,6 +147,12 @@ class Questions:
             return str(error)
         self._tally.count(self._way, "answered")
         return probabilities_K
+
+
+def is_short(value: Input) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT_BYTES and len(value.encode()) <= MAX_TEXT_BYTES
+    return len(value) <= MAX_NUMBERS
 
 
 def request_of(value: Input) -> fleet_pb.AskRequest:

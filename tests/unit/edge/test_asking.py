@@ -18,11 +18,11 @@ from pipeline.rollout.slots import Slot
 from tests.kit.bundles import text_manifest
 from tests.kit.told_teacher import ToldTeacher
 from workers.edge.allowance import AskOptions
-from workers.edge.asking import MAX_DRAWN, MAX_ROWS, MAX_WAITING, Asking, Audit
+from workers.edge.asking import MAX_DRAWN, MAX_UNDER_WAY, Asking, Audit
 from workers.edge.fleet_client import FleetLateError, FleetRefusedError, FleetUnreachableError
 from workers.edge.inputs import Input
 from workers.edge.metrics import EdgeMetrics
-from workers.edge.questions import MAX_QUESTION_BYTES
+from workers.edge.questions import MAX_NUMBERS, MAX_TEXT_BYTES
 from workers.edge.serving import Answer
 from workers.edge.serving_window import ServingWindow
 
@@ -173,8 +173,8 @@ def test_of_many_unsure_rows_the_least_sure_are_asked() -> None:
     rows = [(share, 1 - share) for share in np.random.default_rng(1).permutation(np.linspace(0.5, 0.75, 40))]
     _, by_teacher = bench.give(*rows)
     asked = sorted(row[0] for row, is_asked in zip(rows, by_teacher, strict=True) if is_asked)
-    assert asked == sorted(row[0] for row in rows)[:MAX_ROWS]
-    assert bench.count("escalation", "dropped") == 40 - MAX_ROWS
+    assert asked == sorted(row[0] for row in rows)[:MAX_UNDER_WAY]
+    assert bench.count("escalation", "dropped") == 40 - MAX_UNDER_WAY
 
 
 def test_a_budget_that_is_used_up_leaves_the_devices_own_answer() -> None:
@@ -188,11 +188,13 @@ def test_a_budget_that_is_used_up_leaves_the_devices_own_answer() -> None:
 
 def test_an_input_that_is_too_long_is_not_asked() -> None:
     bench = Bench(below=0.75)
-    assert bench.give(UNSURE, UNSURE, inputs=["x" * MAX_QUESTION_BYTES, "short"])[1] == [False, True]
-    assert bench.count("escalation", "too_long") == 1
+    long: list[Input] = ["x" * (MAX_TEXT_BYTES + 1), "é" * (MAX_TEXT_BYTES // 2 + 1), "x" * MAX_TEXT_BYTES]
+    assert bench.give(UNSURE, UNSURE, UNSURE, inputs=long)[1] == [False, False, True]
+    assert bench.give(UNSURE, inputs=[[0.0] * (MAX_NUMBERS + 1)])[1] == [False]
+    assert bench.count("escalation", "too_long") == 3
 
 
-def test_so_many_calls_wait_for_the_teacher_and_one_more_is_answered_at_once() -> None:
+def test_so_many_questions_are_under_way_and_one_more_is_answered_by_the_device_at_once() -> None:
     bench = Bench(below=0.75)
     waiting, go = threading.Semaphore(0), threading.Event()
 
@@ -202,7 +204,7 @@ def test_so_many_calls_wait_for_the_teacher_and_one_more_is_answered_at_once() -
 
     bench.teacher.on_ask = slow
     got: list[list[bool]] = []
-    threads = [threading.Thread(target=lambda: got.append(bench.give(UNSURE)[1])) for _ in range(MAX_WAITING)]
+    threads = [threading.Thread(target=lambda: got.append(bench.give(UNSURE)[1])) for _ in range(MAX_UNDER_WAY)]
     for thread in threads:
         thread.start()
     for _ in threads:
@@ -211,7 +213,7 @@ def test_so_many_calls_wait_for_the_teacher_and_one_more_is_answered_at_once() -
     go.set()
     for thread in threads:
         thread.join()
-    assert got == [[True]] * MAX_WAITING
+    assert got == [[True]] * MAX_UNDER_WAY
 
 
 def test_a_bug_in_asking_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:

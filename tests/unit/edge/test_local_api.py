@@ -22,7 +22,7 @@ from tests.kit.devices import Models
 from tests.kit.told_teacher import ToldTeacher
 from workers.edge import shadow
 from workers.edge.allowance import AskOptions
-from workers.edge.asking import MAX_WAITING, Asking
+from workers.edge.asking import MAX_UNDER_WAY, Asking
 from workers.edge.local_api import MAX_CALLS, MAX_REQUEST_BYTES, MAX_ROWS, LocalApi, LocalServer, Refusal
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.edge.metrics import EdgeMetrics
@@ -124,8 +124,8 @@ def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path
         return threads
 
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threads = all_at_once(unsure, MAX_WAITING)
-    assert all(waiting.acquire(timeout=10) for _ in range(MAX_WAITING))
+    threads = all_at_once(unsure, MAX_UNDER_WAY)
+    assert all(waiting.acquire(timeout=10) for _ in range(MAX_UNDER_WAY))
     answer = api.serving.predict
     monkeypatch.setattr(api.serving, "predict", lambda inputs: (entered.release(), answer(inputs))[1])
     api.models.hold.clear()
@@ -140,7 +140,7 @@ def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path
         for thread in threads:
             thread.join()
         api.server.close()
-    assert [list(ended.get_nowait().by_teacher) for _ in range(MAX_WAITING)] == [[True]] * MAX_WAITING
+    assert [list(ended.get_nowait().by_teacher) for _ in range(MAX_UNDER_WAY)] == [[True]] * MAX_UNDER_WAY
 
 
 def test_without_a_model_the_answer_says_what_to_do(api: Api) -> None:

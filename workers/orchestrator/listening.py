@@ -23,7 +23,9 @@ from workers.orchestrator.ports import Ports, PortTakenError
 from workers.rpc import fleet_pb2
 
 STOP_GRACE_S = 0.5
-MAX_DEVICE_MESSAGE_BYTES = 128 * 1024
+MAX_DEVICE_MESSAGE_BYTES = 272 * 1024
+"""What a device asks the teacher is the largest: 65,536 numbers."""
+MAX_STRANGER_MESSAGE_BYTES = 128 * 1024
 MAX_OPERATOR_MESSAGE_BYTES = 6 * 1024 * 1024
 MAX_CALLS = 512
 ROLLOUTS = "kdpipe.rollouts"
@@ -37,6 +39,7 @@ class Services:
 
     fleet: object
     artifact: object
+    teacher: object
     enrolment: object
     operator: object
 
@@ -51,11 +54,11 @@ class Listeners:
 
     async def start(self, services: Services, wanted: Ports) -> Ports:
         """Serve; returns the ports, without that of the metrics. Raises PortTakenError."""
-        on_fleet = [(SERVICES["Fleet"], services.fleet), (SERVICES["Artifact"], services.artifact)]
+        on_fleet = [(SERVICES[name], getattr(services, name.lower())) for name in ("Fleet", "Artifact", "Teacher")]
         names = [SERVICES["Operator"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflected = (reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], reflection.aio.ReflectionServicer(names))
         fleet = self._server("fleet", on_fleet, MAX_DEVICE_MESSAGE_BYTES)
-        enrolment = self._server("enrolment", [(SERVICES["Enrollment"], services.enrolment)], MAX_DEVICE_MESSAGE_BYTES)
+        enrolment = self._server("enrolment", [(SERVICES["Enrollment"], services.enrolment)], MAX_STRANGER_MESSAGE_BYTES)
         operator = self._server("operator", [(SERVICES["Operator"], services.operator), reflected], MAX_OPERATOR_MESSAGE_BYTES)
         ports = Ports(
             fleet=self._bind(fleet, wanted.fleet, "fleet"),

@@ -22,9 +22,10 @@ from pipeline.rollout.slots import Slot
 from workers.edge.allowance import Allowance, AskOptions
 from workers.edge.inputs import Input
 from workers.edge.metrics import EdgeMetrics
-from workers.edge.questions import Line, Questions, Tally, Way
+from workers.edge.questions import Line, Questions
 from workers.edge.serving import Answer
 from workers.edge.serving_window import ServingWindow
+from workers.edge.tally import Tally, Way
 from workers.rpc import local_pb2 as pb
 
 logger = logging.getLogger(__name__)

@@ -140,15 +140,18 @@ class FleetClient:
 
     def ask(self, requests: Sequence[pb.AskRequest], timeout_s: float) -> list[pb.AskResponse | FleetUnreachableError | FleetRefusedError]:
         """Ask the teacher, all questions at once, all within `timeout_s`; of each the answer, or why there is none. From any thread."""
-        calls: list[Any] = []
-        try:
-            calls += (self._teacher.Ask.future(request, timeout=timeout_s) for request in requests)
-        except ValueError as error:  # the channel was closed
-            calls += [FleetUnreachableError("Ask", str(error))] * (len(requests) - len(calls))
+        calls = [self._asked(request, timeout_s) for request in requests]
         return [call if isinstance(call, FleetUnreachableError) else _ended("Ask", call) for call in calls]
 
     def close(self) -> None:
         self._channel.close()
+
+    def _asked(self, request: pb.AskRequest, timeout_s: float) -> Any:
+        """A call under way."""
+        try:
+            return self._teacher.Ask.future(request, timeout=timeout_s)
+        except ValueError as error:  # the channel was closed
+            return FleetUnreachableError("Ask", str(error))
 
 
 def _ended(name: str, call: Any) -> Any:

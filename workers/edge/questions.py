@@ -4,40 +4,34 @@ Nothing here decides which inputs are asked about (`asking`). An answer counts o
 else comes back, or nothing, is no answer, and after it the allowance lets nothing through for a while.
 """
 
-import logging
-import threading
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DeviceError
 from pipeline.releases.manifest import BundleManifest
-from workers.edge.allowance import Allowance, AskOptions
+from workers.edge.allowance import Allowance
 from workers.edge.fleet_client import FleetLateError, FleetRefusedError, FleetUnreachableError
 from workers.edge.inputs import Input
-from workers.edge.metrics import EdgeMetrics
-from workers.rpc import fleet_pb2 as fleet_pb
-from workers.rpc import local_pb2 as local_pb
+from workers.edge.tally import Tally, Way
+from workers.rpc import fleet_pb2 as pb
 
-logger = logging.getLogger(__name__)
 MAX_TEXT_BYTES, MAX_NUMBERS = 64 << 10, 65_536
 """A longer input is not asked about: the orchestrator would refuse it."""
 MAX_SUM_OFF = 1e-3
-MAX_SAID = 100
 
 # K classes, in the release's order.
 
-Asked = fleet_pb.AskResponse | FleetRefusedError | FleetUnreachableError
+Asked = pb.AskResponse | FleetRefusedError | FleetUnreachableError
 """What became of one question."""
-Way = Literal["escalation", "audit"]
 
 
 class Line(Protocol):
     """The device's line to its teacher; `connection.Connection` on a device."""
 
-    def ask(self, requests: Sequence[fleet_pb.AskRequest], timeout_s: float) -> Sequence[Asked]: ...
+    def ask(self, requests: Sequence[pb.AskRequest], timeout_s: float) -> Sequence[Asked]: ...
 
 
 class AnswerUnusableError(DeviceError):
@@ -49,49 +43,6 @@ class AnswerUnusableError(DeviceError):
 
     def __str__(self) -> str:
         return f"the teacher's answer: {self.found}; expected {self.expected}; the device's own answers stand; tell the operator"
-
-
-class Tally:
-    """What became of all questions, for `status` and the metrics. Thread-safe."""
-
-    def __init__(self, options: AskOptions, metrics: EdgeMetrics) -> None:
-        self._options, self._metrics, self._lock = options, metrics, threading.Lock()
-        self._asked = self._answered = self._used = 0
-        self._last_failure = ""
-        self._said: set[str] = set()
-
-    def count(self, way: Way, outcome: str, samples: int = 1) -> None:
-        if samples:
-            self._metrics.asked(way, outcome, samples)
-
-    def heard(self, *, asked: int, answered: int, failure: str) -> None:
-        with self._lock:
-            self._asked += asked
-            self._answered += answered
-            self._last_failure = "" if answered else failure
-
-    def used(self, samples: int) -> None:
-        with self._lock:
-            self._used += samples
-
-    def warn_once(self, error: AnswerUnusableError) -> None:
-        with self._lock:
-            is_new = str(error) not in self._said and len(self._said) < MAX_SAID
-            if is_new:
-                self._said.add(str(error))
-        if is_new:
-            logger.warning("the teacher's answers are ignored", extra={"reason": str(error)})
-
-    def shown(self) -> local_pb.Asking:
-        with self._lock:
-            return local_pb.Asking(
-                below=self._options.below,
-                share=self._options.share,
-                asked=self._asked,
-                answered=self._answered,
-                used=self._used,
-                last_failure=self._last_failure,
-            )
 
 
 class Questions:
@@ -143,7 +94,7 @@ class Questions:
             probabilities_K = in_order(asked, manifest.classes)
         except AnswerUnusableError as error:
             self._tally.count(self._way, "unusable")
-            self._tally.warn_once(error)
+            self._tally.warn_once(str(error))
             return str(error)
         self._tally.count(self._way, "answered")
         return probabilities_K
@@ -155,14 +106,14 @@ def is_short(value: Input) -> bool:
     return len(value) <= MAX_NUMBERS
 
 
-def request_of(value: Input) -> fleet_pb.AskRequest:
+def request_of(value: Input) -> pb.AskRequest:
     """The whole input, as the model was asked; a student may read less of it than the teacher."""
     if isinstance(value, str):
-        return fleet_pb.AskRequest(text=value)
-    return fleet_pb.AskRequest(numbers=fleet_pb.Numbers(values=value))
+        return pb.AskRequest(text=value)
+    return pb.AskRequest(numbers=pb.Numbers(values=value))
 
 
-def in_order(answer: fleet_pb.AskResponse, classes: Sequence[str]) -> NDArray[np.float32]:
+def in_order(answer: pb.AskResponse, classes: Sequence[str]) -> NDArray[np.float32]:
     """The teacher's probabilities [K] in the order of `classes`. Raises AnswerUnusableError."""
     place = {name: number for number, name in enumerate(answer.classes)}
     if place.keys() != set(classes) or len(answer.classes) != len(classes):

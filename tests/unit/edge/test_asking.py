@@ -57,8 +57,10 @@ class Bench:
         given = self.asking.give(inputs or texts, Answer(slot=slot, probabilities_BK=probabilities_BK, run_s=0.001))
         return [tuple(row) for row in given.probabilities_BK.tolist()], given.by_teacher_B.tolist()
 
-    def count(self, way: str, outcome: str) -> float | None:
-        return self.registry.get_sample_value("kdpipe_edge_asks_total", {"way": way, "outcome": outcome})
+    def count(self, way: str, outcome: str) -> float:
+        found = self.registry.get_sample_value("kdpipe_edge_asks_total", {"way": way, "outcome": outcome})
+        assert found is not None, "each label set is there from the first scrape"
+        return found
 
     @property
     def shown(self) -> tuple[int, int, int, str]:

@@ -17,6 +17,7 @@ from workers.edge.agent import MAX_RENEWAL_BACKOFF_S, RENEWAL_BACKOFF_S, renewal
 from workers.edge.connection import Connection
 from workers.edge.enrol import IdentityBrokenError, NotEnrolledError, load_identity
 from workers.edge.fleet_client import FleetClient, FleetLateError, FleetRefusedError, FleetUnreachableError
+from workers.edge.questions import Asked
 from workers.rpc import fleet_pb2 as pb
 
 NOW = datetime.now(UTC)
@@ -69,18 +70,21 @@ def test_a_question_is_answered_refused_or_late_and_none_is_raised(fleet: FakeFl
 
 
 def test_a_question_under_way_ends_with_the_line(fleet: FakeFleet, identity: Path) -> None:
-    asked, go, heard = threading.Event(), threading.Event(), queue.SimpleQueue[object]()
-    teacher = ToldTeacher()
-    teacher.on_answer = lambda: (asked.set(), go.wait(20))
-    fleet.teacher = teacher
+    asked, go, heard = threading.Event(), threading.Event(), queue.SimpleQueue[Asked]()
+    fleet.teacher = teacher = ToldTeacher()
+
+    def wait() -> None:
+        asked.set()
+        go.wait(20)
+
+    teacher.on_answer = wait
     connection = Connection(identity, None, "test")
     connection.open()
-    thread = threading.Thread(target=lambda: heard.put(connection.ask([pb.AskRequest(text="x")], 60.0)))
+    thread = threading.Thread(target=lambda: heard.put(*connection.ask([pb.AskRequest(text="x")], 60.0)))
     thread.start()
     assert asked.wait(20)
     connection.close()
-    (ended,) = heard.get(timeout=20)  # type: ignore[misc]
-    assert isinstance(ended, FleetUnreachableError)
+    assert isinstance(heard.get(timeout=20), FleetUnreachableError)
     go.set()
     thread.join()
 

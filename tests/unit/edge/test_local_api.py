@@ -5,7 +5,7 @@ import queue
 import random
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from tests.kit.told_teacher import ToldTeacher
 from workers.edge import shadow
 from workers.edge.allowance import AskOptions
 from workers.edge.asking import MAX_UNDER_WAY, Asking
+from workers.edge.inputs import Input
 from workers.edge.local_api import MAX_CALLS, MAX_REQUEST_BYTES, MAX_ROWS, LocalApi, LocalServer, Refusal
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.edge.metrics import EdgeMetrics
-from workers.edge.serving import Serving
+from workers.edge.serving import Answer, Serving
 from workers.rpc import local_pb2 as pb
 from workers.rpc import local_pb2_grpc as rpc
 
@@ -115,7 +116,15 @@ def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path
     api = Api(tmp_path / "device", AskOptions(below=(mine[0] + mine[1]) / 2, per_hour=1e6))
     api.install()
     waiting, entered, go = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
-    api.teacher.on_ask = lambda: (waiting.release(), go.wait(20))
+    answer = api.serving.predict
+
+    def wait() -> None:
+        waiting.release()
+        go.wait(20)
+
+    def enter(inputs: Sequence[Input]) -> Answer:
+        entered.release()
+        return answer(inputs)
 
     def all_at_once(text: str, count: int) -> list[threading.Thread]:
         threads = [threading.Thread(target=lambda: ended.put(api.api.predict(pb.PredictRequest(texts=[text])))) for _ in range(count)]
@@ -124,10 +133,10 @@ def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path
         return threads
 
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    api.teacher.on_ask = wait
     threads = all_at_once(unsure, MAX_UNDER_WAY)
     assert all(waiting.acquire(timeout=10) for _ in range(MAX_UNDER_WAY))
-    answer = api.serving.predict
-    monkeypatch.setattr(api.serving, "predict", lambda inputs: (entered.release(), answer(inputs))[1])
+    monkeypatch.setattr(api.serving, "predict", enter)
     api.models.hold.clear()
     threads += all_at_once(sure, MAX_CALLS)
     try:

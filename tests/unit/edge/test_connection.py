@@ -80,7 +80,7 @@ def test_a_question_under_way_ends_with_the_line(fleet: FakeFleet, identity: Pat
     teacher.on_answer = wait
     connection = Connection(identity, None, "test")
     connection.open()
-    thread = threading.Thread(target=lambda: heard.put(*connection.ask([pb.AskRequest(text="x")], 60.0)))
+    thread = threading.Thread(target=lambda: heard.put(connection.ask([pb.AskRequest(text="x")], 60.0)[0]))
     thread.start()
     assert asked.wait(20)
     connection.close()

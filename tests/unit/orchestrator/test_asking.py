@@ -183,8 +183,8 @@ def test_who_is_no_device_asks_nothing(asked: Asked) -> None:
         fleet_pb2_grpc.TeacherStub(channel).Ask(AskRequest(text="hello"), timeout=5)
 
 
-def test_where_no_teacher_was_asked_for_a_question_is_told_so(shared: RunningOrchestrator) -> None:
-    (device,) = shared.devices(1)
+def test_where_no_teacher_was_asked_for_a_question_is_told_so(orchestrator: RunningOrchestrator) -> None:
+    (device,) = orchestrator.devices(1)
     with refused_with(grpc.StatusCode.FAILED_PRECONDITION, "--teacher"):
         device.ask("hello")
 
@@ -219,6 +219,7 @@ def test_while_the_teacher_hangs_and_as_many_wait_as_may_sync_goes_on(asked: Ask
     asked.wait_for(lambda: under_way(asked) == UNHURRIED.asks_at_once)
     with refused_with(grpc.StatusCode.RESOURCE_EXHAUSTED, "wait for the teacher"):
         one_more.ask("hello")
+    askers[0].sync()
     other.sync(other.report("CHECK"))
     other.metadata("timestamp.json")
     assert not any(call.done() for call in calls)

@@ -21,6 +21,8 @@ from workers.orchestrator.reports import BodyRefusedError
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+ROUNDING_S = 1.0
+"""gRPC rounds a deadline up on its way: who asks within the longest that is allowed must not be refused for that."""
 
 
 class NoTeacherError(FleetError):
@@ -68,7 +70,7 @@ class Teacher(fleet_pb2_grpc.TeacherServicer):
         if self._answering is None:
             raise NoTeacherError
         left_s, most_s = context.time_remaining(), self._limits.ask_s
-        if left_s is None or left_s > most_s:
+        if left_s is None or left_s > most_s + ROUNDING_S:
             found = "none" if left_s is None else f"in {left_s:.0f} s"
             raise BodyRefusedError("deadline", found, f"one within {most_s:g} s")
         now_s = time.monotonic()
@@ -77,7 +79,7 @@ class Teacher(fleet_pb2_grpc.TeacherServicer):
         question = read_question(request)
         _check_kind(question, facts.kind)
         self._of_all.take("all", "the fleet, with so many questions,", now_s=now_s)
-        row_K = await self._answering.ask(question, within_s=left_s)
+        row_K = await self._answering.ask(question, within_s=min(left_s, most_s))
         return fleet_pb2.AskResponse(classes=facts.classes, probabilities=row_K.tolist(), teacher=facts.fingerprint)
 
 

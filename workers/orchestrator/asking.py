@@ -5,6 +5,7 @@ orchestrator's calls these are the first to be turned away: a device that is ref
 """
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -69,10 +70,9 @@ class Teacher(fleet_pb2_grpc.TeacherServicer):
     async def _answer(self, request: fleet_pb2.AskRequest, context: Context) -> fleet_pb2.AskResponse:
         if self._answering is None:
             raise NoTeacherError
-        left_s, most_s = context.time_remaining(), self._limits.ask_s
-        if left_s is None or left_s > most_s + ROUNDING_S:
-            found = "none" if left_s is None else f"in {left_s:.0f} s"
-            raise BodyRefusedError("deadline", found, f"one within {most_s:g} s")
+        left_s, most_s = context.time_remaining() or math.inf, self._limits.ask_s  # None where there is no deadline
+        if left_s > most_s + ROUNDING_S:
+            raise BodyRefusedError("deadline", f"in {left_s:.0f} s", f"one within {most_s:g} s")
         now_s = time.monotonic()
         self._of_one.take(caller().name, "this device, with so many questions,", now_s=now_s)
         facts = self._answering.facts()

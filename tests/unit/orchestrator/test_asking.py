@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import grpc
 import numpy as np
@@ -156,7 +157,7 @@ def test_a_question_whose_caller_has_gone_is_not_asked(asked: Asked, device: Sim
 
 def test_a_flood_of_questions_is_told_when_to_come_back_and_spares_the_others(asked: Asked) -> None:
     flooder, other = asked.devices(2)
-    calls = []
+    calls: list[Any] = []
     while not any(call.done() and call.exception() for call in calls):
         calls.append(flooder.future_ask("me"))
         calls[-1].exception()
@@ -210,7 +211,7 @@ def test_what_is_wrong_with_the_teacher_is_not_told_to_devices(asked: Asked, dev
     with pytest.raises(grpc.RpcError) as refused:
         device.ask("hello")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "10.0.0.7" not in refused.value.details()
+    assert "10.0.0.7" not in str(refused.value.details())
     asked.teachers.silent = False
     device.ask("hello")
 
@@ -244,4 +245,6 @@ def sync_s(device: SimulatedDevice) -> float:
 
 def under_way(asked: Asked) -> int:
     """Questions that wait for the teacher, or that it is answering."""
-    return asked.orchestrator._answering._under_way
+    answering_ = asked.orchestrator._answering
+    assert answering_ is not None
+    return answering_._under_way

@@ -260,7 +260,7 @@ class AskSection(Section):
     """Share of all answers, drawn at random, that a device holds against the teacher's: rollouts compare that agreement."""
     per_hour: int = Field(60, ge=1)
     """Most questions of one device in an hour."""
-    wait_ms: float = Field(300.0, gt=0, le=60_000)
+    wait_ms: float = Field(300.0, gt=0, le=30_000)
     """How long a device that is unsure waits for the teacher, before it answers by itself."""
     all_per_s: float = Field(200.0, gt=0)
     """Most questions of all devices together in a second; more are told to ask later."""

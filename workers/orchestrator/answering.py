@@ -168,11 +168,10 @@ def _fail(batch: Sequence[_Waiting], error: FleetError) -> None:
 
 
 def _hand_out(rows_BK: NDArray[np.float32], batch: Sequence[_Waiting]) -> None:
-    finite_B = np.isfinite(rows_BK).all(axis=1)
-    for row_K, is_finite, waiting in zip(rows_BK, finite_B, batch, strict=True):
+    for row_K, waiting in zip(rows_BK, batch, strict=True):
         if waiting.answer.done():
             continue
-        if is_finite:
+        if np.isfinite(row_K).all():
             waiting.answer.set_result(row_K)
         else:
             waiting.answer.set_exception(NoAnswerError())

@@ -5,6 +5,7 @@ orchestrator's calls these are the first to be turned away: a device that is ref
 """
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -21,6 +22,8 @@ from workers.orchestrator.reports import BodyRefusedError
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+ROUNDING_S = 1.0
+"""gRPC rounds a deadline up on its way: who asks within the longest that is allowed must not be refused for that."""
 
 
 class NoTeacherError(FleetError):
@@ -67,17 +70,16 @@ class Teacher(fleet_pb2_grpc.TeacherServicer):
     async def _answer(self, request: fleet_pb2.AskRequest, context: Context) -> fleet_pb2.AskResponse:
         if self._answering is None:
             raise NoTeacherError
-        left_s, most_s = context.time_remaining(), self._limits.ask_s
-        if left_s is None or left_s > most_s:
-            found = "none" if left_s is None else f"in {left_s:.0f} s"
-            raise BodyRefusedError("deadline", found, f"one within {most_s:g} s")
+        left_s, most_s = context.time_remaining() or math.inf, self._limits.ask_s  # None where there is no deadline
+        if left_s > most_s + ROUNDING_S:
+            raise BodyRefusedError("deadline", f"in {left_s:.0f} s", f"one within {most_s:g} s")
         now_s = time.monotonic()
         self._of_one.take(caller().name, "this device, with so many questions,", now_s=now_s)
         facts = self._answering.facts()
         question = read_question(request)
         _check_kind(question, facts.kind)
         self._of_all.take("all", "the fleet, with so many questions,", now_s=now_s)
-        row_K = await self._answering.ask(question, within_s=left_s)
+        row_K = await self._answering.ask(question, within_s=min(left_s, most_s))
         return fleet_pb2.AskResponse(classes=facts.classes, probabilities=row_K.tolist(), teacher=facts.fingerprint)
 
 

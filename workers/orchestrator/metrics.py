@@ -10,7 +10,8 @@ from workers.metrics import MetricsServer
 from workers.orchestrator.roster import Roster
 from workers.rpc import fleet_pb2
 
-PORTS = ("fleet", "enrolment", "operator")
+PORTS = ("fleet", "teacher", "enrolment", "operator")
+"""As calls are counted: what devices ask the teacher counts by itself, though it comes on the port of Fleet."""
 CODES = (
     "OK",
     "PERMISSION_DENIED",

@@ -31,7 +31,7 @@ from workers.rpc import local_pb2 as pb
 logger = logging.getLogger(__name__)
 MAX_UNDER_WAY = 6
 """Questions of unsure answers, of all calls together, the least sure of a call first; what goes beyond is answered by the device alone. The
-orchestrator takes eight calls of a device at once: one more asks for the audit, one is left for Sync."""
+orchestrator takes eight of a device at once: one more is the audit's, and one that is late here may not have ended there."""
 MAX_DRAWN = 32
 """Answers that wait to be held against the teacher's; one more is left out."""
 AUDIT_TIMEOUT_S = 10.0

@@ -145,13 +145,13 @@ def test_no_answer_is_the_devices_own_answer_and_the_teacher_is_left_alone(
     assert bench.shown[3] == ""
 
 
-def test_offline_for_a_day_hardly_any_answer_waits() -> None:
+def test_offline_for_hours_hardly_any_answer_waits() -> None:
     bench = Bench(below=0.75)
     bench.teacher.fault = lambda request: FleetUnreachableError("Ask", "UNAVAILABLE")
-    for _ in range(8640):
+    for _ in range(2000):
         bench.give(UNSURE)
         bench.now_s += 10
-    assert len(bench.teacher.calls) < 800
+    assert len(bench.teacher.calls) < 200
 
 
 def test_an_input_that_the_teacher_refuses_does_not_stop_the_next_question() -> None:
@@ -258,7 +258,7 @@ def test_the_draw_sees_the_true_agreement_whatever_the_model_is_sure_of_and_howe
     bench.teacher.probabilities = (1.0, 0.0)
     unsure_and_wrong = (UNSURE[1], UNSURE[0])
     drawn_of: dict[bool, int] = {True: 0, False: 0}
-    for n in range(4000):
+    for n in range(2400):
         is_sure = n % 2 == 0
         before = bench.audit._drawn.qsize()
         bench.give(SURE if is_sure else unsure_and_wrong)
@@ -269,7 +269,7 @@ def test_the_draw_sees_the_true_agreement_whatever_the_model_is_sure_of_and_howe
     told = bench.window.told()
     assert told is not None
     assert bench.count("escalation", "over_budget") > 0
-    assert abs(drawn_of[True] - drawn_of[False]) < 4 * math.sqrt(4000 * 0.25 * 0.75)
+    assert abs(drawn_of[True] - drawn_of[False]) < 4 * math.sqrt(2400 * 0.25 * 0.75)
     assert abs(told.agreed / told.asked - 0.5) < 4 * math.sqrt(0.25 / told.asked)
     assert told.asked > 500
 

@@ -131,7 +131,7 @@ class TeacherProcess:
                 return
             self._closed = True
             with contextlib.suppress(OSError):
-                self._peer.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer
+                self._peer.shutdown(socket.SHUT_RDWR)  # wakes who waits, even where something that the teacher started holds the other end
             if self._process is not None:
                 if self._process.poll() is None:  # or its number may be another's by now
                     os.killpg(self._process.pid, signal.SIGKILL)

@@ -93,7 +93,8 @@ def compare(metric: Metric, wave: Sequence[DeviceFacts], control: Sequence[Devic
     if min(len(wave_values), len(control_values)) >= SMALLEST_GROUP:
         finding = Finding.WORSE if p_value <= alpha else Finding.NO_WORSE
     else:
-        finding = Finding.MISSING if _is_missing(ours, theirs, len(wave), len(control)) else Finding.TOO_FEW
+        is_missing = _is_missing(ours, theirs, len(wave), len(control)) and (metric is not Metric.AGREEMENT or _asks_less(wave, control))
+        finding = Finding.MISSING if is_missing else Finding.TOO_FEW
     return Comparison(
         metric=metric,
         finding=finding,
@@ -167,6 +168,22 @@ def _is_missing(ours: Mapping[str, list[float]], theirs: Mapping[str, list[float
     told, control_told = sum(map(len, ours.values())), sum(map(len, theirs.values()))
     enough = wave >= SMALLEST_GROUP and control_told >= SMALLEST_GROUP
     return enough and told < SMALLEST_GROUP and told / wave < control_told / control / 2
+
+
+def _asks_less(wave: Sequence[DeviceFacts], control: Sequence[DeviceFacts]) -> bool:
+    """Fewer than half as many of the wave's answers were held against the teacher's as of the others'.
+
+    Few answers are, so devices that switched a moment ago have none without being at fault: not to be told apart where so few were due.
+    """
+    (answers, asked), (control_answers, control_asked) = _drawn(wave), _drawn(control)
+    due = answers * control_asked / control_answers if control_answers else 0.0
+    return due >= SMALLEST_GROUP and asked < due / 2
+
+
+def _drawn(devices: Iterable[DeviceFacts]) -> tuple[int, int]:
+    """Answers of all devices, and how many of them were held against the teacher's."""
+    told = [facts.serving for facts in devices if facts.serving is not None]
+    return sum(serving.answers for serving in told), sum(serving.asked for serving in told)
 
 
 def _flat(by_class: Mapping[str, list[float]], names: Iterable[str]) -> list[float]:

@@ -104,3 +104,29 @@ def test_less_sure_and_less_in_agreement_is_worse_too() -> None:
 def test_who_was_never_asked_says_nothing_of_agreement() -> None:
     found = compare(Metric.AGREEMENT, [device()] * 50, [device()] * 50, USUAL_MARGINS, alpha=ALPHA)
     assert (found.finding, found.wave_devices, found.control_devices) == (Finding.TOO_FEW, 0, 0)
+
+
+def asking(count: int, *, answers: int, asked: int) -> list[DeviceFacts]:
+    serving = Serving(answers=answers, confidence_mean=0.9, latency_p50_ms=1.0, asked=asked, agreed=asked)
+    return [DeviceFacts(hardware="x86", serving=serving)] * count
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "finding"),
+    [
+        (100, 0, Finding.TOO_FEW),  # 20 were due of all
+        (1000, 0, Finding.MISSING),
+        (1000, 1, Finding.NO_WORSE),
+    ],
+)
+def test_a_wave_that_had_no_time_to_ask_the_teacher_is_not_missing_and_one_that_never_does_is(
+    answers: int, asked: int, finding: Finding
+) -> None:
+    found = compare(
+        Metric.AGREEMENT,
+        asking(40, answers=answers, asked=asked),
+        asking(100, answers=1000, asked=5),
+        USUAL_MARGINS,
+        alpha=ALPHA,
+    )
+    assert found.finding is finding

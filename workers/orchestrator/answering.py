@@ -119,18 +119,22 @@ class Answering:
         self._facts = facts = await loop.run_in_executor(self._thread, teacher.start)
         self._metrics.teacher_is(up=True)
         log.info("the teacher answers questions", extra={"teacher": facts.fingerprint, "kind": facts.kind})
+        was_silent = False
         while True:
             batch = await self._next(teacher)
             questions = [waiting.question for waiting in batch]
             try:
                 rows_BK = await loop.run_in_executor(self._thread, teacher.ask, questions)
             except TeacherSilentError as error:
-                log.warning("the teacher has no answers", extra={"why": str(error), "questions": len(batch)})
+                if not was_silent:  # once, however many ask meanwhile
+                    log.warning("the teacher has no answers for now", extra={"why": str(error)})
+                was_silent = True
                 _fail(batch, TeacherDownError("does not answer"))
             except BaseException:
                 _fail(batch, TeacherDownError("ended"))
                 raise
             else:
+                was_silent = False
                 self._metrics.asked_together(len(batch))
                 _hand_out(rows_BK, batch)
 

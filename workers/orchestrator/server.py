@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -158,9 +158,15 @@ class Orchestrator:
         bound = await self._listeners.start(self._services(engine, leadership, pki, repository, metrics, news), wanted)
         self.ports = replace(bound, metrics=self._metrics_server.start())
         write_ports(folder, self.ports)
-        self._tasks.append(asyncio.create_task(self._turns.run()))
+        self._begin(self._turns.run(), "turns")
         log.info("serving", extra={"devices": len(self.roster.devices), "rollouts": len(self.roster.rollouts)})
         return self.ports
+
+    def _begin(self, work: Coroutine[Any, Any, None], part: str) -> None:
+        """Do it beside the calls, until `stop`."""
+        task = asyncio.create_task(work, name=part)
+        task.add_done_callback(_tell_end)
+        self._tasks.append(task)
 
     def _services(
         self,
@@ -174,7 +180,7 @@ class Orchestrator:
         limits = self._settings.limits
         if self._settings.open_teacher is not None:
             self._answering = Answering(self._settings.open_teacher, most=limits.asks_at_once, metrics=metrics)
-            self._tasks.append(asyncio.create_task(self._answering.run(), name="teacher"))
+            self._begin(self._answering.run(), "answering")
         common: dict[str, Any] = {"clock": self._clock, "metrics": metrics, "roster": self.roster, "writer": self._writer, "news": news.set}
         return Services(
             fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=limits, **common),
@@ -183,6 +189,12 @@ class Orchestrator:
             enrolment=Enrolment(pki=pki, limits=limits, **common),
             operator=Operations(engine=engine, leadership=leadership, repository=repository, pacing=self._settings.pacing, **common),
         )
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """What no part should raise must not go unheard until the orchestrator stops."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a part of the orchestrator ended", exc_info=error, extra={"part": task.get_name()})
 
 
 def _telling(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> Callable[[], None]:

@@ -71,7 +71,9 @@ def serve(peer: socket.socket, open_one: Callable[[], tuple[Teacher, str, int]])
             return
         try:
             probabilities_BK = answers(teacher, inputs_of(frame), rows=rows)
-        except (TeacherUnavailableError, TeacherOutputError) as error:
+        except TeacherUnavailableError as error:
+            _say(peer, f"teacher at {error.where}: no answer; expected one; ask it by hand")  # what it said may quote an input
+        except TeacherOutputError as error:
             _say(peer, error)
         else:
             payload = probabilities_BK.astype("<f4").tobytes()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -21,11 +22,11 @@ from pipeline.teachers.checked import CheckedTeacher
 from pipeline.teachers.teacher import TeacherUnavailableError
 from tests.kit.orchestrators import RunningOrchestrator, refused_with
 from tests.kit.teachers import CountingTeacher
-from workers.frames import Frame, Kind
+from workers.frames import Frame, Kind, receive_frame, send_frame
 from workers.orchestrator import answering, teacher_process
 from workers.orchestrator.question import Question, pack, shape_of
 from workers.orchestrator.teacher_process import TeacherDiedError, TeacherProcess, TeacherSilentError, without_secrets
-from workers.orchestrator.teacher_worker import _run_of, answers, inputs_of
+from workers.orchestrator.teacher_worker import _run_of, answers, inputs_of, serve
 
 MINE = """
 import os, time
@@ -192,7 +193,7 @@ class Picky(CountingTeacher):
     def log_probs(self, inputs):
         texts = inputs.to_pylist()
         if "away" in texts:
-            raise TeacherUnavailableError("http://10.0.0.7", "refused")
+            raise TeacherUnavailableError("http://10.0.0.7", f"500: no answer to {texts}")
         if "raises" in texts:
             raise ValueError("raises")
         given = super().log_probs(inputs)
@@ -219,6 +220,23 @@ def test_a_teacher_that_fails_on_all_by_what_it_answers_is_at_fault_itself() -> 
     with pytest.raises(TeacherOutputError):
         asked("not a distribution", "not a distribution")
     assert np.isnan(asked("raises", "raises")).all()
+
+
+def test_what_a_teacher_elsewhere_said_of_an_input_is_not_passed_on_to_the_log() -> None:
+    ours, theirs = socket.socketpair()
+    teacher = CheckedTeacher(Picky(), name="picky", classes=("spam", "ham"))
+    worker = threading.Thread(target=serve, args=(theirs, lambda: (teacher, "text", 64)))
+    worker.start()
+    with ours:
+        ours.settimeout(20)
+        assert receive_frame(ours).kind == Kind.READY
+        send_frame(ours, Kind.RUN, pack([b"away", b"private"]), rows=2, width=0)
+        said = receive_frame(ours)
+        assert said.kind == Kind.ERROR
+        assert b"10.0.0.7" in said.payload
+        assert b"private" not in said.payload
+    worker.join(20)
+    theirs.close()
 
 
 def test_a_teacher_that_is_away_is_away_for_all() -> None:

@@ -249,6 +249,23 @@ class PopulationSection(Section):
     """Devices that `kdpipe run` starts on this machine; 0 where they enrol from elsewhere."""
 
 
+class AskSection(Section):
+    """Whether devices may ask the teacher. What they ask leaves the device: off, unless you say so. See docs/orchestrator.md."""
+
+    teacher: bool = False
+    """Whether the orchestrator runs the teacher, in a process of its own, and the devices of `kdpipe run` ask it."""
+    below: float = Field(0.6, ge=0, le=1)
+    """A device asks where its model is less sure than this, and answers with what the teacher says; 0 never."""
+    share: float = Field(0.01, ge=0, le=1)
+    """Share of all answers, drawn at random, that a device holds against the teacher's: rollouts compare that agreement."""
+    per_hour: int = Field(60, ge=1)
+    """Most questions of one device in an hour."""
+    wait_ms: float = Field(300.0, gt=0, le=30_000)
+    """How long a device that is unsure waits for the teacher, before it answers by itself."""
+    all_per_s: float = Field(200.0, gt=0)
+    """Most questions of all devices together in a second; more are told to ask later."""
+
+
 class FleetSection(Section):
     host: str = "127.0.0.1"
     """Name or address that devices reach the orchestrator by."""
@@ -268,6 +285,8 @@ class FleetSection(Section):
     """A wave that is not through by then halts."""
     deltas: int = Field(3, ge=0, le=16)
     """Earlier releases of a student that a device can come from by a small delta; 0 makes devices fetch whole bundles."""
+    ask: AskSection = AskSection()
+    """Whether devices ask the teacher where they are unsure."""
     populations: Mapping[Name, PopulationSection]
     """Groups of devices, each running one student."""
 

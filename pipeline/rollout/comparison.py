@@ -1,12 +1,15 @@
 """Does the release answer worse than what it replaces? Devices of a wave against devices that were not yet offered it, at the same time.
 
 Which device is in which group is decided by a hash of its id, so the groups are a fair draw and whatever happens to both (an evening, an
-outage) happens to both alike. The unit is a device: however much one talks, it is one value, and ranks let no value weigh more. A
-one-sided rank-sum test within each hardware class, summed over classes with van Elteren's weights, asks whether devices of the
-wave are worse by more than a margin. It is taken once, when a wave's soak is over, at a fixed share of the rollout's error budget; under
-30 devices on a side give no verdict. No data where others have data is no success: the wave is held for it, and halted at the deadline.
+outage) happens to both alike. The unit is a device: however much one talks, it is one value, and no value weighs more. Tests are one-sided,
+within each hardware class, and ask whether devices of the wave are worse by more than a margin: of latency and confidence by ranks,
+summed over classes with van Elteren's weights; of agreement by means, because devices hold few answers against the teacher's, one more than
+another, and ranks of such shares tell how many rather than how good. They are taken once, when a wave's soak is over, at a fixed share of
+the rollout's error budget; under 30 devices on a side give no verdict. No data where others have data is no success: the wave is held for
+it, and halted at the deadline.
 
 P. H. van Elteren, On the combination of independent two-sample tests of Wilcoxon, Bull. Inst. Int. Stat. 37 (1960).
+B. L. Welch, The significance of the difference between two means when the population variances are unequal, Biometrika 29 (1938).
 """
 
 import enum
@@ -60,6 +63,7 @@ class Comparison:
     """That told it; only hardware classes with devices on both sides count."""
     control_devices: int
     wave_median: float
+    """Of agreement the mean: of devices that asked little, most medians are 1."""
     control_median: float
     p_value: float
     alpha: float
@@ -71,8 +75,9 @@ class Comparison:
         groups = f"{self.wave_devices} devices of the wave, {self.control_devices} not yet offered"
         if self.finding in (Finding.TOO_FEW, Finding.MISSING):
             return f"{self.metric}: no verdict ({groups} told it)"
+        middle = "mean" if self.metric is Metric.AGREEMENT else "median"
         return (
-            f"{self.metric}: median {self.wave_median:.4g}{unit} against {self.control_median:.4g}{unit} "
+            f"{self.metric}: {middle} {self.wave_median:.4g}{unit} against {self.control_median:.4g}{unit} "
             f"({groups}; p {self.p_value:.2g}, bound {self.alpha:.2g})"
         )
 
@@ -89,18 +94,19 @@ def compare(metric: Metric, wave: Sequence[DeviceFacts], control: Sequence[Devic
     shared = sorted(ours.keys() & theirs.keys())
     wave_values, control_values = _flat(ours, shared), _flat(theirs, shared)
     strata = [([_forgiven(metric, value, margins) for value in ours[name]], theirs[name]) for name in shared]
-    p_value = worse_p_value(strata) if shared else 1.0
+    p_value, middle = (lower_mean_p_value(strata), _mean) if metric is Metric.AGREEMENT else (worse_p_value(strata), _median)
     if min(len(wave_values), len(control_values)) >= SMALLEST_GROUP:
         finding = Finding.WORSE if p_value <= alpha else Finding.NO_WORSE
     else:
-        finding = Finding.MISSING if _is_missing(ours, theirs, len(wave), len(control)) else Finding.TOO_FEW
+        is_missing = _is_missing(ours, theirs, len(wave), len(control)) and (metric is not Metric.AGREEMENT or _asks_less(wave, control))
+        finding = Finding.MISSING if is_missing else Finding.TOO_FEW
     return Comparison(
         metric=metric,
         finding=finding,
         wave_devices=len(wave_values),
         control_devices=len(control_values),
-        wave_median=_median(wave_values),
-        control_median=_median(control_values),
+        wave_median=middle(wave_values),
+        control_median=middle(control_values),
         p_value=p_value,
         alpha=alpha,
     )
@@ -119,6 +125,29 @@ def worse_p_value(strata: Iterable[tuple[Sequence[float], Sequence[float]]]) -> 
         spread = total + 1 - ties / (total * (total - 1)) if total > 1 else 0.0
         variance += weight**2 * n * m / 12 * spread
     return 0.5 * math.erfc(difference / math.sqrt(2 * variance)) if variance > 0 else 1.0
+
+
+def lower_mean_p_value(strata: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """One-sided p of "the mean of the first of each pair is lower", for shares: Welch's test, normal approximation, within strata.
+
+    Each variance is that with two more devices, one at 0 and one at 1: a few that all say the same are no proof.
+    """
+    difference = variance = 0.0
+    for lower, higher in strata:
+        n, m = len(lower), len(higher)
+        weight = n * m / (n + m)
+        difference += weight * (_mean(higher) - _mean(lower))
+        variance += weight**2 * (_spread(lower) / n**2 + _spread(higher) / m**2)
+    return 0.5 * math.erfc(difference / math.sqrt(2 * variance)) if variance > 0 else 1.0
+
+
+def _spread(values: Sequence[float]) -> float:
+    mean = _mean(values)
+    return sum((value - mean) ** 2 for value in (*values, 0.0, 1.0))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _ranks(values: Sequence[float]) -> tuple[list[float], float]:
@@ -167,6 +196,22 @@ def _is_missing(ours: Mapping[str, list[float]], theirs: Mapping[str, list[float
     told, control_told = sum(map(len, ours.values())), sum(map(len, theirs.values()))
     enough = wave >= SMALLEST_GROUP and control_told >= SMALLEST_GROUP
     return enough and told < SMALLEST_GROUP and told / wave < control_told / control / 2
+
+
+def _asks_less(wave: Sequence[DeviceFacts], control: Sequence[DeviceFacts]) -> bool:
+    """Fewer than half as many of the wave's answers were held against the teacher's as of the others'.
+
+    Few answers are, so devices that switched a moment ago have none without being at fault: not to be told apart where so few were due.
+    """
+    (answers, asked), (control_answers, control_asked) = _drawn(wave), _drawn(control)
+    due = answers * control_asked / control_answers if control_answers else 0.0
+    return due >= SMALLEST_GROUP and asked < due / 2
+
+
+def _drawn(devices: Iterable[DeviceFacts]) -> tuple[int, int]:
+    """Answers of all devices, and how many of them were held against the teacher's."""
+    told = [facts.serving for facts in devices if facts.serving is not None]
+    return sum(serving.answers for serving in told), sum(serving.asked for serving in told)
 
 
 def _flat(by_class: Mapping[str, list[float]], names: Iterable[str]) -> list[float]:

@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[2]
 class AgentProcess:
     """Started, and ready: it answers, or says that it has no model."""
 
-    def __init__(self, folder: Path, enrolment: Path, *, shadow_s: float = 0.1, trial_s: float = 0.1) -> None:
+    def __init__(self, folder: Path, enrolment: Path, *options: str, shadow_s: float = 0.1, trial_s: float = 0.1) -> None:
         command = [sys.executable, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment)]
         command += ["--metrics-port", "0", "--exit-with-parent", "--shadow-s", str(shadow_s), "--trial-s", str(trial_s)]
+        command += options
         self.folder = folder
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
         assert self.process.stdout is not None

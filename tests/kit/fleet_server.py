@@ -1,4 +1,4 @@
-"""A small fleet in this process: Enrollment, Fleet and Artifact over real mTLS, with faults as method calls.
+"""A small fleet in this process: Enrollment, Fleet, Artifact and Teacher over real mTLS, with faults as method calls.
 
 It keeps the contracts that devices rely on: the same token with the same key is answered with the same device again; reports
 are acknowledged in order; each assignment is signed by the repository's own key. It decides nothing.
@@ -46,6 +46,9 @@ class FakeFleet:
         self.rewrite_fetch: Callable[[bytes], bytes] = lambda data: data
         self.rewrite_metadata: Callable[[str, bytes], bytes] = lambda name, data: data
         self.down = False
+        self.teacher: Callable[[pb.AskRequest], pb.AskResponse] | None = None
+        """Answers Ask; None refuses it."""
+        self.asked: list[pb.AskRequest] = []
         self.lose_enrol_answers = 0
         self._assignments: dict[str, bytes] = {}
         self._tokens: dict[str, bytes | None] = {}
@@ -164,6 +167,13 @@ class FakeFleet:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             yield pb.FetchResponse(chunk=data[start : start + CHUNK_BYTES])
 
+    def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> pb.AskResponse:
+        self._refuse_if_down(context)
+        self.asked.append(request)
+        if self.teacher is None:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "nobody answers questions here")
+        return self.teacher(request)
+
     def _refuse_if_down(self, context: grpc.ServicerContext) -> None:
         if self.down:
             context.abort(grpc.StatusCode.UNAVAILABLE, "down")
@@ -173,6 +183,7 @@ class FakeFleet:
         if mutual:
             rpc.add_FleetServicer_to_server(self, server)
             rpc.add_ArtifactServicer_to_server(self, server)
+            rpc.add_TeacherServicer_to_server(self, server)
         else:
             rpc.add_EnrollmentServicer_to_server(self, server)
         ca = self._ca.public_bytes(_PEM)

@@ -29,6 +29,7 @@ UNHURRIED = Limits(
     device_reports_burst=10_000.0,
     certificates_burst=10_000.0,
     enrolment_failures_burst=10_000.0,
+    asks_per_s=10_000.0,
     syncs_per_s=10_000.0,
 )
 """Tests call as fast as they can; those about limits ask for some."""

@@ -6,6 +6,7 @@ It does what the protocol asks of an agent and nothing of an agent's insides: no
 import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -138,6 +139,15 @@ class SimulatedDevice:
         request = fleet_pb2.FetchRequest(digest=digest, offset=offset)
         for part in fleet_pb2_grpc.ArtifactStub(self.channel).Fetch(request, timeout=CALL_S):
             yield part.chunk
+
+    def ask(self, request: fleet_pb2.AskRequest | str, *, timeout_s: float | None = CALL_S) -> fleet_pb2.AskResponse:
+        """Ask the teacher; `future_ask` does not wait."""
+        answer: fleet_pb2.AskResponse = self.future_ask(request, timeout_s=timeout_s).result()
+        return answer
+
+    def future_ask(self, request: fleet_pb2.AskRequest | str, *, timeout_s: float | None = CALL_S) -> Any:
+        request = fleet_pb2.AskRequest(text=request) if isinstance(request, str) else request
+        return fleet_pb2_grpc.TeacherStub(self.channel).Ask.future(request, timeout=timeout_s)
 
     def close(self) -> None:
         if self._channel is not None:

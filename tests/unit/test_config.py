@@ -41,6 +41,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "students.small.": config.StudentSection,
     "gate.": budgets.GateSection,
     "fleet.": config.FleetSection,
+    "fleet.ask.": config.AskSection,
     "fleet.populations.desk.": config.PopulationSection,
     "ray.": config.RaySection,
     "metrics.": config.MetricsSection,
@@ -74,6 +75,7 @@ def test_a_run_file_is_read_and_what_it_leaves_out_has_defaults():
     run = load(MINE, where="mine.toml")
     assert (run.name, run.classes, run.students["small"].steps) == ("mine", ("ham", "spam"), 100)
     assert run.fleet.populations["desk"].devices == 3
+    assert not run.fleet.ask.teacher  # what a device is asked stays on it, unless the operator says otherwise
     assert run.ray.address is None
 
 

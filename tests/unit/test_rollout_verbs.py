@@ -16,7 +16,7 @@ from workers.cli import app
 from workers.commands.quantities import seconds, shown_s, size, waves
 from workers.commands.rollout.reach import compared
 from workers.orchestrator.views import DeviceView
-from workers.rpc import fleet_pb2
+from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
 PLAN = ("small-000001", "--population", "mail", "--waves", "1,100%", "--soak", "0s", "--deadline", "1m")
 
@@ -121,6 +121,10 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     assert [device["device_id"] for device in listed] == [first.device_id]
     assert second.device_id in told("device", "ls", file)
     assert "ring=beta" in told("device", "show", file, first.device_id)
+    assert "teacher" not in told("device", "show", file, first.device_id)
+    serving = fleet_pb2.ServingStats(answers=9, confidence_mean=0.5, latency_p50_ms=1.0, asked=4, agreed=3)
+    fleet_pb2_grpc.FleetStub(first.channel).Sync(fleet_pb2.SyncRequest(hardware_class="x86", serving=serving), timeout=5)
+    assert "teacher     said the same as 3 of 4 answers" in told("device", "show", file, first.device_id)
     assert "no label" in told("device", "label", file, first.device_id, "--remove", "ring")
     told("device", "revoke", file, second.device_id)
     told("device", "revoke", file, second.device_id)

@@ -117,6 +117,8 @@ def _lines(device: "DeviceView", now: float) -> list[str]:
         lines.append(
             f"  answers     {told.answers:,} lately, median {told.latency_p50_ms:.3g} ms, mean confidence {told.confidence_mean:.3f}"
         )
+        if told.asked:
+            lines.append(f"  teacher     said the same as {told.agreed:,} of {told.asked:,} answers, drawn at random")
     return lines
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import AskSection
 from pipeline.errors import FleetError
 from pipeline.files import make_private_folder
 from pipeline.releases.keys import ONLINE
@@ -145,6 +146,8 @@ class Fleet:
         """The orchestrator and the devices, started, enrolled and in touch."""
         if self._operator is None:
             context, section = self._context, self._context.run.fleet
+            if section.ask.teacher:
+                context.reporter.say("devices may ask the teacher: what they ask goes to the orchestrator, which keeps none of it")
             ensure_repository(context)
             ensure_pki(make_private_folder(context.folder.fleet) / "pki", host=section.host, now=datetime.now(UTC))
             context.children.start(
@@ -292,7 +295,8 @@ class Fleet:
         folder = self._context.folder.device(name)
         enrolment = self._enrolments / f"{name}.json"
         command = [*PYTHON, "-m", "workers.edge", "run", "--dir", str(folder), "--enrolment", str(enrolment), "--metrics-port", "0"]
-        return [*command, "--shadow-s", "1", "--trial-s", "0.5"]  # nobody else asks these devices: waiting longer shows nothing
+        command += ["--shadow-s", "1", "--trial-s", "0.5"]  # nobody else asks these devices: waiting longer shows nothing
+        return command + asking_options(self._context.run.fleet.ask)
 
     def _orchestrator_command(self) -> list[str]:
         folder, section = self._context.folder, self._context.run.fleet
@@ -300,7 +304,20 @@ class Fleet:
         command += ["--keys", str(folder.keys / ONLINE), "--host", section.host]
         for name in NAMES:
             command += [f"--{name}-port", str(getattr(section, f"{name}_port"))]
-        return command
+        return command + teacher_options(section.ask, folder.root)
+
+
+def asking_options(ask: AskSection) -> list[str]:
+    """Of `kdpipe edge run`, for a device that may ask the teacher."""
+    if not ask.teacher:
+        return []
+    options = {"--ask-below": ask.below, "--ask-share": ask.share, "--asks-per-hour": ask.per_hour, "--ask-wait-ms": ask.wait_ms}
+    return [word for name, value in options.items() for word in (name, str(value))]
+
+
+def teacher_options(ask: AskSection, run: Path) -> list[str]:
+    """Of the orchestrator, for one that answers with the teacher of the run in that folder."""
+    return ["--teacher", str(run), "--asks-per-s", str(ask.all_per_s)] if ask.teacher else []
 
 
 def _enrolled(device: Path) -> bool:

@@ -100,10 +100,18 @@ def _compare_answers(context: RunContext, population: str, fleet: Fleet) -> dict
     section = context.run.test or context.run.validation
     inputs = read_samples(open_source(section, base=context.base), classes=context.run.classes).inputs[:ASKED]
     with LocalDevice(folders[0]) as device:
-        said = np.array(device.predict(inputs)["probabilities"])
-    expected = _artefact_probabilities(incumbent.files.export, read_json(incumbent.files.verdict)["export"], inputs)
-    worst = float(np.abs(said - expected).max())
-    return {"device": folders[0].name, "asked": len(inputs), "largest_difference": worst, "same": worst <= SAME_WITHIN}
+        given = device.predict(inputs)
+    expected_NK = _artefact_probabilities(incumbent.files.export, read_json(incumbent.files.verdict)["export"], inputs)
+    return compared(folders[0].name, given, expected_NK)
+
+
+def compared(device: str, given: Mapping[str, Any], expected_NK: Any) -> dict[str, Any] | None:
+    """How far what a device answered by itself is from the artefact's answers; None where the teacher answered all in its place."""
+    own_N = ~np.array(given["by_teacher"], dtype=bool)
+    if not own_N.any():
+        return None
+    worst = float(np.abs(np.array(given["probabilities"]) - expected_NK)[own_N].max())
+    return {"device": device, "asked": int(own_N.sum()), "largest_difference": worst, "same": worst <= SAME_WITHIN}
 
 
 def _artefact_probabilities(export: Path, facts: dict[str, Any], inputs: Any) -> Any:

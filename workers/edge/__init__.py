@@ -1,7 +1,7 @@
 """The device's side: an agent that enrols, syncs, installs and answers.
 
-`agent` is the loop, `install` the steps of one release, `serving` what answers, `model_worker` the process that holds the model. Imports
-neither ray, torch nor pyarrow, and the model worker only numpy and onnxruntime.
+`agent` is the loop, `install` the steps of one release, `serving` what answers, `asking` who asks the teacher, `model_worker` the process
+that holds the model. Imports neither ray, torch nor pyarrow, and the model worker only numpy and onnxruntime.
 """
 
 AGENT_VERSION = "0.1.0"

@@ -28,13 +28,33 @@ def run(
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics there; 0 picks a free port.")] = None,
     shadow_s: Annotated[float, typer.Option(help="Wait at most so long for live inputs before a candidate is shadowed.", min=0)] = 30.0,
     trial_s: Annotated[float, typer.Option(help="Answer so long with a candidate before it is confirmed.", min=0)] = 20.0,
-    seed: Annotated[int | None, typer.Option(help="Of the jitter; by default another at each start.")] = None,
+    ask_below: Annotated[
+        float,
+        typer.Option(
+            help="Ask the teacher where the model gives its class a smaller probability, and answer with what it says. The input leaves "
+            "the device. 0: never.",
+            metavar="P",
+        ),
+    ] = 0.0,
+    ask_share: Annotated[
+        float,
+        typer.Option(
+            help="Hold this share of all answers, drawn at random, against the teacher's, for the gates of a rollout. The inputs leave the "
+            "device. 0: none.",
+            metavar="S",
+        ),
+    ] = 0.0,
+    asks_per_hour: Annotated[float, typer.Option(help="Questions of both kinds together.", metavar="N")] = 60.0,
+    ask_wait_ms: Annotated[float, typer.Option(help="An answer waits no longer for the teacher.", metavar="MS")] = 300.0,
+    seed: Annotated[int | None, typer.Option(help="Of the jitter and the draw; by default another at each start.")] = None,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", help="End when standard input ends.")] = False,
 ) -> None:
     """Run the device's agent: sync, install, answer. Prints one JSON line when it is ready."""
+    from workers.edge.allowance import AskOptions
     from workers.edge.device_process import Options, run_device
     from workers.edge.install import Pace
 
+    ask = AskOptions(below=ask_below, share=ask_share, per_hour=asks_per_hour, wait_ms=ask_wait_ms)
     log_as_json(sys.stderr)
     run_device(
         Options(
@@ -44,6 +64,7 @@ def run(
             metrics_port=metrics_port,
             exit_with_parent=exit_with_parent,
             pace=Pace(shadow_s=shadow_s, trial_s=trial_s),
+            ask=ask,
             seed=seed,
         )
     )
@@ -123,11 +144,13 @@ def status(directory: Folder, as_json: Annotated[bool, typer.Option("--json", he
 
 def _show(answer: dict[str, Any], *, as_json: bool) -> None:
     about = {key: answer[key] for key in ("student", "release", "digest")}
-    for row, name in zip(answer["probabilities"], answer["predictions"], strict=True):
+    for row, name, by_teacher in zip(answer["probabilities"], answer["predictions"], answer["by_teacher"], strict=True):
         if as_json:
-            typer.echo(json.dumps({"prediction": name, "probabilities": dict(zip(answer["classes"], row, strict=True)), **about}))
+            probabilities = dict(zip(answer["classes"], row, strict=True))
+            typer.echo(json.dumps({"prediction": name, "probabilities": probabilities, "by_teacher": by_teacher, **about}))
         else:
-            typer.echo(f"{name}\t{max(row):.4f}")
+            mark = "\tby the teacher" if by_teacher else ""
+            typer.echo(f"{name}\t{max(row):.4f}{mark}")
 
 
 def _is_file(stream: TextIO) -> bool:

@@ -22,6 +22,8 @@ from pipeline.rollout.device import State
 from pipeline.rollout.slots import Slot, Slots
 from workers.edge import AGENT_VERSION, BUILD_UNIX_S
 from workers.edge.agent import AWAY, Agent, renewal
+from workers.edge.allowance import AskOptions
+from workers.edge.asking import Asking
 from workers.edge.connection import Connection
 from workers.edge.download import arrived_bytes
 from workers.edge.fleet_client import FleetUnreachableError
@@ -54,6 +56,7 @@ class Options:
     metrics_port: int | None = None
     exit_with_parent: bool = False
     pace: Pace = field(default_factory=Pace)
+    ask: AskOptions = field(default_factory=AskOptions)
     seed: int | None = None
 
 
@@ -73,11 +76,14 @@ def run_device(options: Options) -> None:
     connection = Connection(folder.identity, options.enrolment, hardware)
     serving = Serving(ModelProcess.start, on_restart=metrics.restarted)
     agent = _agent(folder, connection, serving, metrics, hardware, options, stop, pulse)
-    server = LocalServer(folder.socket, LocalApi(serving, status=partial(_status, folder, agent, serving, connection), metrics=metrics))
+    asking = Asking(options.ask, line=connection, window=serving.window, metrics=metrics, rng=random.Random(options.seed))
+    status = partial(_status, folder, agent, serving, connection, asking)
+    server = LocalServer(folder.socket, LocalApi(serving, status=status, metrics=metrics, asking=asking))
     try:
         supervisor.ready()  # before the first start: however long a model hangs in it, nobody cuts it off before the next one's turn
         threading.Thread(target=supervisor.watch, args=(pulse, stop), name="watchdog", daemon=True).start()
         agent.boot()
+        asking.start()
         server.start()
         _wait_enrolled(connection, stop, pulse, answers=agent.record.incumbent is not None)
         ready: dict[str, Any] = {"ready": True, "device": connection.device, "socket": str(folder.socket)}
@@ -90,6 +96,7 @@ def run_device(options: Options) -> None:
     finally:
         supervisor.stopping()
         stop.set()
+        asking.close()
         connection.close()
         server.close()
         serving.close()
@@ -186,7 +193,7 @@ def _wait_enrolled(connection: Connection, stop: threading.Event, pulse: Pulse, 
             stop.wait(ENROL_RETRY_S)
 
 
-def _status(folder: DeviceFolder, agent: Agent, serving: Serving, connection: Connection) -> local_pb.GetStatusResponse:
+def _status(folder: DeviceFolder, agent: Agent, serving: Serving, connection: Connection, asking: Asking) -> local_pb.GetStatusResponse:
     record, status, slot = agent.record, agent.status, serving.slot
     downloads = record.state is State.DOWNLOAD and record.release is not None
     return local_pb.GetStatusResponse(
@@ -210,6 +217,7 @@ def _status(folder: DeviceFolder, agent: Agent, serving: Serving, connection: Co
         next_sync_s=status.next_sync_s,
         reports_queued=len(record.reports),
         trusted_time=agent.trusted_time.now.isoformat(),
+        asking=asking.shown(),
     )
 
 

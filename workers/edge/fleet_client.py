@@ -5,7 +5,7 @@ here; metadata and assignments are signed, bundles are verified by digest.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,6 +51,10 @@ class FleetUnreachableError(DeviceError):
 
     def __str__(self) -> str:
         return f"{self.call}: {self.found}; expected the orchestrator to answer; the device goes on and tries again"
+
+
+class FleetLateError(FleetUnreachableError):
+    """No answer within the call's deadline."""
 
 
 class CertificateTimeError(FleetUnreachableError):
@@ -103,13 +107,14 @@ class EnrolmentClient:
 
 
 class FleetClient:
-    """Fleet and Artifact over mTLS. `close` from another thread ends calls under way."""
+    """Fleet, Artifact and Teacher over mTLS. `close` from another thread ends calls under way."""
 
     def __init__(self, endpoint: str, *, ca_pem: str, key_pem: bytes, certificate_pem: bytes) -> None:
         credentials = grpc.ssl_channel_credentials(ca_pem.encode(), key_pem, certificate_pem)
         self._channel = grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
         self._fleet = rpc.FleetStub(self._channel)
         self._artifact = rpc.ArtifactStub(self._channel)
+        self._teacher = rpc.TeacherStub(self._channel)
 
     def sync(self, request: pb.SyncRequest) -> pb.SyncResponse:
         """Raises FleetUnreachableError, FleetRefusedError."""
@@ -133,8 +138,25 @@ class FleetClient:
         finally:
             call.cancel()
 
+    def ask(self, requests: Sequence[pb.AskRequest], timeout_s: float) -> list[pb.AskResponse | FleetUnreachableError | FleetRefusedError]:
+        """Ask the teacher, all questions at once, all within `timeout_s`; of each the answer, or why there is none. From any thread."""
+        calls = [self._asked(request, timeout_s) for request in requests]
+        return [call if isinstance(call, FleetUnreachableError) else _ended("Ask", call) for call in calls]
+
     def close(self) -> None:
         self._channel.close()
+
+    def _asked(self, request: pb.AskRequest, timeout_s: float) -> Any:
+        """A call under way."""
+        try:
+            return self._teacher.Ask.future(request, timeout=timeout_s)
+        except ValueError as error:  # the channel was closed
+            return FleetUnreachableError("Ask", str(error))
+
+
+def _ended(name: str, call: Any) -> Any:
+    """What a call brought, once it has ended; by its code, for `result` raises otherwise where the call was cancelled."""
+    return call.result() if call.code() is grpc.StatusCode.OK else _translate(name, call)
 
 
 def _call(name: str, method: Any, request: Any) -> Any:
@@ -154,4 +176,5 @@ def _translate(name: str, error: grpc.RpcError) -> FleetUnreachableError | Fleet
         return FleetRefusedError(name, code.name, detail[:300])
     if said := _NOT_IN_FORCE.search(detail):
         return CertificateTimeError(name, said[0])
-    return FleetUnreachableError(name, f"{code.name} {detail[:300]}")
+    kind = FleetLateError if code is grpc.StatusCode.DEADLINE_EXCEEDED else FleetUnreachableError
+    return kind(name, f"{code.name} {detail[:300]}")

@@ -1,14 +1,15 @@
 """The local prediction API: `kdpipe.local.v1`, gRPC over a unix socket that only the device's owner can open.
 
 `LocalApi` decides, without a socket; `LocalServer` is the shell. Sizes, rows and calls at once are bounded. Calls that come at once share a
-run of the model (`serving`). Answering goes on while a release is downloaded, shadowed, tried or taken back.
+run of the model (`serving`). Answering goes on while a release is downloaded, shadowed, tried or taken back. Where the device's owner lets
+it, what the model is unsure of is asked of the teacher (`asking`); a call that waits for that takes no other call's room.
 """
 
 import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,18 @@ import grpc
 import numpy as np
 
 from pipeline.inputs import InputShapeError
+from workers.edge.asking import MAX_UNDER_WAY, Asking, own
+from workers.edge.inputs import Input
 from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError, ModelRefusedError
-from workers.edge.serving import NoModelError, Serving
+from workers.edge.serving import Answer, NoModelError, Serving
 from workers.rpc import local_pb2 as pb
 from workers.rpc import local_pb2_grpc as rpc
 
 MAX_REQUEST_BYTES = 4 << 20
 MAX_ROWS = 1024
 MAX_CALLS = 32
-"""Predictions under way at once; one more is told so."""
+"""Runs of the model under way at once; one more is told so."""
 SHORT_PATH_BYTES = 100
 """A unix socket's path fits in 108 bytes; longer ones go through a descriptor of their folder."""
 _SPARE_CALLS = 8
@@ -45,8 +48,11 @@ class Refusal:
 class LocalApi:
     """Turns requests into answers."""
 
-    def __init__(self, serving: Serving, *, status: Callable[[], pb.GetStatusResponse], metrics: EdgeMetrics) -> None:
-        self._serving, self._status, self._metrics = serving, status, metrics
+    def __init__(
+        self, serving: Serving, *, status: Callable[[], pb.GetStatusResponse], metrics: EdgeMetrics, asking: Asking | None = None
+    ) -> None:
+        """Without `asking` no input leaves the device."""
+        self._serving, self._status, self._metrics, self._asking = serving, status, metrics, asking
         self._room = threading.BoundedSemaphore(MAX_CALLS)
 
     def status(self) -> pb.GetStatusResponse:
@@ -54,16 +60,33 @@ class LocalApi:
 
     def predict(self, request: pb.PredictRequest) -> pb.PredictResponse | Refusal:
         """Answer one request. Every failure is a code and one line that says what to do."""
+        started = time.perf_counter()
+        inputs: list[Any] = list(request.texts) or [row.values for row in request.rows]
         if not self._room.acquire(blocking=False):
             return self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", f"more than {MAX_CALLS} calls at once; try again")
         try:
-            return self._predict(request)
+            answer = self._answer(request, inputs)
         finally:
             self._room.release()
+        if isinstance(answer, Refusal):
+            return answer
+        given = own(answer) if self._asking is None else self._asking.give(inputs, answer)
+        manifest = answer.slot.manifest
+        latency_s = time.perf_counter() - started
+        self._metrics.predicted("ok", len(inputs), latency_s)
+        return pb.PredictResponse(
+            classes=manifest.classes,
+            predictions=[manifest.classes[k] for k in given.probabilities_BK.argmax(axis=1)],
+            probabilities=[pb.Row(values=row) for row in given.probabilities_BK.tolist()],
+            digest=answer.slot.digest,
+            student=manifest.student,
+            release=manifest.release,
+            latency_ms=latency_s * 1000,
+            model_ms=answer.run_s * 1000,
+            by_teacher=given.by_teacher_B.tolist(),
+        )
 
-    def _predict(self, request: pb.PredictRequest) -> pb.PredictResponse | Refusal:
-        started = time.perf_counter()
-        inputs: list[Any] = list(request.texts) or [row.values for row in request.rows]
+    def _answer(self, request: pb.PredictRequest, inputs: Sequence[Input]) -> Answer | Refusal:
         if not 1 <= len(inputs) <= MAX_ROWS or (request.texts and request.rows):
             found = f"{len(request.texts)} texts and {len(request.rows)} rows; expected 1 to {MAX_ROWS} of one kind"
             return self._refuse(grpc.StatusCode.INVALID_ARGUMENT, "invalid", found)
@@ -77,19 +100,7 @@ class LocalApi:
             return self._refuse(grpc.StatusCode.INTERNAL, "model_failed", str(error))
         if not np.isfinite(answer.probabilities_BK).all():
             return self._refuse(grpc.StatusCode.INTERNAL, "model_failed", "the model answered with something that is not a number")
-        manifest = answer.slot.manifest
-        latency_s = time.perf_counter() - started
-        self._metrics.predicted("ok", len(inputs), latency_s)
-        return pb.PredictResponse(
-            classes=manifest.classes,
-            predictions=[manifest.classes[k] for k in answer.probabilities_BK.argmax(axis=1)],
-            probabilities=[pb.Row(values=row) for row in answer.probabilities_BK.tolist()],
-            digest=answer.slot.digest,
-            student=manifest.student,
-            release=manifest.release,
-            latency_ms=latency_s * 1000,
-            model_ms=answer.run_s * 1000,
-        )
+        return answer
 
     def _refuse(self, code: grpc.StatusCode, outcome: str, says: str) -> Refusal:
         self._metrics.predicted(outcome, 0, 0.0)
@@ -101,7 +112,7 @@ class LocalServer(rpc.LocalServicer):
 
     def __init__(self, path: Path, api: LocalApi) -> None:
         self._api, self._path = api, path
-        self._threads = ThreadPoolExecutor(MAX_CALLS + _SPARE_CALLS, thread_name_prefix="local-api")
+        self._threads = ThreadPoolExecutor(MAX_CALLS + MAX_UNDER_WAY + _SPARE_CALLS, thread_name_prefix="local-api")
         self._server = grpc.server(
             self._threads, options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1)]
         )

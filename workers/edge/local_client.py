@@ -35,7 +35,7 @@ _OPTIONS = [
 ]
 _WIDE = frozenset(
     field.name
-    for kind in (pb.GetStatusResponse, pb.Wanted, pb.Installed, pb.Input, pb.Arrival)
+    for kind in (pb.GetStatusResponse, pb.Wanted, pb.Installed, pb.Input, pb.Arrival, pb.Asking)
     for field in kind.DESCRIPTOR.fields
     if field.type == field.TYPE_UINT64
 )
@@ -77,7 +77,8 @@ class LocalDevice:
             self._stub = rpc.LocalStub(self._channel)
 
     def predict(self, inputs: Sequence[Input]) -> dict[str, Any]:
-        """`classes`, `predictions`, `probabilities` (a row an input), `digest`, `student`, `release`, `latency_ms`, `model_ms`.
+        """`classes`, `predictions`, `probabilities` (a row an input), `digest`, `student`, `release`, `latency_ms`, `model_ms`, and
+        `by_teacher`: of each input whether its answer is the teacher's, because the model was not sure.
 
         Texts, or rows of numbers. Raises DeviceSilentError, DeviceRefusedError.
         """
@@ -91,6 +92,7 @@ class LocalDevice:
             "release": answer.release,
             "latency_ms": answer.latency_ms,
             "model_ms": answer.model_ms,
+            "by_teacher": list(answer.by_teacher),
         }
 
     def status(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pipeline.rollout.device import TERMINAL, DeviceRecord, State
 SYNC_OUTCOMES = ("ok", "unreachable", "refused")
 WAYS = ("delta", "packed", "whole")
 PREDICT_OUTCOMES = ("ok", "invalid", "no_model", "model_failed", "busy")
+ASK_WAYS = ("escalation", "audit")
+ASK_OUTCOMES = ("answered", "late", "unreachable", "refused", "unusable", "paused", "over_budget", "too_long", "dropped")
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -29,6 +31,12 @@ class EdgeMetrics:
         self._queued = Gauge("kdpipe_edge_reports_queued", "Reports that the orchestrator has not acknowledged.", registry=registry)
         self._clock = Gauge("kdpipe_edge_clock_wrong", "1 while the wall clock contradicts signed time.", registry=registry)
         self._model = Gauge("kdpipe_edge_model_installed", "1 if a confirmed model answers.", registry=registry)
+        self._asks = Counter(
+            "kdpipe_edge_asks", "Inputs to ask the teacher about, by what became of it.", ["way", "outcome"], registry=registry
+        )
+        for way in ASK_WAYS:
+            for outcome in ASK_OUTCOMES:
+                self._asks.labels(way, outcome)
         for outcome in SYNC_OUTCOMES:
             self._syncs.labels(outcome)
         for outcome in PREDICT_OUTCOMES:
@@ -48,6 +56,9 @@ class EdgeMetrics:
         if outcome == "ok":
             self._predicted.inc(samples)
             self._latency.observe(seconds)
+
+    def asked(self, way: str, outcome: str, samples: int) -> None:
+        self._asks.labels(way, outcome).inc(samples)
 
     def installed(self, state: State) -> None:
         if state in TERMINAL:

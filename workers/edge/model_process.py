@@ -20,7 +20,7 @@ import workers
 from pipeline.errors import DeviceError
 from pipeline.rollout.device import memory_limit_bytes
 from pipeline.rollout.slots import Slot
-from workers.edge.frames import Frame, Kind, receive_frame, send_frame
+from workers.frames import Frame, Kind, receive_frame, send_frame
 from workers.privacy import opt_out
 
 START_TIMEOUT_S = 60.0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from workers.edge.frames import HEADER, Head, Kind, fill, receive_head, send_frame
+from workers.frames import HEADER, Head, Kind, fill, receive_head, send_frame
 
 LEAKED = 81
 """Exit code of a worker whose memory went beyond its bound."""

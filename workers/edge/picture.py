@@ -19,6 +19,7 @@ def picture(status: Mapping[str, Any], *, now: float) -> list[str]:
         "assigned": _assigned(status),
         "update": _update(status),
         "called": _called(status, now),
+        "teacher": _asking(status["asking"]),
         "clock": f"CLOCK_WRONG, signed time is {status['trusted_time']}" if status["clock_wrong"] else "right",
         "agent": status["agent_version"],
     }
@@ -72,6 +73,15 @@ def _news(status: Mapping[str, Any]) -> Iterator[str]:
         yield status["detail"]
     if status["blocked"]:
         yield f"waits: {status['blocked']}"
+
+
+def _asking(asking: Mapping[str, Any] | None) -> str:
+    if asking is None:
+        return "never asked: inputs stay on the device"
+    ways = [f"asked below {asking['below']:.3g}"] if asking["below"] else []
+    ways += [f"{100 * asking['share']:.3g} % of answers held against it"] if asking["share"] else []
+    came = f"{asking['asked']:,} asked, {asking['answered']:,} answered, {asking['used']:,} used"
+    return "; ".join(filter(None, (", ".join(ways), came, asking["last_failure"])))
 
 
 def _called(status: Mapping[str, Any], now: float) -> str:

@@ -123,7 +123,7 @@ class Serving:
             old, self._model = self._model, model
             self._deaths = 0
         self._live.clear()
-        self.window.begin_anew()
+        self.window.begin_anew(model.slot.digest if model is not None else "")
         return old
 
     def tend(self) -> None:

@@ -20,7 +20,7 @@ from pipeline.errors import KdpipeError, TeacherError
 from workers.labelling.crew import Broken, Died, Event, Finished, Probed, Ready
 from workers.labelling.labeller import Labeller
 from workers.labelling.messages import Assignment, Canary, Failed, Labelled, LabellerSpec
-from workers.labelling.threads import loading, use_threads
+from workers.threads import loading, use_threads
 
 SLOW_START_S = 30.0
 RETRY_READY_S = 0.5

@@ -10,5 +10,7 @@ decided in `pipeline.rollout`; this package keeps it, tells devices, and hears t
     tables, roster, writer       what is known: one database, one writer thread, an image of it in memory
     leadership, turns            which replica runs the wave engine, and what each does by itself
     reports, engine              what devices say, and what follows from it
+    asking, answering, question  a device's question to the teacher, and who waits for whom
+    teacher_process, _worker     a process that holds the teacher; what it is made of is imported there only
     fleet, operations, server    the services and their life; `client` is the operator's side
 """

@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from pipeline.errors import KdpipeError
+from pipeline.errors import ConfigError, KdpipeError
 from pipeline.releases.keys import Unlock
 from workers.logs import log_as_json
 from workers.orchestrator.leadership import LEASE_S
@@ -23,6 +24,7 @@ from workers.orchestrator.limits import Limits
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.ports import Ports
 from workers.orchestrator.server import Orchestrator, Settings
+from workers.orchestrator.teacher_process import TeacherEnd, TeacherProcess, without_secrets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,13 +75,24 @@ def _settings(options: argparse.Namespace) -> Settings:
             device_calls_per_s=options.device_calls_per_s,
             device_calls_burst=10 * options.device_calls_per_s,
             device_reports_per_s=options.device_reports_per_s,
+            asks_per_s=options.asks_per_s,
             syncs_per_s=options.syncs_per_s,
         ),
+        open_teacher=_opener(options.teacher, options.keys),
         database_url=options.database_url,
         ca_folder=options.ca_dir,
         names=tuple(options.name),
         lease_s=options.lease_s,
     )
+
+
+def _opener(run: Path | None, keys: Path) -> Callable[[], TeacherEnd] | None:
+    """Raises ConfigError."""
+    if run is None:
+        return None
+    if not run.exists():
+        raise ConfigError("--teacher", f"found no {run}", "a run file, or the folder of a run")
+    return partial(TeacherProcess, run, without_secrets(os.environ, keys))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -99,6 +112,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--device-reports-per-s", type=float, default=Limits.device_reports_per_s, help="most new reports of one device on average"
     )
     parser.add_argument("--syncs-per-s", type=float, default=Pacing.calls_per_s, help="most Sync calls of all devices together")
+    parser.add_argument("--teacher", type=Path, metavar="RUN", help="run file, or folder of a run, whose teacher devices may ask")
+    parser.add_argument("--asks-per-s", type=float, default=Limits.asks_per_s, help="most questions of all devices together")
     parser.add_argument("--database-url", default="", help="postgresql://USER@HOST/NAME or sqlite:///FILE; SQLite in --dir by default")
     parser.add_argument("--ca-dir", type=Path, help="where replicas share the CA's private key; --dir/pki by default")
     parser.add_argument("--name", action="append", default=[], help="a further name or address by which devices reach this replica")

@@ -37,6 +37,7 @@ ACCESS: Mapping[str, Access] = {
     "kdpipe.fleet.v1.Fleet/Sync": Caller.DEVICE,
     "kdpipe.fleet.v1.Fleet/GetMetadata": Caller.DEVICE,
     "kdpipe.fleet.v1.Artifact/Fetch": Caller.DEVICE,
+    "kdpipe.fleet.v1.Teacher/Ask": Caller.DEVICE,
     "kdpipe.fleet.v1.Operator/CreateToken": Role.ADMIN,
     "kdpipe.fleet.v1.Operator/RevokeDevice": Role.ADMIN,
     "kdpipe.fleet.v1.Operator/RevokeOperator": Role.ADMIN,

@@ -65,7 +65,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     ) -> None:
         self._roster, self._writer, self._engine, self._repository = roster, writer, engine, repository
         self._pacing, self._clock, self._metrics, self._news = pacing, clock, metrics, news
-        self._quiet_calls = of_all(limits)
+        self._quiet_calls = of_all(limits.syncs_per_s)
         self._reports = Buckets(per_s=limits.device_reports_per_s, burst=limits.device_reports_burst)
 
     async def Sync(self, request: fleet_pb2.SyncRequest, context: Context) -> fleet_pb2.SyncResponse:

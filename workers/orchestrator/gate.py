@@ -22,6 +22,7 @@ from pipeline.files import FileTooLargeError
 from pipeline.releases.online import BundleMissingError
 from pipeline.rollout.steering import RolloutActionError
 from workers.orchestrator.access import ACCESS, Caller, check_access
+from workers.orchestrator.answering import NoAnswerError, TeacherDownError
 from workers.orchestrator.engine import RolloutConflictError, RolloutUnknownError
 from workers.orchestrator.identity import Authenticate, admit
 from workers.orchestrator.limits import Buckets, Limits, RateExceededError
@@ -39,6 +40,7 @@ _CODES: tuple[tuple[type[KdpipeError], grpc.StatusCode], ...] = (
     (TokenRefusedError, grpc.StatusCode.PERMISSION_DENIED),
     (CertificateRefusedError, grpc.StatusCode.UNAUTHENTICATED),
     (BodyRefusedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NoAnswerError, grpc.StatusCode.INVALID_ARGUMENT),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (RateExceededError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (FileTooLargeError, grpc.StatusCode.OUT_OF_RANGE),
@@ -49,6 +51,7 @@ _CODES: tuple[tuple[type[KdpipeError], grpc.StatusCode], ...] = (
     (StoreUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (WriterClosedError, grpc.StatusCode.UNAVAILABLE),
     (PictureOldError, grpc.StatusCode.UNAVAILABLE),
+    (TeacherDownError, grpc.StatusCode.UNAVAILABLE),
     (ReleaseError, grpc.StatusCode.INVALID_ARGUMENT),
     (KdpipeError, grpc.StatusCode.FAILED_PRECONDITION),
 )

@@ -52,12 +52,21 @@ class Limits:
     """Open at once, on each port."""
     streams: int = 16
     """Calls at once over one connection."""
+    device_asks_per_s: float = 1.0
+    """Questions of one device to the teacher, on average."""
+    device_asks_burst: float = 60.0
+    asks_per_s: float = 200.0
+    """Questions of all devices together, in any second."""
+    asks_at_once: int = 128
+    """Questions that wait for the teacher, those it is answering included: far fewer than a port has calls, so that Sync has room."""
+    ask_s: float = 30.0
+    """Longest deadline that a question may have."""
     syncs_per_s: float = Pacing.calls_per_s
     """Sync calls without reports of all devices together, in any second: when a fleet comes back from an outage, most are told to wait."""
 
 
 BURST_SHARE = 0.1
-"""Of the Sync calls of a second: so many may come at once."""
+"""Of the calls of a second that all devices together may make: so many may come at once."""
 
 
 class Buckets:
@@ -93,7 +102,7 @@ class Buckets:
         return min(self._burst, level + (now_s - at_s) * self._per_s)
 
 
-def of_all(limits: Limits) -> Buckets:
-    """What all devices together may call with nothing to report."""
-    burst = BURST_SHARE * limits.syncs_per_s
-    return Buckets(per_s=limits.syncs_per_s - burst, burst=max(1.0, burst), least_wait_s=1.0)
+def of_all(per_s: float) -> Buckets:
+    """One bucket for all devices together: no more than `per_s` calls in any second."""
+    burst = BURST_SHARE * per_s
+    return Buckets(per_s=per_s - burst, burst=max(1.0, burst), least_wait_s=1.0)

@@ -23,7 +23,9 @@ from workers.orchestrator.ports import Ports, PortTakenError
 from workers.rpc import fleet_pb2
 
 STOP_GRACE_S = 0.5
-MAX_DEVICE_MESSAGE_BYTES = 128 * 1024
+MAX_DEVICE_MESSAGE_BYTES = 272 * 1024
+"""What a device asks the teacher is the largest: 65,536 numbers."""
+MAX_STRANGER_MESSAGE_BYTES = 128 * 1024
 MAX_OPERATOR_MESSAGE_BYTES = 6 * 1024 * 1024
 MAX_CALLS = 512
 ROLLOUTS = "kdpipe.rollouts"
@@ -37,6 +39,7 @@ class Services:
 
     fleet: object
     artifact: object
+    teacher: object
     enrolment: object
     operator: object
 
@@ -55,7 +58,9 @@ class Listeners:
         names = [SERVICES["Operator"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflected = (reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], reflection.aio.ReflectionServicer(names))
         fleet = self._server("fleet", on_fleet, MAX_DEVICE_MESSAGE_BYTES)
-        enrolment = self._server("enrolment", [(SERVICES["Enrollment"], services.enrolment)], MAX_DEVICE_MESSAGE_BYTES)
+        # A gate of its own: what a device asks the teacher, and waits for, must not count against its Sync.
+        fleet.add_generic_rpc_handlers((self._gate("teacher").handlers(SERVICES["Teacher"], services.teacher),))
+        enrolment = self._server("enrolment", [(SERVICES["Enrollment"], services.enrolment)], MAX_STRANGER_MESSAGE_BYTES)
         operator = self._server("operator", [(SERVICES["Operator"], services.operator), reflected], MAX_OPERATOR_MESSAGE_BYTES)
         ports = Ports(
             fleet=self._bind(fleet, wanted.fleet, "fleet"),
@@ -107,11 +112,14 @@ class Listeners:
             ("grpc.max_concurrent_streams", self._limits.streams),
             ("grpc.max_allowed_incoming_connections", self._limits.connections),
         ]
-        gate = Gate(port, self._authenticate, self._limits, self._metrics)
+        gate = self._gate(port)
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
         checked = gate.handlers(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health, but={"Watch"})
         server.add_generic_rpc_handlers((*(gate.handlers(service, servicer) for service, servicer in services), checked))
         return server
+
+    def _gate(self, port: str) -> Gate:
+        return Gate(port, self._authenticate, self._limits, self._metrics)
 
     def _bind(self, server: grpc.aio.Server, port: int, what: str, *, is_mutual: bool = True) -> int:
         credentials = self._credentials(is_mutual=is_mutual)

@@ -10,7 +10,8 @@ from workers.metrics import MetricsServer
 from workers.orchestrator.roster import Roster
 from workers.rpc import fleet_pb2
 
-PORTS = ("fleet", "enrolment", "operator")
+PORTS = ("fleet", "teacher", "enrolment", "operator")
+"""As calls are counted: what devices ask the teacher counts by itself, though it comes on the port of Fleet."""
 CODES = (
     "OK",
     "PERMISSION_DENIED",
@@ -25,6 +26,11 @@ CODES = (
     "INTERNAL",
 )
 STATES = tuple(name.removeprefix("DEVICE_STATE_").lower() for name in fleet_pb2.DeviceState.keys())  # noqa: SIM118 no dict
+
+
+OUTCOMES = ("answered", "refused", "limited", "down", "late", "off", "failed")
+"""Of a question to the teacher."""
+ASK_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class OrchestratorMetrics:
@@ -47,6 +53,11 @@ class OrchestratorMetrics:
         self._rollouts = Gauge("rollouts", "Rollouts in memory by state.", ("state",), **of)
         self._broken = Gauge("broken_rollouts", "Rollouts that nobody leads, because their log is not what was written.", **of)
         self._timestamp_expires = Gauge("timestamp_expires_unix_seconds", "When the signed timestamp ends.", **of)
+        self._asks = Counter("asks_total", "Questions of devices to the teacher, by what became of them.", ("outcome",), **of)
+        self._ask_s = Histogram("ask_seconds", "Time from a question to the teacher's answer, waiting included.", buckets=ASK_S, **of)
+        self._ask_rows = Histogram("ask_rows", "Questions that the teacher was asked together.", buckets=(1, 2, 4, 8, 16, 32, 64), **of)
+        self._teacher_up = Gauge("teacher_up", "Whether a teacher answers questions.", **of)
+        self._teacher_restarts = Counter("teacher_restarts_total", "Teachers that were started again.", **of)
         # Looking a series up costs as much as counting, and these are counted at every call.
         self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
         self._report_of = [self._reports.labels(state) for state in STATES]
@@ -55,6 +66,8 @@ class OrchestratorMetrics:
             self._devices.labels(state)
         for rollout_state in RolloutState:
             self._rollouts.labels(str(rollout_state))
+        for outcome in OUTCOMES:
+            self._asks.labels(outcome)
 
     def answered(self, port: str, code: str) -> None:
         self._call_of[port, code if code in CODES else "INTERNAL"].inc()
@@ -64,6 +77,20 @@ class OrchestratorMetrics:
 
     def reported(self, state: int) -> None:
         self._report_of[state].inc()
+
+    def asked(self, outcome: str, seconds: float) -> None:
+        self._asks.labels(outcome).inc()
+        if outcome == "answered":
+            self._ask_s.observe(seconds)
+
+    def asked_together(self, rows: int) -> None:
+        self._ask_rows.observe(rows)
+
+    def teacher_is(self, *, up: bool) -> None:
+        self._teacher_up.set(up)
+
+    def teacher_restarted(self) -> None:
+        self._teacher_restarts.inc()
 
     def enrolled(self) -> None:
         self._enrolments.inc()

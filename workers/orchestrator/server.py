@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,8 @@ from pipeline.releases.keys import Unlock, load_key
 from pipeline.releases.online import OnlineRepository
 from workers.metrics import MetricsServer
 from workers.orchestrator import tables
+from workers.orchestrator.answering import Answering
+from workers.orchestrator.asking import Teacher
 from workers.orchestrator.engine import Engine
 from workers.orchestrator.enrolment import Enrolment
 from workers.orchestrator.fleet import Artifact, Fleet
@@ -37,6 +39,7 @@ from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import Pki, ensure_pki, renew_own, utc
 from workers.orchestrator.ports import Ports, choose, read_ports, settled, write_ports
 from workers.orchestrator.roster import Roster
+from workers.orchestrator.teacher_process import TeacherEnd
 from workers.orchestrator.turns import Turns
 from workers.orchestrator.writer import Writer
 
@@ -66,6 +69,8 @@ class Settings:
     """Where replicas share the CA's private key; None is `folder`'s own."""
     names: tuple[str, ...] = ()
     """Further names and addresses by which devices reach this replica."""
+    open_teacher: Callable[[], TeacherEnd] | None = None
+    """Makes the end of a teacher that devices may ask, not yet started; None where nobody answers them."""
     lease_s: float = LEASE_S
     """How long the leader may be silent before another replica leads."""
 
@@ -80,7 +85,8 @@ class Orchestrator:
         self._writer: Writer | None = None
         self._listeners: Listeners | None = None
         self._turns: Turns | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._answering: Answering | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server = MetricsServer(host=settings.host)
         self.roster = Roster()
         self.ports = Ports()
@@ -97,10 +103,10 @@ class Orchestrator:
         """Answer what is being asked, then close everything. A second call does nothing."""
         if self._listeners is not None:
             await self._listeners.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._writer is not None:
             if self._turns is not None:
                 await self._turns.end()
@@ -152,9 +158,15 @@ class Orchestrator:
         bound = await self._listeners.start(self._services(engine, leadership, pki, repository, metrics, news), wanted)
         self.ports = replace(bound, metrics=self._metrics_server.start())
         write_ports(folder, self.ports)
-        self._task = asyncio.create_task(self._turns.run())
+        self._begin(self._turns.run(), "turns")
         log.info("serving", extra={"devices": len(self.roster.devices), "rollouts": len(self.roster.rollouts)})
         return self.ports
+
+    def _begin(self, work: Coroutine[Any, Any, None], part: str) -> None:
+        """Do it beside the calls, until `stop`."""
+        task = asyncio.create_task(work, name=part)
+        task.add_done_callback(_tell_end)
+        self._tasks.append(task)
 
     def _services(
         self,
@@ -165,11 +177,16 @@ class Orchestrator:
         metrics: OrchestratorMetrics,
         news: asyncio.Event,
     ) -> Services:
+        limits = self._settings.limits
+        if self._settings.open_teacher is not None:
+            self._answering = Answering(self._settings.open_teacher, most=limits.asks_at_once, metrics=metrics)
+            self._begin(self._answering.run(), "answering")
         common: dict[str, Any] = {"clock": self._clock, "metrics": metrics, "roster": self.roster, "writer": self._writer, "news": news.set}
         return Services(
-            fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=self._settings.limits, **common),
-            artifact=Artifact(repository=repository, metrics=metrics, limits=self._settings.limits),
-            enrolment=Enrolment(pki=pki, limits=self._settings.limits, **common),
+            fleet=Fleet(engine=engine, repository=repository, pacing=self._settings.pacing, limits=limits, **common),
+            artifact=Artifact(repository=repository, metrics=metrics, limits=limits),
+            teacher=Teacher(answering=self._answering, limits=limits, metrics=metrics),
+            enrolment=Enrolment(pki=pki, limits=limits, **common),
             operator=Operations(
                 engine=engine,
                 leadership=leadership,
@@ -179,6 +196,12 @@ class Orchestrator:
                 **common,
             ),
         )
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """What no part should raise must not go unheard until the orchestrator stops."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a part of the orchestrator ended", exc_info=error, extra={"part": task.get_name()})
 
 
 def _telling(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> Callable[[], None]:

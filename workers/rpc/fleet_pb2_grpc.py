@@ -337,6 +337,83 @@ class Artifact:
             _registered_method=True)
 
 
+class TeacherStub:
+    """mTLS, on the port of Fleet. What the teacher says of one input: advice, nothing that a device installs.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Ask = channel.unary_unary(
+                '/kdpipe.fleet.v1.Teacher/Ask',
+                request_serializer=workers_dot_rpc_dot_fleet__pb2.AskRequest.SerializeToString,
+                response_deserializer=workers_dot_rpc_dot_fleet__pb2.AskResponse.FromString,
+                _registered_method=True)
+
+
+class TeacherServicer:
+    """mTLS, on the port of Fleet. What the teacher says of one input: advice, nothing that a device installs.
+    """
+
+    def Ask(self, request, context):
+        """FAILED_PRECONDITION: nobody answers questions here, or the input is not of the kind that the teacher eats. RESOURCE_EXHAUSTED: the
+        budget of this device, or of all, is used up for now. UNAVAILABLE: the teacher does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TeacherServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Ask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=workers_dot_rpc_dot_fleet__pb2.AskRequest.FromString,
+                    response_serializer=workers_dot_rpc_dot_fleet__pb2.AskResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'kdpipe.fleet.v1.Teacher', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('kdpipe.fleet.v1.Teacher', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Teacher:
+    """mTLS, on the port of Fleet. What the teacher says of one input: advice, nothing that a device installs.
+    """
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kdpipe.fleet.v1.Teacher/Ask',
+            workers_dot_rpc_dot_fleet__pb2.AskRequest.SerializeToString,
+            workers_dot_rpc_dot_fleet__pb2.AskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class OperatorStub:
     """mTLS with an operator certificate, on a port of its own.
     """

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17workers/rpc/local.proto\x12\x0fkdpipe.local.v1\"\x15\n\x03Row\x12\x0e\n\x06values\x18\x01 \x03(\x02\"C\n\x0ePredictRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\"\n\x04rows\x18\x02 \x03(\x0b\x32\x14.kdpipe.local.v1.Row\"\xbc\x01\n\x0fPredictResponse\x12\x0f\n\x07\x63lasses\x18\x01 \x03(\t\x12\x13\n\x0bpredictions\x18\x02 \x03(\t\x12+\n\rprobabilities\x18\x03 \x03(\x0b\x32\x14.kdpipe.local.v1.Row\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0f\n\x07student\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\x04\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\x12\x10\n\x08model_ms\x18\x08 \x01(\x01\"\x12\n\x10GetStatusRequest\"<\n\x06Wanted\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"=\n\tInstalled\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07student\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\x04\"$\n\x05Input\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x04\"S\n\x07\x41rrival\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0b\n\x03way\x18\x02 \x01(\t\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12\x14\n\x0c\x62undle_bytes\x18\x04 \x01(\x04\"\x9e\x04\n\x11GetStatusResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\'\n\x06wanted\x18\x07 \x01(\x0b\x32\x17.kdpipe.local.v1.Wanted\x12-\n\tincumbent\x18\x08 \x01(\x0b\x32\x1a.kdpipe.local.v1.Installed\x12\x16\n\x0erunning_digest\x18\t \x01(\t\x12\x0f\n\x07\x62locked\x18\n \x01(\t\x12\x13\n\x0b\x63lock_wrong\x18\x0b \x01(\x08\x12\x13\n\x0bnext_sync_s\x18\x0c \x01(\x01\x12\x16\n\x0ereports_queued\x18\r \x01(\x04\x12\x14\n\x0ctrusted_time\x18\x0e \x01(\t\x12%\n\x05input\x18\x0f \x01(\x0b\x32\x16.kdpipe.local.v1.Input\x12,\n\x08previous\x18\x10 \x01(\x0b\x32\x1a.kdpipe.local.v1.Installed\x12)\n\x07\x61rrival\x18\x11 \x01(\x0b\x32\x18.kdpipe.local.v1.Arrival\x12\x18\n\x10\x64ownloaded_bytes\x18\x12 \x01(\x04\x12\x14\n\x0cwanted_bytes\x18\x13 \x01(\x04\x12\x18\n\x10last_sync_unix_s\x18\x14 \x01(\x01\x32\xa9\x01\n\x05Local\x12L\n\x07Predict\x12\x1f.kdpipe.local.v1.PredictRequest\x1a .kdpipe.local.v1.PredictResponse\x12R\n\tGetStatus\x12!.kdpipe.local.v1.GetStatusRequest\x1a\".kdpipe.local.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17workers/rpc/local.proto\x12\x0fkdpipe.local.v1\"\x15\n\x03Row\x12\x0e\n\x06values\x18\x01 \x03(\x02\"C\n\x0ePredictRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\"\n\x04rows\x18\x02 \x03(\x0b\x32\x14.kdpipe.local.v1.Row\"\xd0\x01\n\x0fPredictResponse\x12\x0f\n\x07\x63lasses\x18\x01 \x03(\t\x12\x13\n\x0bpredictions\x18\x02 \x03(\t\x12+\n\rprobabilities\x18\x03 \x03(\x0b\x32\x14.kdpipe.local.v1.Row\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0f\n\x07student\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\x04\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\x12\x10\n\x08model_ms\x18\x08 \x01(\x01\x12\x12\n\nby_teacher\x18\t \x03(\x08\"\x12\n\x10GetStatusRequest\"<\n\x06Wanted\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"=\n\tInstalled\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07student\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\x04\"$\n\x05Input\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x04\"S\n\x07\x41rrival\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0b\n\x03way\x18\x02 \x01(\t\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12\x14\n\x0c\x62undle_bytes\x18\x04 \x01(\x04\"k\n\x06\x41sking\x12\r\n\x05\x62\x65low\x18\x01 \x01(\x01\x12\r\n\x05share\x18\x02 \x01(\x01\x12\r\n\x05\x61sked\x18\x03 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x04 \x01(\x04\x12\x0c\n\x04used\x18\x05 \x01(\x04\x12\x14\n\x0clast_failure\x18\x06 \x01(\t\"\xc7\x04\n\x11GetStatusResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\'\n\x06wanted\x18\x07 \x01(\x0b\x32\x17.kdpipe.local.v1.Wanted\x12-\n\tincumbent\x18\x08 \x01(\x0b\x32\x1a.kdpipe.local.v1.Installed\x12\x16\n\x0erunning_digest\x18\t \x01(\t\x12\x0f\n\x07\x62locked\x18\n \x01(\t\x12\x13\n\x0b\x63lock_wrong\x18\x0b \x01(\x08\x12\x13\n\x0bnext_sync_s\x18\x0c \x01(\x01\x12\x16\n\x0ereports_queued\x18\r \x01(\x04\x12\x14\n\x0ctrusted_time\x18\x0e \x01(\t\x12%\n\x05input\x18\x0f \x01(\x0b\x32\x16.kdpipe.local.v1.Input\x12,\n\x08previous\x18\x10 \x01(\x0b\x32\x1a.kdpipe.local.v1.Installed\x12)\n\x07\x61rrival\x18\x11 \x01(\x0b\x32\x18.kdpipe.local.v1.Arrival\x12\x18\n\x10\x64ownloaded_bytes\x18\x12 \x01(\x04\x12\x14\n\x0cwanted_bytes\x18\x13 \x01(\x04\x12\x18\n\x10last_sync_unix_s\x18\x14 \x01(\x01\x12\'\n\x06\x61sking\x18\x15 \x01(\x0b\x32\x17.kdpipe.local.v1.Asking2\xa9\x01\n\x05Local\x12L\n\x07Predict\x12\x1f.kdpipe.local.v1.PredictRequest\x1a .kdpipe.local.v1.PredictResponse\x12R\n\tGetStatus\x12!.kdpipe.local.v1.GetStatusRequest\x1a\".kdpipe.local.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST']._serialized_start=67
   _globals['_PREDICTREQUEST']._serialized_end=134
   _globals['_PREDICTRESPONSE']._serialized_start=137
-  _globals['_PREDICTRESPONSE']._serialized_end=325
-  _globals['_GETSTATUSREQUEST']._serialized_start=327
-  _globals['_GETSTATUSREQUEST']._serialized_end=345
-  _globals['_WANTED']._serialized_start=347
-  _globals['_WANTED']._serialized_end=407
-  _globals['_INSTALLED']._serialized_start=409
-  _globals['_INSTALLED']._serialized_end=470
-  _globals['_INPUT']._serialized_start=472
-  _globals['_INPUT']._serialized_end=508
-  _globals['_ARRIVAL']._serialized_start=510
-  _globals['_ARRIVAL']._serialized_end=593
-  _globals['_GETSTATUSRESPONSE']._serialized_start=596
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1138
-  _globals['_LOCAL']._serialized_start=1141
-  _globals['_LOCAL']._serialized_end=1310
+  _globals['_PREDICTRESPONSE']._serialized_end=345
+  _globals['_GETSTATUSREQUEST']._serialized_start=347
+  _globals['_GETSTATUSREQUEST']._serialized_end=365
+  _globals['_WANTED']._serialized_start=367
+  _globals['_WANTED']._serialized_end=427
+  _globals['_INSTALLED']._serialized_start=429
+  _globals['_INSTALLED']._serialized_end=490
+  _globals['_INPUT']._serialized_start=492
+  _globals['_INPUT']._serialized_end=528
+  _globals['_ARRIVAL']._serialized_start=530
+  _globals['_ARRIVAL']._serialized_end=613
+  _globals['_ASKING']._serialized_start=615
+  _globals['_ASKING']._serialized_end=722
+  _globals['_GETSTATUSRESPONSE']._serialized_start=725
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1308
+  _globals['_LOCAL']._serialized_start=1311
+  _globals['_LOCAL']._serialized_end=1480
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,7 @@ class PredictRequest(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[str]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("classes", "predictions", "probabilities", "digest", "student", "release", "latency_ms", "model_ms")
+    __slots__ = ("classes", "predictions", "probabilities", "digest", "student", "release", "latency_ms", "model_ms", "by_teacher")
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class PredictResponse(_message.Message):
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     MODEL_MS_FIELD_NUMBER: _ClassVar[int]
+    BY_TEACHER_FIELD_NUMBER: _ClassVar[int]
     classes: _containers.RepeatedScalarFieldContainer[str]
     predictions: _containers.RepeatedScalarFieldContainer[str]
     probabilities: _containers.RepeatedCompositeFieldContainer[Row]
@@ -38,7 +39,8 @@ class PredictResponse(_message.Message):
     release: int
     latency_ms: float
     model_ms: float
-    def __init__(self, classes: _Optional[_Iterable[str]] = ..., predictions: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., digest: _Optional[str] = ..., student: _Optional[str] = ..., release: _Optional[int] = ..., latency_ms: _Optional[float] = ..., model_ms: _Optional[float] = ...) -> None: ...
+    by_teacher: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, classes: _Optional[_Iterable[str]] = ..., predictions: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., digest: _Optional[str] = ..., student: _Optional[str] = ..., release: _Optional[int] = ..., latency_ms: _Optional[float] = ..., model_ms: _Optional[float] = ..., by_teacher: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -84,8 +86,24 @@ class Arrival(_message.Message):
     bundle_bytes: int
     def __init__(self, digest: _Optional[str] = ..., way: _Optional[str] = ..., fetched_bytes: _Optional[int] = ..., bundle_bytes: _Optional[int] = ...) -> None: ...
 
+class Asking(_message.Message):
+    __slots__ = ("below", "share", "asked", "answered", "used", "last_failure")
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    below: float
+    share: float
+    asked: int
+    answered: int
+    used: int
+    last_failure: str
+    def __init__(self, below: _Optional[float] = ..., share: _Optional[float] = ..., asked: _Optional[int] = ..., answered: _Optional[int] = ..., used: _Optional[int] = ..., last_failure: _Optional[str] = ...) -> None: ...
+
 class GetStatusResponse(_message.Message):
-    __slots__ = ("device", "agent_version", "state", "code", "detail", "generation", "wanted", "incumbent", "running_digest", "blocked", "clock_wrong", "next_sync_s", "reports_queued", "trusted_time", "input", "previous", "arrival", "downloaded_bytes", "wanted_bytes", "last_sync_unix_s")
+    __slots__ = ("device", "agent_version", "state", "code", "detail", "generation", "wanted", "incumbent", "running_digest", "blocked", "clock_wrong", "next_sync_s", "reports_queued", "trusted_time", "input", "previous", "arrival", "downloaded_bytes", "wanted_bytes", "last_sync_unix_s", "asking")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +124,7 @@ class GetStatusResponse(_message.Message):
     DOWNLOADED_BYTES_FIELD_NUMBER: _ClassVar[int]
     WANTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     LAST_SYNC_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    ASKING_FIELD_NUMBER: _ClassVar[int]
     device: str
     agent_version: str
     state: str
@@ -126,4 +145,5 @@ class GetStatusResponse(_message.Message):
     downloaded_bytes: int
     wanted_bytes: int
     last_sync_unix_s: float
-    def __init__(self, device: _Optional[str] = ..., agent_version: _Optional[str] = ..., state: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., generation: _Optional[int] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., incumbent: _Optional[_Union[Installed, _Mapping]] = ..., running_digest: _Optional[str] = ..., blocked: _Optional[str] = ..., clock_wrong: _Optional[bool] = ..., next_sync_s: _Optional[float] = ..., reports_queued: _Optional[int] = ..., trusted_time: _Optional[str] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., previous: _Optional[_Union[Installed, _Mapping]] = ..., arrival: _Optional[_Union[Arrival, _Mapping]] = ..., downloaded_bytes: _Optional[int] = ..., wanted_bytes: _Optional[int] = ..., last_sync_unix_s: _Optional[float] = ...) -> None: ...
+    asking: Asking
+    def __init__(self, device: _Optional[str] = ..., agent_version: _Optional[str] = ..., state: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., generation: _Optional[int] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., incumbent: _Optional[_Union[Installed, _Mapping]] = ..., running_digest: _Optional[str] = ..., blocked: _Optional[str] = ..., clock_wrong: _Optional[bool] = ..., next_sync_s: _Optional[float] = ..., reports_queued: _Optional[int] = ..., trusted_time: _Optional[str] = ..., input: _Optional[_Union[Input, _Mapping]] = ..., previous: _Optional[_Union[Installed, _Mapping]] = ..., arrival: _Optional[_Union[Arrival, _Mapping]] = ..., downloaded_bytes: _Optional[int] = ..., wanted_bytes: _Optional[int] = ..., last_sync_unix_s: _Optional[float] = ..., asking: _Optional[_Union[Asking, _Mapping]] = ...) -> None: ...

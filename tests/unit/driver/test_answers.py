@@ -2,9 +2,10 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
-from workers.driver.summary import SAME_WITHIN, answers_that_differ
+from workers.driver.summary import SAME_WITHIN, answers_that_differ, compared
 
 
 def page(difference: float) -> dict[str, object]:
@@ -27,3 +28,11 @@ def test_a_device_that_answers_otherwise_fails_the_run_with_the_fleets_exit_code
 
 def test_a_device_that_answers_within_the_tolerance_is_no_error() -> None:
     assert answers_that_differ(page(SAME_WITHIN)) == []
+
+
+def test_an_answer_that_the_teacher_gave_in_the_models_place_is_not_held_against_the_artefact() -> None:
+    expected_NK = np.array([[0.9, 0.1], [0.5, 0.5]])
+    given = {"probabilities": [[0.9, 0.1], [0.01, 0.99]], "by_teacher": [False, True]}
+    assert compared("phones-1", given, expected_NK) == {"device": "phones-1", "asked": 1, "largest_difference": 0.0, "same": True}
+    assert (compared("phones-1", {**given, "by_teacher": [False, False]}, expected_NK) or {})["same"] is False
+    assert compared("phones-1", {**given, "by_teacher": [True, True]}, expected_NK) is None

@@ -1,11 +1,13 @@
 """The agent's loop, one turn at a time, with a fleet that is a list of answers."""
 
+import random
 import statistics
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from pipeline.releases.assignment import MAX_GENERATION
 from pipeline.releases.keys import Unlock
@@ -15,11 +17,15 @@ from pipeline.rollout.device import State
 from pipeline.rollout.incumbent import BOOT_TRIES
 from pipeline.rollout.slots import Slot
 from tests.kit.agents import AgentBench
-from tests.kit.bundles import NOW, Trust, text_bundle
+from tests.kit.bundles import NOW, TEXTS, Trust, text_bundle
+from tests.kit.told_teacher import ToldTeacher
 from workers.driver.folder import RunFolder
 from workers.driver.passphrases import Passphrases
 from workers.driver.rekeying import rekey
+from workers.edge.allowance import AskOptions
+from workers.edge.asking import Asking
 from workers.edge.fleet_client import FleetRefusedError, FleetUnreachableError
+from workers.edge.metrics import EdgeMetrics
 from workers.edge.model_process import ModelDiedError
 from workers.edge.pauses import FIRST_SYNC_S, JITTER, MAX_BACKOFF_S
 from workers.edge.serving import DEATHS_ALLOWED, NoModelError
@@ -53,6 +59,28 @@ def test_one_turn_installs_and_reports_before_and_after_the_switch(bench: AgentB
     assert list(bench.requests[-1].reports) == []
     assert bench.registry.get_sample_value("kdpipe_edge_installs_total", {"state": "CONFIRMED"}) == 1
     assert bench.registry.get_sample_value("kdpipe_edge_state", {"state": "CONFIRMED"}) == 1
+
+
+def test_the_next_sync_tells_how_many_answers_agreed_with_the_teachers(bench: AgentBench, targets: list[ReleaseTarget]) -> None:
+    """What a wave's gate compares with devices that were not offered its release."""
+    bench.assign(targets[0], 1)
+    bench.agent.turn()
+    serving, teacher = bench.device.serving, ToldTeacher()
+    asking = Asking(
+        AskOptions(share=1.0, per_hour=1e6),
+        line=teacher,
+        window=serving.window,
+        metrics=EdgeMetrics(CollectorRegistry()),
+        rng=random.Random(1),
+    )
+    answer = serving.predict(TEXTS)
+    asking.give(TEXTS, answer)
+    assert asking._audit is not None
+    assert all(asking._audit.step() for _ in TEXTS)
+    bench.agent.turn()
+    told = bench.requests[-1].serving
+    assert (told.answers, told.asked, told.agreed) == (5, 5, (answer.probabilities_BK.argmax(axis=1) == 1).sum())
+    assert 0 < told.agreed < 5
 
 
 def test_reports_are_kept_until_they_are_acknowledged(bench: AgentBench, targets: list[ReleaseTarget]) -> None:

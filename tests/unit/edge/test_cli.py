@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from pipeline.errors import FolderBusyError
+from pipeline.errors import ConfigError, FolderBusyError
 from pipeline.rollout.slots import Slots
 from tests.kit.bundles import numbers_bundle, text_bundle, text_probabilities, text_table
 from tests.kit.devices import Models
+from tests.kit.told_teacher import ToldTeacher
+from workers.edge.allowance import AskOptions
+from workers.edge.asking import Asking
 from workers.edge.cli import ROWS_A_CALL, app
 from workers.edge.enrol import EnrolmentInvalidError
 from workers.edge.folder import FolderLock
@@ -127,6 +131,28 @@ def test_a_bad_line_is_named_by_its_number_and_those_before_it_are_answered(numb
     assert len(said.stdout.splitlines()) == 2
     assert isinstance(said.exception, LineUnreadableError)
     assert str(said.exception).startswith(f'{file}, line 3: "two" in place 2; expected a JSON list of 3 numbers')
+
+
+def test_an_answer_of_the_teachers_is_shown_as_that(tmp_path: Path) -> None:
+    bundle, metrics = text_bundle(tmp_path / "bundles"), EdgeMetrics(CollectorRegistry())
+    serving = Serving(Models().start)
+    serving.serve(Slots(tmp_path / "slots").stage(bundle.path, bundle.sha256))
+    asking = Asking(AskOptions(below=1.0), line=ToldTeacher(), window=serving.window, metrics=metrics, rng=random.Random(1))
+    server = LocalServer(tmp_path / "predict.sock", LocalApi(serving, status=pb.GetStatusResponse, metrics=metrics, asking=asking))
+    server.start()
+    try:
+        assert RUNNER.invoke(app, ["predict", str(tmp_path), "hello"]).stdout == "spam\t0.9375\tby the teacher\n"
+        assert json.loads(RUNNER.invoke(app, ["predict", str(tmp_path), "hello", "--json"]).stdout)["by_teacher"] is True
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("option", ["--ask-below", "--ask-share", "--asks-per-hour", "--ask-wait-ms"])
+def test_an_option_of_asking_that_cannot_be_meant_is_refused_before_anything_runs(tmp_path: Path, option: str) -> None:
+    refused = RUNNER.invoke(app, ["run", "--dir", str(tmp_path / "device"), option, "-1"]).exception
+    assert isinstance(refused, ConfigError)
+    assert str(refused).startswith(f"{option}: -1; expected")
+    assert not (tmp_path / "device").exists()
 
 
 def test_status_is_a_picture_and_as_json_the_facts(folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 import contextlib
 import queue
+import random
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,36 @@ from prometheus_client import CollectorRegistry
 from pipeline.rollout.slots import Slots
 from tests.kit.bundles import TEXTS, text_bundle, text_probabilities, text_table
 from tests.kit.devices import Models
+from tests.kit.told_teacher import ToldTeacher
+from workers.edge import shadow
+from workers.edge.allowance import AskOptions
+from workers.edge.asking import MAX_UNDER_WAY, Asking
+from workers.edge.inputs import Input
 from workers.edge.local_api import MAX_CALLS, MAX_REQUEST_BYTES, MAX_ROWS, LocalApi, LocalServer, Refusal
 from workers.edge.local_client import DeviceRefusedError, DeviceSilentError, LocalDevice
 from workers.edge.metrics import EdgeMetrics
-from workers.edge.serving import Serving
+from workers.edge.serving import Answer, Serving
 from workers.rpc import local_pb2 as pb
 from workers.rpc import local_pb2_grpc as rpc
 
 NO_MODEL = LocalApi(Serving(Models().start), status=pb.GetStatusResponse, metrics=EdgeMetrics(CollectorRegistry()))
 
 
+NEVER = AskOptions()
+
+
 class Api:
-    def __init__(self, folder: Path) -> None:
+    """Asks a teacher where `ask` says so."""
+
+    def __init__(self, folder: Path, ask: AskOptions = NEVER) -> None:
         folder.mkdir(parents=True)
         self.folder, self.models, self.registry = folder, Models(), CollectorRegistry()
         self.serving = Serving(self.models.start)
-        api = LocalApi(self.serving, status=lambda: pb.GetStatusResponse(state="IDLE"), metrics=EdgeMetrics(self.registry))
-        self.server = LocalServer(folder / "predict.sock", api)
+        self.teacher, metrics = ToldTeacher(), EdgeMetrics(self.registry)
+        asking = Asking(ask, line=self.teacher, window=self.serving.window, metrics=metrics, rng=random.Random(1))
+        status = lambda: pb.GetStatusResponse(state="IDLE", asking=asking.shown())  # noqa: E731
+        self.api = LocalApi(self.serving, status=status, metrics=metrics, asking=asking)
+        self.server = LocalServer(folder / "predict.sock", self.api)
         self.server.start()
 
     def install(self) -> str:
@@ -63,6 +77,79 @@ def test_an_answer_names_its_release_and_respects_temperature(api: Api) -> None:
         assert name == ("ham", "spam")[expected[1] > expected[0]]
     assert answer["latency_ms"] > 0
     assert again["probabilities"][0] == answer["probabilities"][0]
+
+
+def test_an_unsure_answer_is_the_teachers_and_says_so(tmp_path: Path) -> None:
+    api = Api(tmp_path / "device", AskOptions(below=1.0, per_hour=1e6))
+    api.install()
+    try:
+        with LocalDevice(api.folder) as device:
+            answer = device.predict([TEXTS[0]])
+            asking = device.status()["asking"]
+    finally:
+        api.server.close()
+    assert (answer["predictions"], answer["probabilities"], answer["by_teacher"]) == (["spam"], [[0.0625, 0.9375]], [True])
+    assert (answer["student"], answer["release"]) == ("small", 1)
+    assert asking == {"below": 1.0, "share": 0.0, "asked": 1, "answered": 1, "used": 1, "last_failure": ""}
+    told = api.serving.window.told()
+    assert told is not None
+    assert told.confidence_mean == pytest.approx(max(text_probabilities(TEXTS[0], text_table(1), temperature=2.0)), abs=1e-5)
+
+
+def test_golden_samples_and_shadow_runs_ask_nobody(tmp_path: Path) -> None:
+    """What the agent itself asks a model never passes where a caller's inputs do."""
+    api = Api(tmp_path / "device", AskOptions(below=1.0, share=1.0))
+    api.install()
+    try:
+        api.serving.predict(TEXTS)
+        slot = api.serving.slot
+        assert slot is not None
+        shadow.compare(api.models.start, incumbent=slot, candidate=slot, live=TEXTS)
+    finally:
+        api.server.close()
+    assert api.teacher.asked == []
+
+
+def test_calls_that_wait_for_the_teacher_take_no_room_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsure, sure = TEXTS[0], TEXTS[-1]
+    mine = [max(text_probabilities(text, text_table(1), temperature=2.0)) for text in (unsure, sure)]
+    api = Api(tmp_path / "device", AskOptions(below=(mine[0] + mine[1]) / 2, per_hour=1e6))
+    api.install()
+    waiting, entered, go = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+    answer = api.serving.predict
+
+    def wait() -> None:
+        waiting.release()
+        go.wait(20)
+
+    def enter(inputs: Sequence[Input]) -> Answer:
+        entered.release()
+        return answer(inputs)
+
+    def all_at_once(text: str, count: int) -> list[threading.Thread]:
+        threads = [threading.Thread(target=lambda: ended.put(api.api.predict(pb.PredictRequest(texts=[text])))) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    api.teacher.on_ask = wait
+    threads = all_at_once(unsure, MAX_UNDER_WAY)
+    assert all(waiting.acquire(timeout=10) for _ in range(MAX_UNDER_WAY))
+    monkeypatch.setattr(api.serving, "predict", enter)
+    api.models.hold.clear()
+    threads += all_at_once(sure, MAX_CALLS)
+    try:
+        assert all(entered.acquire(timeout=10) for _ in range(MAX_CALLS)), "each gets to the model"
+        api.models.hold.set()
+        assert [list(ended.get(timeout=10).by_teacher) for _ in range(MAX_CALLS)] == [[False]] * MAX_CALLS
+    finally:
+        api.models.hold.set()
+        go.set()
+        for thread in threads:
+            thread.join()
+        api.server.close()
+    assert [list(ended.get_nowait().by_teacher) for _ in range(MAX_UNDER_WAY)] == [[True]] * MAX_UNDER_WAY
 
 
 def test_without_a_model_the_answer_says_what_to_do(api: Api) -> None:

@@ -27,12 +27,22 @@ STATUS: dict[str, Any] = {
     "next_sync_s": 30.0,
     "reports_queued": 0,
     "trusted_time": "2026-11-01T12:00:00+00:00",
+    "asking": None,
 }
 
 
 def shown(**changes: Any) -> dict[str, str]:
     head, *lines = picture({**STATUS, **changes}, now=1012.0)
     return {"": head, **{line[2:12].strip(): line[14:] for line in lines}}
+
+
+def test_what_the_teacher_is_asked_and_why_it_does_not_answer() -> None:
+    asking = {"below": 0.6, "share": 0.01, "asked": 1200, "answered": 1100, "used": 900, "last_failure": ""}
+    both = "asked below 0.6, 1 % of answers held against it; 1,200 asked, 1,100 answered, 900 used"
+    assert shown(asking=asking)["teacher"] == both
+    assert shown(asking={**asking, "share": 0.0, "last_failure": "UNAVAILABLE"})["teacher"] == (
+        "asked below 0.6; 1,200 asked, 1,100 answered, 900 used; UNAVAILABLE"
+    )
 
 
 def test_at_rest_it_says_what_runs_how_it_came_and_the_way_back() -> None:
@@ -44,6 +54,7 @@ def test_at_rest_it_says_what_runs_how_it_came_and_the_way_back() -> None:
         "assigned": "small-000002, sha256 abababababab, generation 2",
         "update": "none under way",
         "called": "12 s ago, every 30 s",
+        "teacher": "never asked: inputs stay on the device",
         "clock": "right",
         "agent": "0.1.0",
     }

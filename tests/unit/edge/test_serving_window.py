@@ -44,7 +44,7 @@ def test_what_is_older_than_ten_minutes_is_forgotten() -> None:
 def test_another_release_begins_anew() -> None:
     window = ServingWindow(Clock())
     window.answered([0.5], 3.0)
-    window.begin_anew()
+    window.begin_anew("b")
     assert window.told() is None
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.kit.orchestrators import RunningOrchestrator
 from tests.kit.postgres import Postgres, postgres
+from tests.kit.teacher_ends import FakeTeachers
 
 
 @pytest.fixture(name="orchestrator")
@@ -18,7 +19,7 @@ def _orchestrator(tmp_path: Path) -> Iterator[RunningOrchestrator]:
 @pytest.fixture(name="shared", scope="module")
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningOrchestrator]:
     """One orchestrator for all tests that only are refused; its clock and its state are nobody's to change."""
-    with RunningOrchestrator(tmp_path_factory.mktemp("shared")) as running:
+    with RunningOrchestrator(tmp_path_factory.mktemp("shared"), open_teacher=FakeTeachers()) as running:
         yield running
 
 

@@ -193,7 +193,7 @@ def _raw(shared: RunningOrchestrator) -> Iterator[Callable[[int, bytes], grpc.St
     _, pair = operator_credentials(shared.folder / "fleet" / "pki")
     bare, _ = shared.endpoints.enrolment_stub()
     admin = shared.endpoints.mutual(shared.ports.operator, key_pem=pair.key_pem, certificate_pem=pair.certificate_pem)
-    channels = {"Fleet": device.channel, "Artifact": device.channel, "Enrollment": bare, "Operator": admin}
+    channels = {"Fleet": device.channel, "Artifact": device.channel, "Teacher": device.channel, "Enrollment": bare, "Operator": admin}
 
     def send(number: int, data: bytes) -> grpc.StatusCode:
         service, method = METHODS[number]

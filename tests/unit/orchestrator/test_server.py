@@ -179,3 +179,18 @@ def test_ports_that_are_kept_are_none_that_a_system_gives_to_connections_and_ask
         found = settled(Ports(fleet=asked), "127.0.0.1")
     assert found.fleet == asked
     assert {found.enrolment, found.operator, found.metrics} <= set(PICKED)
+
+
+def test_a_part_that_ends_by_a_fault_is_heard_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> None:
+        raise ValueError("a fault of ours")
+
+    async def scenario() -> None:
+        orchestrator = Orchestrator(Settings(folder=Path(), repository=Path(), keys=Path()))
+        orchestrator._begin(broken(), "answering")
+        await asyncio.gather(*orchestrator._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    (record,) = [record for record in caplog.records if record.getMessage() == "a part of the orchestrator ended"]
+    assert (record.levelname, vars(record)["part"]) == ("ERROR", "answering")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.rollout.comparison import USUAL_MARGINS, Comparison, Finding, Metric, compare, worse_p_value
+from pipeline.rollout.comparison import USUAL_MARGINS, Comparison, Finding, Metric, compare, lower_mean_p_value, worse_p_value
 from pipeline.rollout.evidence import DeviceFacts, Serving
 
 ALPHA = 0.0005
@@ -104,3 +104,76 @@ def test_less_sure_and_less_in_agreement_is_worse_too() -> None:
 def test_who_was_never_asked_says_nothing_of_agreement() -> None:
     found = compare(Metric.AGREEMENT, [device()] * 50, [device()] * 50, USUAL_MARGINS, alpha=ALPHA)
     assert (found.finding, found.wave_devices, found.control_devices) == (Finding.TOO_FEW, 0, 0)
+
+
+def asking(count: int, *, answers: int, asked: int) -> list[DeviceFacts]:
+    serving = Serving(answers=answers, confidence_mean=0.9, latency_p50_ms=1.0, asked=asked, agreed=asked)
+    return [DeviceFacts(hardware="x86", serving=serving)] * count
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "finding"),
+    [
+        (100, 0, Finding.TOO_FEW),  # 20 were due of all
+        (1000, 0, Finding.MISSING),
+        (1000, 1, Finding.NO_WORSE),
+    ],
+)
+def test_a_wave_that_had_no_time_to_ask_the_teacher_is_not_missing_and_one_that_never_does_is(
+    answers: int, asked: int, finding: Finding
+) -> None:
+    found = compare(
+        Metric.AGREEMENT,
+        asking(40, answers=answers, asked=asked),
+        asking(100, answers=1000, asked=5),
+        USUAL_MARGINS,
+        alpha=ALPHA,
+    )
+    assert found.finding is finding
+
+
+def shares(random: np.random.Generator, count: int, agreement: float, asked: int, hardware: str = "x86") -> list[DeviceFacts]:
+    """Devices that held so many answers against the teacher's, and agreed as often as it happened."""
+    return [device(hardware=hardware, asked=asked, agreed=int(random.binomial(asked, agreement))) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("wave_asked", "control_asked"), [(1, 1), (1, 6), (6, 1), (30, 30)])
+def test_how_many_answers_a_device_held_against_the_teachers_makes_its_agreement_neither_worse_nor_better(
+    wave_asked: int, control_asked: int
+) -> None:
+    """At the margin itself no more halts than alpha; a fall to half is seen even from one answer a device."""
+    random, alpha, trials = np.random.default_rng(5), 0.02, 300
+    worse = sum(
+        lower_mean_p_value(
+            [
+                (
+                    (random.binomial(wave_asked, 0.88, 60) / wave_asked + 0.02).tolist(),
+                    (random.binomial(control_asked, 0.9, 200) / control_asked).tolist(),
+                )
+            ]
+        )
+        <= alpha
+        for _ in range(trials)
+    )
+    assert worse / trials <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / trials)
+    found = compare(
+        Metric.AGREEMENT,
+        shares(random, 60, 0.45, wave_asked),
+        shares(random, 200, 0.9, control_asked),
+        USUAL_MARGINS,
+        alpha=ALPHA,
+    )
+    assert found.finding is Finding.WORSE
+    assert "agreement: mean 0." in found.says
+
+
+def test_a_wave_with_more_of_the_hardware_that_agrees_less_does_not_agree_less() -> None:
+    random = np.random.default_rng(6)
+    wave = [*shares(random, 200, 0.6, 5, "pi3"), *shares(random, 40, 0.95, 5)]
+    control = [*shares(random, 40, 0.6, 5, "pi3"), *shares(random, 400, 0.95, 5)]
+    assert compare(Metric.AGREEMENT, wave, control, USUAL_MARGINS, alpha=ALPHA).finding is Finding.NO_WORSE
+
+
+def test_a_few_devices_that_all_say_the_same_prove_nothing() -> None:
+    assert lower_mean_p_value([([0.9] * 3, [1.0] * 3)]) > 0.05
+    assert lower_mean_p_value([]) == 1.0

@@ -1,7 +1,7 @@
-"""The bytes between the agent and its model worker: length-prefixed frames over a socket pair.
+"""The bytes between a process and a worker of its own (an agent's model, an orchestrator's teacher): frames over a socket pair.
 
-A frame is `<B kind, I rows, I width, d seconds, I payload length>` and the payload: raw little-endian numbers, or UTF-8 text for
-READY and ERROR. Bounded, no pickle. Both ends are the same version, because one starts the other from its own files.
+A frame is `<B kind, I rows, I width, d seconds, I payload length>` and the payload: raw little-endian numbers (or what both ends agreed
+on), or UTF-8 text for READY and ERROR. Bounded, no pickle. Both ends are the same version, because one starts the other from its own files.
 """
 
 import socket

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from pipeline.config import TeacherSection
-from workers.labelling.threads import loading
+from workers.threads import loading
 
 ASKED = """
 import json, sys
-from workers.labelling.threads import use_threads
+from workers.threads import use_threads
 assert "torch" not in sys.modules
 use_threads(int(sys.argv[1]))
 import pyarrow, torch

@@ -79,7 +79,7 @@ class Claims:
 
 
 def check_report(report: DeviceReport) -> DeviceReport:
-    """The report, its free text cut to what is kept. Raises BodyRefusedError."""
+    """The report, its free text cut to what is kept and shown. Raises BodyRefusedError."""
     for field, number in (("incarnation", report.incarnation), ("sequence", report.sequence), ("generation", report.generation)):
         if not 0 <= number <= MAX_NUMBER:
             raise BodyRefusedError(f"report.{field}", str(number), f"at most {MAX_NUMBER}")
@@ -90,7 +90,7 @@ def check_report(report: DeviceReport) -> DeviceReport:
     check_digest("report.digest", report.digest)
     if not _CODE.fullmatch(report.failure_code):
         raise BodyRefusedError("report.failure_code", f"{report.failure_code!r:.80}", "a short code")
-    return replace(report, detail=report.detail[:MAX_DETAIL])
+    return replace(report, detail=printable(report.detail[:MAX_DETAIL]))
 
 
 def check_claims(claims: Claims) -> Claims:
@@ -125,6 +125,11 @@ def check_evidence(evidence: Mapping[str, float]) -> Mapping[str, float]:
     if evidence["agreed"] > evidence["samples"]:
         raise BodyRefusedError("shadow.agreed", f"{evidence['agreed']} of {evidence['samples']} samples", "at most all of them")
     return evidence
+
+
+def printable(text: str) -> str:
+    """The text in one line, a space for what is no character: a NUL, which PostgreSQL refuses, or what would steer a terminal."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def check_digest(field: str, digest: str) -> None:

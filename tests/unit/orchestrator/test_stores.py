@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text
 
 from pipeline.errors import FleetError
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Serving
@@ -71,6 +71,11 @@ def _open_replica(store_url: str) -> Iterator[Callable[[], Replica]]:
 @pytest.fixture(name="replicas")
 def _replicas(open_replica: Callable[[], Replica]) -> tuple[Replica, Replica]:
     return open_replica(), open_replica()
+
+
+def report(device: str, incarnation: int, sequence: int, received_s: float) -> dict[str, object]:
+    values = {"device_id": device, "incarnation": incarnation, "sequence": sequence, "received_s": received_s}
+    return {**values, "generation": 1, "digest": "", "state": 1, "failure_code": "", "detail": "", "shadow": None}
 
 
 def grow(session: Session) -> int:
@@ -227,6 +232,27 @@ def test_a_database_error_changes_nothing_and_the_next_transaction_works(replica
     assert there.roster.devices["d-1"].generation == 1
 
 
+def test_what_one_job_brings_and_no_database_takes_fails_that_job_alone(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+    held = threading.Event()
+    jobs: list[Callable[[Session], object]] = [
+        lambda session: held.wait(10),
+        grow,
+        lambda session: session.add_report(report("d-1", 1, 1, 1e9) | {"detail": "\ud800"}),
+        grow,
+        lambda session: session.connection.execute(insert(tables.changes).values(id=1, revision=0)),
+        grow,
+    ]
+    done = [here.writer.submit(job) for job in jobs]
+    held.set()
+    wait(done, timeout=20)
+    assert [future.exception() and type(future.exception()) for future in done[2::2]] == [StoreUnavailableError] * 2
+    assert [future.result() for future in done[1::2]] == [1, 2, 3]
+    there.look()
+    assert there.roster.devices["d-1"].generation == 3
+
+
 def told(at_s: float, answers: int = 7) -> Served:
     return Served(digest="a" * 64, told_s=at_s, serving=Serving(answers=answers, confidence_mean=0.5, latency_p50_ms=0.1 + 0.2))
 
@@ -333,10 +359,6 @@ def test_who_resigns_is_followed_at_once_and_who_starts_again_does_not_wait_for_
 
 def test_of_a_device_that_reports_without_end_the_newest_are_kept_and_all_of_the_others(open_replica: Callable[[], Replica]) -> None:
     replica = open_replica()
-
-    def report(device: str, incarnation: int, sequence: int, received_s: float) -> dict[str, object]:
-        values = {"device_id": device, "incarnation": incarnation, "sequence": sequence, "received_s": received_s}
-        return {**values, "generation": 1, "digest": "", "state": 1, "failure_code": "", "detail": "", "shadow": None}
 
     def fill(session: Session) -> None:
         for sequence in range(1, KEPT_OF_A_DEVICE + 51):

@@ -129,6 +129,7 @@ class Orchestrator:
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._writer = Writer(self._database, self.roster, on_commit=metrics.committed, on_foreign=_telling(loop, news))
         signer = load_key(settings.keys / "assignment.pem", settings.unlock)
+        repository.check_assignments(signer, settings.keys / "assignment.pem")
         engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
         leadership = Leadership(f"{socket.gethostname()}:{folder.resolve()}"[-80:], patience_s=settings.lease_s)
         authenticate = authenticator(self.roster, self._writer, self._clock)

@@ -28,7 +28,7 @@ from workers.orchestrator.engine import Engine
 from workers.orchestrator.enrolment import Enrolment
 from workers.orchestrator.fleet import Artifact, Fleet
 from workers.orchestrator.identity import authenticator
-from workers.orchestrator.leadership import LEASE_S, Leadership
+from workers.orchestrator.leadership import LEASE_S, Leadership, replica_name
 from workers.orchestrator.limits import Limits
 from workers.orchestrator.listening import MAX_DEVICE_MESSAGE_BYTES, Listeners, Services
 from workers.orchestrator.metrics import OrchestratorMetrics
@@ -131,7 +131,7 @@ class Orchestrator:
         signer = load_key(settings.keys / "assignment.pem", settings.unlock)
         repository.check_assignments(signer, settings.keys / "assignment.pem")
         engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
-        leadership = Leadership(f"{socket.gethostname()}:{folder.resolve()}"[-80:], patience_s=settings.lease_s)
+        leadership = Leadership(replica_name(folder, socket.gethostname()), patience_s=settings.lease_s)
         authenticate = authenticator(self.roster, self._writer, self._clock)
         self._listeners = Listeners(host=settings.host, pki=pki, authenticate=authenticate, limits=settings.limits, metrics=metrics)
         self._turns = Turns(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from pipeline.rollout.rollout import Rollout, RolloutState
 from pipeline.rollout.steering import Action, advance, command, create
 from workers.orchestrator import tables
 from workers.orchestrator.enrolment import create_tokens, enrol
-from workers.orchestrator.leadership import FencedError, Leadership
+from workers.orchestrator.leadership import FencedError, Leadership, replica_name
 from workers.orchestrator.refusals import TokenRefusedError
 from workers.orchestrator.report_log import KEPT, KEPT_OF_A_DEVICE, forget_reports
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
@@ -355,6 +356,29 @@ def test_who_resigns_is_followed_at_once_and_who_starts_again_does_not_wait_for_
     assert there.do(lambda s: again.step(s.connection)) is True, "its folder is locked: whoever had this name is dead"
     with pytest.raises(FencedError):
         there.do(lambda s: b.check(s.connection))
+
+
+def test_two_replicas_of_one_name_do_not_take_the_lead_from_each_other_for_ever(replicas: tuple[Replica, Replica]) -> None:
+    (here, there), (a, b) = replicas, (Leadership("same") for _ in "ab")
+    assert here.do(lambda s: a.step(s.connection)) is True
+    assert there.do(lambda s: b.step(s.connection)) is True
+    for _ in range(3):
+        assert here.do(lambda s: a.step(s.connection)) is False
+        assert there.do(lambda s: b.step(s.connection)) is False
+    assert (a.leads, b.leads, b.term) == (False, True, 2)
+
+
+def test_a_replica_keeps_its_name_in_its_folder_and_no_other_has_it(tmp_path: Path) -> None:
+    folders = [tmp_path / host / "a-path-that-is-long-enough-to-fill-a-column-of-eighty-characters-by-itself" for host in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    one, other = (replica_name(folder, "host") for folder in folders)
+    assert one != other
+    assert one.startswith("host ")
+    assert replica_name(folders[0], "host") == one
+    (folders[0] / "replica").write_bytes(b"\0" * 16)
+    assert replica_name(folders[0], "h" * 80) not in (one, other)
+    assert len(replica_name(folders[0], "h" * 80)) <= 80
 
 
 def test_of_a_device_that_reports_without_end_the_newest_are_kept_and_all_of_the_others(open_replica: Callable[[], Replica]) -> None:

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,7 +130,8 @@ class Orchestrator:
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._writer = Writer(self._database, self.roster, on_commit=metrics.committed, on_foreign=_telling(loop, news))
         signer = load_key(settings.keys / "assignment.pem", settings.unlock)
-        repository.check_assignments(signer, settings.keys / "assignment.pem")
+        check_signer = partial(repository.check_assignments, signer, settings.keys / "assignment.pem")
+        check_signer()
         engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
         leadership = Leadership(replica_name(folder, socket.gethostname()), patience_s=settings.lease_s)
         authenticate = authenticator(self.roster, self._writer, self._clock)
@@ -145,6 +147,7 @@ class Orchestrator:
             clock=self._clock,
             lease_s=settings.lease_s,
             news=news,
+            check_signer=check_signer,
             own_pki=lambda: renew_own(
                 folder / "pki", pki.ca_pem, pki.ca, pki.ca_key, host=settings.host, names=settings.names, now=utc(self._clock())
             ),

@@ -63,6 +63,8 @@ class Turns:
     news: asyncio.Event
     own_pki: Callable[[], Pki]
     """The server's certificate, renewed where it ends soon."""
+    check_signer: Callable[[], None]
+    """Raises where devices would not believe what the engine signs."""
     _noted_s: float = 0.0
     """Until when this replica's `seen` and `served` are in the database."""
     _read_s: float = 0.0
@@ -103,6 +105,8 @@ class Turns:
             except Exception:  # the engine must outlive a full disk
                 log.exception("engine pass failed; trying again")
                 await asyncio.sleep(LIVE_TICK_S)
+                self.news.set()
+            if self.engine.is_behind:
                 self.news.set()
             took_s = time.monotonic() - began_s
             self.metrics.ticked(took_s)
@@ -196,15 +200,28 @@ class Turns:
                     now = self.clock()
                     if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:
                         await asyncio.to_thread(self.repository.resign_timestamp, now=utc(now))
+                    await self._sign_anew()
                     await self.writer.run(lambda session: self._tidy(session, self.clock()))
                 self.metrics.timestamp_expires(self.repository.timestamp_expires.timestamp())
             except Exception:  # signing goes on at the next turn; the metric shows when it does not
                 log.exception("housekeeping failed; trying again")
             await asyncio.sleep(HOUSEKEEPING_S)
 
+    async def _sign_anew(self) -> None:
+        """Assignments near their end, or by a key that was replaced: a slice at a time, so that calls and passes come between."""
+        await asyncio.to_thread(self.check_signer)
+        while True:
+            began_s = time.monotonic()
+            if not await self.writer.run(self._refresh):
+                return
+            await asyncio.sleep(min(ENGINE_SHARE * (time.monotonic() - began_s), LIVE_TICK_S))
+
+    def _refresh(self, session: Session) -> int:
+        self.leadership.check(session.connection)
+        return self.engine.refresh(session, now=self.clock())
+
     def _tidy(self, session: Session, now: float) -> None:
         self.leadership.check(session.connection)
-        self.engine.refresh(session, now=now)
         old_s = now - KEPT.total_seconds()
         forget_reports(session.connection, now=now)
         session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))

@@ -47,6 +47,7 @@ class OrchestratorMetrics:
         self._rollouts = Gauge("rollouts", "Rollouts in memory by state.", ("state",), **of)
         self._broken = Gauge("broken_rollouts", "Rollouts that nobody leads, because their log is not what was written.", **of)
         self._timestamp_expires = Gauge("timestamp_expires_unix_seconds", "When the signed timestamp ends.", **of)
+        self._clock_ahead = Gauge("clock_ahead_seconds", "This replica's clock minus the database's; 0 on SQLite.", **of)
         # Looking a series up costs as much as counting, and these are counted at every call.
         self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
         self._report_of = [self._reports.labels(state) for state in STATES]
@@ -83,6 +84,9 @@ class OrchestratorMetrics:
 
     def timestamp_expires(self, unix_s: float) -> None:
         self._timestamp_expires.set(unix_s)
+
+    def clock_ahead(self, seconds: float) -> None:
+        self._clock_ahead.set(seconds)
 
     def count(self, roster: Roster) -> None:
         """Set the gauges from what is known now."""

@@ -83,7 +83,7 @@ class Orchestrator:
         self._turns: Turns | None = None
         self._task: asyncio.Task[None] | None = None
         self._metrics_server = MetricsServer(host=settings.host)
-        self.roster = Roster()
+        self.roster = Roster(clock)
         self.ports = Ports()
 
     async def start(self) -> Ports:

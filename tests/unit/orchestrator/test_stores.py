@@ -21,6 +21,7 @@ from pipeline.rollout.steering import Action, advance, command, create
 from workers.orchestrator import tables
 from workers.orchestrator.enrolment import create_tokens, enrol
 from workers.orchestrator.leadership import FencedError, Leadership, replica_name
+from workers.orchestrator.presence import hear, newest, tell
 from workers.orchestrator.refusals import TokenRefusedError
 from workers.orchestrator.report_log import KEPT, KEPT_OF_A_DEVICE, forget_reports
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
@@ -37,7 +38,8 @@ class Replica:
     """Its part of an orchestrator that is about the database."""
 
     def __init__(self, url: str) -> None:
-        self.database, self.roster, self.foreign = tables.open_database(url), Roster(), 0
+        self.now_s = 2.0e9
+        self.database, self.roster, self.foreign = tables.open_database(url), Roster(lambda: self.now_s), 0
         with self.database.begin() as connection:
             self.roster.load(connection)
         self.writer = Writer(self.database, self.roster, on_foreign=self._hear)
@@ -216,7 +218,7 @@ def test_a_refused_job_is_undone_alone(replicas: tuple[Replica, Replica]) -> Non
     wait(futures, timeout=20)
     assert [futures[0].result(), futures[2].result()] == [1, 2]
     there.look()
-    assert there.roster.devices["d-1"] == replace(ROW, generation=2)
+    assert there.roster.devices["d-1"] == replace(ROW, generation=2, last_seen_s=0.0)
     with here.database.begin() as connection:
         assert connection.scalar(select(func.count()).select_from(tables.tokens)) == 0
 
@@ -265,17 +267,52 @@ def test_how_a_device_answers_is_one_value_that_a_late_call_never_sets_back(repl
     here.do(lambda s: write_served(s.connection, {}))
     kept = {"d-1": told(20.0), "d-2": told(30.0, answers=2), "d-3": told(30.0)}
     assert here.do(lambda s: dict(read_served(s.connection))) == kept
-    assert here.do(lambda s: dict(read_served(s.connection, since_s=25.0))) == {name: kept[name] for name in ("d-2", "d-3")}
+    there.do(lambda s: tell(s.connection, {"d-1": 20.0}, now=20.0))
+    after = here.do(lambda s: newest(s.connection))
+    there.do(lambda s: tell(s.connection, dict.fromkeys(("d-2", "d-3"), 30.0), now=30.0))
+    assert here.do(lambda s: dict(read_served(s.connection, after=after))) == {name: kept[name] for name in ("d-2", "d-3")}
     here.do(lambda s: forget_served(s.connection, before_s=30.0))
     assert there.do(lambda s: set(dict(read_served(s.connection)))) == {"d-2", "d-3"}
 
 
-def test_a_database_of_the_version_before_gets_what_it_lacks_and_keeps_what_it_has(open_replica: Callable[[], Replica]) -> None:
+def test_when_a_device_called_is_told_without_comparing_clocks(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda s: tell(s.connection, {"d-1": 995.0, "d-2": 1000.5}, now=1000.0))
+    heard = there.do(lambda s: hear(s.connection, after=0, now=20.0))
+    assert heard == {"d-1": (15.0, 995.0), "d-2": (20.0, 1000.5)}
+    last = there.do(lambda s: newest(s.connection))
+    assert there.do(lambda s: hear(s.connection, after=last, now=25.0)) == {}
+    there.do(lambda s: tell(s.connection, {"d-1": 22.0}, now=25.0))
+    here.do(lambda s: tell(s.connection, {}, now=1010.0))
+    assert here.do(lambda s: hear(s.connection, after=last, now=1010.0)) == {"d-1": (1007.0, 22.0)}, "however far behind that clock is"
+
+
+def test_a_device_that_reports_to_another_replica_has_called_just_now(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+    there.look()
+    assert there.roster.seen == {}, "what it is assigned elsewhere is no call"
+    here.do(lambda session: session.put_device(replace(ROW, incarnation=1, sequence=1)))
+    there.now_s = 3.0e9
+    there.look()
+    assert (there.roster.seen["d-1"], there.roster.devices["d-1"].last_seen_s) == (3.0e9, 3.0e9)
+
+
+def test_no_call_is_later_than_the_start_of_who_reads_of_it(open_replica: Callable[[], Replica]) -> None:
+    ahead = open_replica()
+    ahead.do(lambda session: session.add_device(replace(ROW, last_seen_s=2.5e9)))
+    ahead.do(lambda s: tell(s.connection, {"d-1": 2.6e9}, now=2.6e9))
+    assert open_replica().roster.seen == {"d-1": 2.0e9}
+
+
+@pytest.mark.parametrize("version", tables.GROWN_FROM)
+def test_a_database_of_a_version_before_gets_what_it_lacks_and_keeps_what_it_has(open_replica: Callable[[], Replica], version: str) -> None:
     old = open_replica()
     old.do(lambda session: session.add_device(ROW))
     with old.database.begin() as connection:
-        tables.served.drop(connection)
-        connection.execute(tables.facts.update().where(tables.facts.c.name == "schema_version").values(value=tables.GROWN_FROM))
+        for table in (tables.seen, tables.served)[: 4 - int(version)]:
+            table.drop(connection)
+        connection.execute(tables.facts.update().where(tables.facts.c.name == "schema_version").values(value=version))
     new = open_replica()
     assert new.roster.devices == {"d-1": ROW}
     new.do(lambda s: write_served(s.connection, {"d-1": told(1.0)}))

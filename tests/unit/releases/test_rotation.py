@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from pipeline.errors import FolderBusyError, KdpipeError
@@ -232,11 +233,26 @@ def test_an_expired_root_and_expired_targets_are_renewed_and_devices_come_back(r
     device.later(timedelta(days=400))
     with pytest.raises(MetadataRefusedError) as refused:
         device.trust.refresh(device.now)
-    assert refused.value.expired
-    repository.rotate(renew=("root", "targets"), now=device.now)
+    assert refused.value.by_clock, "nothing that is signed says that it is so late"
+    repository.trust.online().resign_timestamp(now=device.now)
+    for role, renew in (("root", ("root",)), ("targets", ("targets",)), ("releases", ())):
+        with pytest.raises(MetadataRefusedError, match=f"the fleet let it expire.*{role}") as refused:
+            sees(device)
+        assert not refused.value.by_clock
+        if renew:
+            repository.rotate(renew=renew, now=device.now)
     repository.trust.online().publish(repository.trust.signer().renew(now=device.now), None, now=device.now)
     assert sees(device)
     assert read_published(repository.folder.releases).root.signed.version == 2
+
+
+def test_a_timestamp_that_its_key_did_not_sign_does_not_say_that_the_clock_is_right(repository: Repository, device: Device) -> None:
+    device.later(timedelta(days=400))
+    forged = sign_timestamp(1, CryptoSigner.generate_ed25519(), version=9, now=device.now)
+    device.rewrite_metadata = lambda name, data: forged if name == "timestamp.json" else data
+    with pytest.raises(MetadataRefusedError) as refused:
+        device.trust.refresh(device.now)
+    assert refused.value.by_clock
 
 
 def test_a_far_future_that_a_stolen_timestamp_key_signed_counts_until_a_new_root_comes(repository: Repository, device: Device) -> None:
@@ -245,7 +261,7 @@ def test_a_far_future_that_a_stolen_timestamp_key_signed_counts_until_a_new_root
     later = NOW + timedelta(days=4000)
     with pytest.raises(MetadataRefusedError) as refused:
         device.trust.refresh(later)
-    assert refused.value.expired
+    assert refused.value.by_clock
     assert record.signed_root == device.trust.root_version == 1
     repository.rotate("timestamp", "snapshot", "assignment")
     with pytest.raises(MetadataRefusedError):

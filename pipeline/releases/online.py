@@ -9,7 +9,7 @@ has published.
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -83,6 +83,13 @@ class OnlineRepository:
     @property
     def timestamp_expires(self) -> datetime:
         return self._timestamp.signed.expires
+
+    @property
+    def expiries(self) -> Mapping[str, datetime]:
+        """Role -> when what it signed expires."""
+        with self._lock:
+            self._catch_up()
+            return self._published.expiries
 
     def metadata(self, name: str, max_bytes: int = MAX_METADATA_BYTES) -> bytes:
         """A metadata file by its TUF name ("timestamp.json", "3.root.json"). Raises MetadataInvalidError."""
@@ -241,7 +248,7 @@ class OnlineRepository:
     def _load(self) -> None:
         """Read the state that timestamp.json names, verified from the first root on."""
         stamp = self._stamp_of_timestamp()
-        found = read_published(self._dir)
+        self._published = found = read_published(self._dir)
         self._root, self._targets, self._releases = found.root, found.targets, found.releases
         self._timestamp, self._snapshot = found.timestamp, found.snapshot
         self._stamp = stamp

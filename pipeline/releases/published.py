@@ -7,7 +7,7 @@ expired repository must still be readable to be renewed.
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from pipeline.releases.repository import METADATA_NAME, ROLE_RELEASES, MetadataInvalidError, parse_metadata, read_metadata
 from pipeline.releases.target import ReleaseTarget
 from pipeline.releases.yanked import Yank, yanks_of
+
+SOON = timedelta(days=30)
+"""Before it expires, metadata that nobody signs by itself should be renewed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """What the orchestrator shows to Prometheus: `kdpipe_orchestrator_*`, every label set from 0, no device id anywhere."""
 
 from collections import Counter as Tally
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -47,6 +49,7 @@ class OrchestratorMetrics:
         self._rollouts = Gauge("rollouts", "Rollouts in memory by state.", ("state",), **of)
         self._broken = Gauge("broken_rollouts", "Rollouts that nobody leads, because their log is not what was written.", **of)
         self._timestamp_expires = Gauge("timestamp_expires_unix_seconds", "When the signed timestamp ends.", **of)
+        self._metadata_expires = Gauge("metadata_expires_unix_seconds", "When signed release metadata ends, by role.", ("role",), **of)
         self._clock_ahead = Gauge("clock_ahead_seconds", "This replica's clock minus the database's; 0 on SQLite.", **of)
         # Looking a series up costs as much as counting, and these are counted at every call.
         self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
@@ -84,6 +87,10 @@ class OrchestratorMetrics:
 
     def timestamp_expires(self, unix_s: float) -> None:
         self._timestamp_expires.set(unix_s)
+
+    def metadata_expires(self, expiries: Mapping[str, datetime]) -> None:
+        for role, expires in expiries.items():
+            self._metadata_expires.labels(role).set(expires.timestamp())
 
     def clock_ahead(self, seconds: float) -> None:
         self._clock_ahead.set(seconds)

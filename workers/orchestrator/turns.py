@@ -7,14 +7,16 @@ itself; there is no busy polling. Only the replica that leads runs it, and each 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy import delete, insert, select
 
 from pipeline.releases.online import OnlineRepository
-from pipeline.releases.repository import TIMESTAMP_VALID
+from pipeline.releases.published import SOON
+from pipeline.releases.repository import ROLE_RELEASES, TIMESTAMP_VALID
 from pipeline.rollout.rollout import WavePhase
 from workers.orchestrator import tables
 from workers.orchestrator.engine import Engine
@@ -200,9 +202,19 @@ class Turns:
                     await self._sign_anew()
                     await self.writer.run(lambda session: self._tidy(session, self.clock()))
                 self.metrics.timestamp_expires(self.repository.timestamp_expires.timestamp())
+                self._tell_ends(await asyncio.to_thread(lambda: self.repository.expiries))
             except Exception:  # signing goes on at the next turn; the metric shows when it does not
                 log.exception("housekeeping failed; trying again")
             await asyncio.sleep(HOUSEKEEPING_S)
+
+    def _tell_ends(self, expiries: Mapping[str, datetime]) -> None:
+        """What only a person renews is told a month ahead, at each turn."""
+        self.metrics.metadata_expires(expiries)
+        for role in ("root", "targets", ROLE_RELEASES):
+            left = expiries[role] - utc(self.clock())
+            if left < SOON:
+                extra = {"role": role, "days": left.days, "action": "kdpipe keys show DIR"}
+                log.warning("release metadata ends soon, and installs with it", extra=extra)
 
     async def _sign_anew(self) -> None:
         """Assignments near their end, or by a key that was replaced: a slice at a time, so that calls and passes come between."""

@@ -4,7 +4,6 @@ Read without any private key. Whether something has expired is the reader's ques
 expired repository must still be readable to be renewed.
 """
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,11 +70,13 @@ def read_unsigned(repo_dir: Path) -> Published:
     root, timestamp = _newest_root(repo_dir), _timestamp(repo_dir)
     names = (path.name for path in (repo_dir / "metadata").glob("*.snapshot.json") if METADATA_NAME.fullmatch(path.name))
     for version in sorted((int(name.partition(".")[0]) for name in names), reverse=True):
-        with contextlib.suppress(MetadataInvalidError):
+        try:
             snapshot = _snapshot(repo_dir, version)
             _check_signed(root, "snapshot", snapshot, "its key")
-            snapshot.signed.version = max(version, timestamp.signed.snapshot_meta.version)  # devices may have heard of the bad one
-            return _below(repo_dir, root, timestamp, snapshot)
+        except MetadataInvalidError:
+            continue
+        snapshot.signed.version = max(version, timestamp.signed.snapshot_meta.version)  # devices may have heard of the bad one
+        return _below(repo_dir, root, timestamp, snapshot)
     raise MetadataInvalidError("snapshot", "none that a key of this repository signed", "one; restore the repository from a backup")
 
 

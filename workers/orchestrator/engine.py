@@ -96,6 +96,10 @@ class Engine:
         self.is_behind = False
         """Whether the last pass left devices to the next one."""
 
+    def sign_with(self, signer: Signer) -> None:
+        """Use this key from now on; what another one signed is stale (`refresh`)."""
+        self._signer = signer
+
     def order(self, session: Session, order: Order, *, salt: str, now: float) -> Rollout:
         """Create a rollout, or return the one that an equal order made before. Raises RolloutConflictError, BundleMissingError."""
         plan = self._plan(order, salt=salt)
@@ -247,9 +251,9 @@ class Engine:
         """Go on with rollouts that move no more and left devices behind; populations in which nothing else begins before that is done."""
         held: set[str] = set()
         for rollout_id in sorted(unfinished(session.connection)):
-            rollout = None if rollout_id in self._roster.broken else self.find(session, rollout_id)
+            rollout = session.all_rollouts().get(rollout_id)
             if rollout is None:
-                continue
+                continue  # its log is broken, and nobody leads it
             if self._reconcile(session, desired(rollout), now):
                 note(session.connection, rollout_id, is_unfinished=False)
             elif rollout.is_terminal:

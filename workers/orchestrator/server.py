@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from securesystemslib.signer import Signer
 from sqlalchemy import Engine as Database
 
 from pipeline.errors import FolderBusyError
@@ -129,10 +130,8 @@ class Orchestrator:
         metrics = OrchestratorMetrics(self._metrics_server)
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._writer = Writer(self._database, self.roster, on_commit=metrics.committed, on_foreign=_telling(loop, news))
-        signer = load_key(settings.keys / "assignment.pem", settings.unlock)
-        check_signer = partial(repository.check_assignments, signer, settings.keys / "assignment.pem")
-        check_signer()
-        engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
+        own_signer = partial(_assignment_key, settings, repository)
+        engine = Engine(self.roster, repository, own_signer(), started_s=now, pacing=settings.pacing)
         leadership = Leadership(replica_name(folder, socket.gethostname()), patience_s=settings.lease_s)
         authenticate = authenticator(self.roster, self._writer, self._clock)
         self._listeners = Listeners(host=settings.host, pki=pki, authenticate=authenticate, limits=settings.limits, metrics=metrics)
@@ -147,7 +146,7 @@ class Orchestrator:
             clock=self._clock,
             lease_s=settings.lease_s,
             news=news,
-            check_signer=check_signer,
+            own_signer=own_signer,
             own_pki=lambda: renew_own(
                 folder / "pki", pki.ca_pem, pki.ca, pki.ca_key, host=settings.host, names=settings.names, now=utc(self._clock())
             ),
@@ -176,6 +175,14 @@ class Orchestrator:
             enrolment=Enrolment(pki=pki, limits=self._settings.limits, **common),
             operator=Operations(engine=engine, leadership=leadership, repository=repository, pacing=self._settings.pacing, **common),
         )
+
+
+def _assignment_key(settings: Settings, repository: OnlineRepository) -> Signer:
+    """The key that signs assignments. Raises KeyNotListedError where devices would not believe it, and what `load_key` raises."""
+    path = settings.keys / "assignment.pem"
+    signer = load_key(path, settings.unlock)
+    repository.check_assignments(signer, path)
+    return signer
 
 
 def _telling(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> Callable[[], None]:

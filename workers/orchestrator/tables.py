@@ -215,7 +215,7 @@ def clock_of(connection: Connection) -> float | None:
     """PostgreSQL's Unix time. None on SQLite: its replicas are on one machine, and have one clock."""
     if connection.dialect.name != "postgresql":
         return None
-    return float(connection.scalar(select(func.extract("epoch", func.clock_timestamp()))))
+    return float(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
 
 
 def _engine(url: URL) -> Engine:

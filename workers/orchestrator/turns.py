@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
+from securesystemslib.signer import Signer
 from sqlalchemy import delete, insert, select
 
 from pipeline.releases.online import OnlineRepository
@@ -61,8 +62,8 @@ class Turns:
     news: asyncio.Event
     own_pki: Callable[[], Pki]
     """The server's certificate, renewed where it ends soon."""
-    check_signer: Callable[[], None]
-    """Raises where devices would not believe what the engine signs."""
+    own_signer: Callable[[], Signer]
+    """The assignment key in this replica's folder, which the repository lists."""
     _noted: "_Noted" = field(default_factory=lambda: _Noted(at_s=0.0, telling=0))
 
     async def begin(self) -> None:
@@ -199,6 +200,8 @@ class Turns:
                     now = self.clock()
                     if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:
                         await asyncio.to_thread(self.repository.resign_timestamp, now=utc(now))
+                self.engine.sign_with(await asyncio.to_thread(self.own_signer))
+                if self.leadership.leads:
                     await self._sign_anew()
                     await self.writer.run(lambda session: self._tidy(session, self.clock()))
                 self.metrics.timestamp_expires(self.repository.timestamp_expires.timestamp())
@@ -218,7 +221,6 @@ class Turns:
 
     async def _sign_anew(self) -> None:
         """Assignments near their end, or by a key that was replaced: a slice at a time, so that calls and passes come between."""
-        await asyncio.to_thread(self.check_signer)
         while True:
             began_s = time.monotonic()
             if not await self.writer.run(self._refresh):

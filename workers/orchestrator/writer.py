@@ -278,8 +278,9 @@ class Writer:
 
     def _transact(self, calls: list[_Call]) -> list[_Done]:
         """Run the calls in one transaction, or in several where one of them brings what the database does not take."""
+        began_s = time.monotonic()
         try:
-            return self._commit(calls)
+            done, shared, is_changed = self._commit(calls)
         except Exception as error:  # whatever it is, the calls must hear of it and the thread must go on
             if len(calls) > 1 and not _is_of_the_store(error):
                 half = len(calls) // 2
@@ -288,16 +289,6 @@ class Writer:
             self._disconnect()
             failure = StoreUnavailableError(" ".join(str(getattr(error, "orig", None) or error).split())[:200])
             return [(call, None, failure) for call in calls]
-
-    def _commit(self, calls: list[_Call]) -> list[_Done]:
-        began_s = time.monotonic()
-        connection = self._connected()
-        with connection.begin():
-            if self._roster.catch_up(connection):
-                self._on_foreign()
-            shared = Session(connection, self._roster)
-            done = [(call, *_attempt(call.job, shared, self._roster)) for call in calls]
-            is_changed = shared.flush(seen=self._roster.seen)
         self._roster.devices.update(shared.devices)
         self._roster.rollouts.update(shared.rollouts)
         self._roster.revoked_operators |= shared.revoked_operators.keys()
@@ -305,6 +296,16 @@ class Writer:
         self.current_s = began_s
         self._on_commit(len(calls), time.monotonic() - began_s)
         return done
+
+    def _commit(self, calls: list[_Call]) -> tuple[list[_Done], Session, bool]:
+        """What became of each call, what they changed together, and whether the roster changes with it."""
+        connection = self._connected()
+        with connection.begin():
+            if self._roster.catch_up(connection):
+                self._on_foreign()
+            shared = Session(connection, self._roster)
+            done = [(call, *_attempt(call.job, shared, self._roster)) for call in calls]
+            return done, shared, shared.flush(seen=self._roster.seen)
 
 
 def _is_of_the_store(error: Exception) -> bool:

@@ -78,7 +78,7 @@ class World:
 
     def open(self) -> None:
         self.database: Database = tables.open_database(tables.database_url(self.folder))
-        self.roster = Roster()
+        self.roster = Roster(lambda: self.now)
         with self.database.begin() as connection:
             self.roster.load(connection)
         self.writer = Writer(self.database, self.roster)
@@ -211,6 +211,15 @@ def test_assignments_near_their_end_are_signed_anew_under_the_same_generation(wo
     assert (after.generation, after.digest) == (before.generation, before.digest)
     assert after.expires > before.expires
     assert world.writer.submit(lambda session: world.engine.refresh(session, now=world.now)).result(10) == 0
+
+
+def test_a_new_assignment_key_signs_everything_anew_under_the_same_generation(world: World) -> None:
+    world.add("d-1")
+    world.roll(1)
+    before, world.signer = world.assignment("d-1"), CryptoSigner.generate_ed25519()
+    world.engine.sign_with(world.signer)
+    assert world.writer.submit(lambda session: world.engine.refresh(session, now=world.now)).result(10) == 1
+    assert world.assignment("d-1").generation == before.generation
 
 
 def test_many_assignments_are_signed_anew_in_slices_and_a_crash_between_two_loses_nothing(

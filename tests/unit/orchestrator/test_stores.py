@@ -268,7 +268,7 @@ def test_how_a_device_answers_is_one_value_that_a_late_call_never_sets_back(repl
     kept = {"d-1": told(20.0), "d-2": told(30.0, answers=2), "d-3": told(30.0)}
     assert here.do(lambda s: dict(read_served(s.connection))) == kept
     there.do(lambda s: tell(s.connection, {"d-1": 20.0}, now=20.0))
-    after = here.do(lambda s: newest(s.connection))
+    after = here.writer.submit(lambda s: newest(s.connection)).result(20)
     there.do(lambda s: tell(s.connection, dict.fromkeys(("d-2", "d-3"), 30.0), now=30.0))
     assert here.do(lambda s: dict(read_served(s.connection, after=after))) == {name: kept[name] for name in ("d-2", "d-3")}
     here.do(lambda s: forget_served(s.connection, before_s=30.0))
@@ -280,7 +280,7 @@ def test_when_a_device_called_is_told_without_comparing_clocks(replicas: tuple[R
     here.do(lambda s: tell(s.connection, {"d-1": 995.0, "d-2": 1000.5}, now=1000.0))
     heard = there.do(lambda s: hear(s.connection, after=0, now=20.0))
     assert heard == {"d-1": (15.0, 995.0), "d-2": (20.0, 1000.5)}
-    last = there.do(lambda s: newest(s.connection))
+    last = there.writer.submit(lambda s: newest(s.connection)).result(20)
     assert there.do(lambda s: hear(s.connection, after=last, now=25.0)) == {}
     there.do(lambda s: tell(s.connection, {"d-1": 22.0}, now=25.0))
     here.do(lambda s: tell(s.connection, {}, now=1010.0))

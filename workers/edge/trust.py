@@ -156,7 +156,7 @@ class _Fetcher(FetcherInterface):
 
 
 def _expired(error: ExpiredMetadataError, *, by_clock: bool) -> MetadataRefusedError:
-    return MetadataRefusedError(f"{'' if by_clock else 'the fleet let it expire, '}{error}"[:300], by_clock)
+    return MetadataRefusedError(f"{type(error).__name__ if by_clock else 'the fleet let it expire'}: {error}"[:300], by_clock)
 
 
 def _translate(error: RepositoryError | DownloadError) -> MetadataRefusedError | MetadataUnreachableError:

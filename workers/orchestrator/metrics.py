@@ -26,6 +26,7 @@ CODES = (
     "UNAVAILABLE",
     "INTERNAL",
 )
+METADATA = ("root", "targets", "releases", "snapshot", "timestamp")
 STATES = tuple(name.removeprefix("DEVICE_STATE_").lower() for name in fleet_pb2.DeviceState.keys())  # noqa: SIM118 no dict
 
 
@@ -55,6 +56,8 @@ class OrchestratorMetrics:
         self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
         self._report_of = [self._reports.labels(state) for state in STATES]
         self._sync_of = {True: self._syncs.labels("yes"), False: self._syncs.labels("no")}
+        for role in METADATA:
+            self._metadata_expires.labels(role)
         for state in STATES:
             self._devices.labels(state)
         for rollout_state in RolloutState:

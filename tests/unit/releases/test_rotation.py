@@ -236,7 +236,7 @@ def test_an_expired_root_and_expired_targets_are_renewed_and_devices_come_back(r
     assert refused.value.by_clock, "nothing that is signed says that it is so late"
     repository.trust.online().resign_timestamp(now=device.now)
     for role, renew in (("root", ("root",)), ("targets", ("targets",)), ("releases", ())):
-        with pytest.raises(MetadataRefusedError, match=f"the fleet let it expire.*{role}") as refused:
+        with pytest.raises(MetadataRefusedError, match=f"the fleet let it expire: .*{role}") as refused:
             sees(device)
         assert not refused.value.by_clock
         if renew:

@@ -1,11 +1,14 @@
 """Changing several files as one: what is to be written is durable first, so that a crash in between is finished by the next who looks.
 
-The journal lies in the keys' folder, mode 0600, as secret as what it holds. Every write in it may be done again.
+The journal lies in the keys' folder, mode 0600, as secret as what it holds. Every write in it may be done again. Who changes a published
+repository, its keys or its metadata, is alone with it (`alone_with`): what is read there stays true until it is written.
 """
 
 import base64
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,18 @@ class JournalBrokenError(ReleaseError):
         )
 
 
-def commit(keys_dir: Path, repo_dir: Path, files: Mapping[str, bytes | None]) -> None:
-    """Write all files, or, after a crash, none until `finish`. Names begin with `keys/` or `metadata/`; None deletes.
+@contextlib.contextmanager
+def alone_with(repo_dir: Path) -> Iterator[None]:
+    """No other process changes this repository until the end; waits for one that does. Not to be nested."""
+    with (repo_dir / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    Written in the order given: what names other files comes last.
+
+def commit(keys_dir: Path, repo_dir: Path, files: Mapping[str, bytes | None]) -> None:
+    """Write all files, or, after a crash, none until `finish`; for who is alone with the repository.
+
+    Names begin with `keys/` or `metadata/`; None deletes. Written in the order given: what names other files comes last.
     """
     entries = [[name, base64.b64encode(data).decode() if data is not None else None] for name, data in files.items()]
     write_atomic(keys_dir / JOURNAL, json.dumps({"version": JOURNAL_VERSION, "files": entries}).encode())

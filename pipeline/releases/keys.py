@@ -8,7 +8,7 @@ key). The environment is an argument (`Unlock`). Key generation is the one place
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,28 @@ class KeyUnusableError(ReleaseError):
             f"key {self.where}: {self.found}; expected a URI of securesystemslib that works from here, or env:VARIABLE; "
             "docs/releases.md lists them"
         )
+
+
+class KeyNotListedError(ReleaseError):
+    """A private key is not, or no longer, one that the repository lists for its role: nothing that it signs counts."""
+
+    def __init__(self, path: str, role: str, keyid: str, listed: tuple[str, ...]) -> None:
+        super().__init__(path, role, keyid, listed)
+        self.path, self.role, self.keyid, self.listed = path, role, keyid, listed
+
+    def __str__(self) -> str:
+        listed = ", ".join(keyid[:8] for keyid in self.listed)
+        return (
+            f"{self.path}: key {self.keyid[:8]}, which the repository does not list for {self.role}; expected {listed}; nothing was "
+            f"signed; start again with the folder of the keys in use (--keys), or `kdpipe keys rotate DIR {self.role}` makes a new one"
+        )
+
+
+def check_listed(signer: Signer, listed: Iterable[str], *, role: str, path: Path) -> None:
+    """That the repository lists this key for the role. Raises KeyNotListedError."""
+    found, keyids = signer.public_key.keyid, tuple(sorted(listed))
+    if found not in keyids:
+        raise KeyNotListedError(str(path), role, found, keyids)
 
 
 @dataclass(frozen=True, kw_only=True)

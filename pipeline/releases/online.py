@@ -2,24 +2,27 @@
 
 Holds the snapshot and timestamp keys only, so it cannot make a release. A publication verifies everything first, stores
 bundle and metadata under names of their own, and becomes visible with the rename of `timestamp.json`; a crash before it
-leaves the old state. A published path never changes its digest. Safe to call from several threads, and by several replicas that
-share the folder: one publishes at a time, and each sees what another has published.
+leaves the old state. A published path never changes its digest, and nothing is signed with a key that the repository does not list.
+Safe to call from several threads, and by several replicas that share the folder: one publishes at a time, and each sees what another
+has published.
 """
 
 import contextlib
-import fcntl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from securesystemslib.signer import Signer
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Targets
 
 from pipeline.errors import ReleaseError
 from pipeline.files import make_private_folder, sync_folder, write_atomic
+from pipeline.releases.assignment import assignment_keys
 from pipeline.releases.bundle import digest_file, open_bundle
-from pipeline.releases.keys import LOCKED, Unlock, load_key
+from pipeline.releases.journal import alone_with
+from pipeline.releases.keys import LOCKED, KeyNotListedError, Unlock, check_listed, load_key
 from pipeline.releases.manifest import BundleInvalidError
 from pipeline.releases.published import read_published
 from pipeline.releases.repository import (
@@ -60,14 +63,18 @@ class ReleaseYankedError(BundleMissingError):
 
 
 class OnlineRepository:
-    """Verifies, stores and serves releases. `keys_online` is the folder with snapshot.pem and timestamp.pem."""
+    """Verifies, stores and serves releases. `keys_online` is the folder with snapshot.pem and timestamp.pem.
+
+    Raises MetadataInvalidError, KeyNotListedError and what `load_key` raises.
+    """
 
     def __init__(self, repo_dir: Path, keys_online: Path, unlock: Unlock = LOCKED) -> None:
-        self._dir, self._lock = repo_dir, threading.RLock()
-        self._snapshot_key = load_key(keys_online / "snapshot.pem", unlock)
-        self._timestamp_key = load_key(keys_online / "timestamp.pem", unlock)
+        self._dir, self._lock, self._keys, self._unlock = repo_dir, threading.RLock(), keys_online, unlock
+        self._stamp: tuple[int, int] | None = None
         self._incoming = make_private_folder(repo_dir / "incoming")
-        self._load()
+        self._signers = self._read_keys()
+        with self._alone():
+            pass
 
     @property
     def snapshot_version(self) -> int:
@@ -76,6 +83,13 @@ class OnlineRepository:
     @property
     def timestamp_expires(self) -> datetime:
         return self._timestamp.signed.expires
+
+    @property
+    def expiries(self) -> Mapping[str, datetime]:
+        """Role -> when what it signed expires."""
+        with self._lock:
+            self._catch_up()
+            return self._published.expiries
 
     def metadata(self, name: str, max_bytes: int = MAX_METADATA_BYTES) -> bytes:
         """A metadata file by its TUF name ("timestamp.json", "3.root.json"). Raises MetadataInvalidError."""
@@ -114,7 +128,7 @@ class OnlineRepository:
         """Make newly signed releases visible; returns the snapshot version that names them. `bundle`, or a delta to one, is moved away.
 
         Publishing the same again changes nothing. Raises MetadataInvalidError (unsigned, rolled back, expired, changed path) or
-        BundleInvalidError (not one of the signed releases, wrong length); then nothing is changed.
+        BundleInvalidError (not one of the signed releases, wrong length), or KeyNotListedError; then nothing is changed.
         """
         with self._alone():
             metadata = self._verify(release_metadata, now)
@@ -129,7 +143,7 @@ class OnlineRepository:
             return self.snapshot_version
 
     def resign_timestamp(self, *, now: datetime) -> int:
-        """Sign a fresh timestamp (and a snapshot when half its term is over). Returns the timestamp's version."""
+        """Sign a fresh timestamp (and a snapshot when half its term is over). Returns the timestamp's version. Raises KeyNotListedError."""
         with self._alone():
             if self._snapshot.signed.expires - now < SNAPSHOT_VALID / 2:
                 self._commit(dict(self._snapshot.signed.meta), now)
@@ -137,13 +151,31 @@ class OnlineRepository:
                 self._point_at(self.snapshot_version, now)
             return self._timestamp.signed.version
 
+    def check_assignments(self, signer: Signer, path: Path) -> None:
+        """That devices believe assignments by this key, which is at `path`. Raises KeyNotListedError."""
+        with self._lock:
+            self._catch_up()
+            listed = assignment_keys(self._targets.to_bytes())
+        check_listed(signer, listed, role="assignment", path=path)
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other thread and no other replica publishes, and what they published is known."""
-        with self._lock, (self._dir / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """No other thread and no other process changes it, what they published is known, and it lists the keys that will sign."""
+        with self._lock, alone_with(self._dir):
             self._catch_up()
+            try:
+                self._check_keys()
+            except KeyNotListedError:
+                self._signers = self._read_keys()  # they were replaced, and those in the folder may be the new ones
+                self._check_keys()
             yield
+
+    def _check_keys(self) -> None:
+        for role, signer in self._signers.items():
+            check_listed(signer, self._root.signed.roles[role].keyids, role=role, path=self._keys / f"{role}.pem")
+
+    def _read_keys(self) -> dict[str, Signer]:
+        return {role: load_key(self._keys / f"{role}.pem", self._unlock) for role in ("snapshot", "timestamp")}
 
     def _catch_up(self) -> None:
         if self._stamp_of_timestamp() != self._stamp:
@@ -159,14 +191,14 @@ class OnlineRepository:
 
     def _commit(self, meta: dict[str, MetaFile], now: datetime) -> None:
         version = self.snapshot_version + 1
-        data = sign_snapshot(meta, self._snapshot_key, version=version, now=now)
+        data = sign_snapshot(meta, self._signers["snapshot"], version=version, now=now)
         write_atomic(self._dir / "metadata" / f"{version}.snapshot.json", data)
         self._point_at(version, now)
 
     def _point_at(self, snapshot_version: int, now: datetime) -> None:
         version = self._timestamp.signed.version + 1
         try:
-            data = sign_timestamp(snapshot_version, self._timestamp_key, version=version, now=now)
+            data = sign_timestamp(snapshot_version, self._signers["timestamp"], version=version, now=now)
             write_atomic(self._dir / "metadata" / "timestamp.json", data)
         finally:
             self._load()
@@ -216,6 +248,7 @@ class OnlineRepository:
     def _load(self) -> None:
         """Read the state that timestamp.json names, verified from the first root on."""
         stamp = self._stamp_of_timestamp()
-        found = read_published(self._dir)
-        self._timestamp, self._snapshot, self._targets, self._releases = found.timestamp, found.snapshot, found.targets, found.releases
+        self._published = found = read_published(self._dir)
+        self._root, self._targets, self._releases = found.root, found.targets, found.releases
+        self._timestamp, self._snapshot = found.timestamp, found.snapshot
         self._stamp = stamp

@@ -6,15 +6,19 @@ expired repository must still be readable to be renewed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from pipeline.releases.repository import ROLE_RELEASES, MetadataInvalidError, parse_metadata, read_metadata
+from pipeline.releases.repository import METADATA_NAME, ROLE_RELEASES, MetadataInvalidError, parse_metadata, read_metadata
 from pipeline.releases.target import ReleaseTarget
 from pipeline.releases.yanked import Yank, yanks_of
+
+SOON = timedelta(days=30)
+"""Before it expires, metadata that nobody signs by itself should be renewed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +55,58 @@ class Published:
 
 def read_published(repo_dir: Path) -> Published:
     """What `timestamp.json` names, verified. Raises MetadataInvalidError."""
-    root = _newest_root(repo_dir)
-    timestamp = parse_metadata(read_metadata(repo_dir, "timestamp.json"), Timestamp, name="timestamp")
-    snapshot_name = f"{timestamp.signed.snapshot_meta.version}.snapshot.json"
-    snapshot = parse_metadata(read_metadata(repo_dir, snapshot_name), Snapshot, name="snapshot")
+    root, timestamp = _newest_root(repo_dir), _timestamp(repo_dir)
+    snapshot = _snapshot(repo_dir, timestamp.signed.snapshot_meta.version)
+    for role, metadata in (("timestamp", timestamp), ("snapshot", snapshot)):
+        _check_signed(root, role, metadata, f"{role} metadata by the keys that root lists; `kdpipe keys rotate DIR {role}` signs it anew")
+    return _below(repo_dir, root, timestamp, snapshot)
+
+
+def read_unsigned(repo_dir: Path) -> Published:
+    """The same where timestamp or snapshot are not signed by the keys that root lists: for who signs both anew, as next versions.
+
+    The newest snapshot that the right key did sign says what is published. Raises MetadataInvalidError.
+    """
+    root, timestamp = _newest_root(repo_dir), _timestamp(repo_dir)
+    names = (path.name for path in (repo_dir / "metadata").glob("*.snapshot.json") if METADATA_NAME.fullmatch(path.name))
+    for version in sorted((int(name.partition(".")[0]) for name in names), reverse=True):
+        try:
+            snapshot = _snapshot(repo_dir, version)
+            _check_signed(root, "snapshot", snapshot, "its key")
+        except MetadataInvalidError:
+            continue
+        snapshot.signed.version = max(version, timestamp.signed.snapshot_meta.version)  # devices may have heard of the bad one
+        return _below(repo_dir, root, timestamp, snapshot)
+    raise MetadataInvalidError("snapshot", "none that a key of this repository signed", "one; restore the repository from a backup")
+
+
+def _timestamp(repo_dir: Path) -> Metadata[Timestamp]:
+    return parse_metadata(read_metadata(repo_dir, "timestamp.json"), Timestamp, name="timestamp")
+
+
+def _snapshot(repo_dir: Path, version: int) -> Metadata[Snapshot]:
+    return parse_metadata(read_metadata(repo_dir, f"{version}.snapshot.json"), Snapshot, name="snapshot")
+
+
+def _below(repo_dir: Path, root: Metadata[Root], timestamp: Metadata[Timestamp], snapshot: Metadata[Snapshot]) -> Published:
+    """With the targets and releases that the snapshot names, verified."""
     try:
         versions = {name: snapshot.signed.meta[f"{name}.json"].version for name in ("targets", ROLE_RELEASES)}
     except KeyError as error:
-        raise MetadataInvalidError(snapshot_name, f"no {error}", "targets and releases") from error
+        raise MetadataInvalidError("snapshot", f"no {error}", "targets and releases") from error
     targets, releases = (
         parse_metadata(read_metadata(repo_dir, f"{version}.{name}.json"), Targets, name=name) for name, version in versions.items()
     )
-    try:
-        for role, metadata in (("timestamp", timestamp), ("snapshot", snapshot), ("targets", targets)):
-            root.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-        targets.signed.verify_delegate(ROLE_RELEASES, releases.signed_bytes, releases.signatures)
-    except (UnsignedMetadataError, ValueError) as error:
-        raise MetadataInvalidError(str(repo_dir), f"{error}"[:120], "metadata signed by the keys of this repository") from error
+    _check_signed(root, "targets", targets, "metadata signed by the keys of this repository")
+    _check_signed(targets, ROLE_RELEASES, releases, "metadata signed by the keys of this repository")
     return Published(root=root, timestamp=timestamp, snapshot=snapshot, targets=targets, releases=releases)
+
+
+def _check_signed(by: Metadata[Root] | Metadata[Targets], role: str, metadata: Metadata[Any], expected: str) -> None:
+    try:
+        by.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (UnsignedMetadataError, ValueError) as error:
+        raise MetadataInvalidError(role, f"{error}"[:120], expected) from error
 
 
 def _newest_root(repo_dir: Path) -> Metadata[Root]:

@@ -118,6 +118,9 @@ def rotate(
         releases.expires = whole_second(now + RELEASES_VALID)
         files[f"{releases.version}.{ROLE_RELEASES}.json"] = sign_metadata(releases, new["release"])
         meta[f"{ROLE_RELEASES}.json"] = MetaFile(releases.version)
+    for role, signer in (("snapshot", hands.snapshot), ("timestamp", hands.timestamp)):
+        if signer.public_key.keyid not in root.roles[role].keyids:
+            raise SignaturesMissingError(role, (), 1, tuple(root.roles[role].keyids))
     version = published.snapshot.signed.version + 1
     files[f"{version}.snapshot.json"] = sign_snapshot(meta, new.get("snapshot", hands.snapshot), version=version, now=now)
     files["timestamp.json"] = sign_timestamp(

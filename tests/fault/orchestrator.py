@@ -223,10 +223,10 @@ def two_leaders(folder: Path, *, seed: int, say: Callable[[str], None]) -> str:
             while operator.get_rollout(rollout).confirmed == 0:
                 assert time.monotonic() < end_s, "nothing moved"
                 campaign.turn()
-            assert leader(url) == (1, "first")
+            assert leader(url, first, second) == (1, "first")
             assert first.child is not None
             first.child.send_signal(signal.SIGSTOP)
-            while leader(url) != (2, "second"):
+            while leader(url, first, second) != (2, "second"):
                 assert time.monotonic() < end_s, "nobody took over"
                 campaign.turn()
             say("the frozen leader was replaced")
@@ -237,7 +237,7 @@ def two_leaders(folder: Path, *, seed: int, say: Callable[[str], None]) -> str:
             while not (refusal := refused(first.log)):
                 assert time.monotonic() < end_s, f"the woken leader was not refused: {first.log.read_text()[-2000:]}"
                 time.sleep(0.05)
-            assert leader(url) == (2, "second"), "it did not lead again"
+            assert leader(url, first, second) == (2, "second"), "it did not lead again"
             while any(device.owes for device in campaign.devices):
                 campaign.turn()
         campaign.close()
@@ -247,13 +247,14 @@ def two_leaders(folder: Path, *, seed: int, say: Callable[[str], None]) -> str:
     return refusal
 
 
-def leader(url: str) -> tuple[int, str]:
-    """Term, and name of the folder of who leads."""
+def leader(url: str, *servers: OrchestratorProcess) -> tuple[int, str]:
+    """Term, and name of the folder of who leads; empty where it is none of these."""
     engine = tables.open_database(url)
     with engine.begin() as connection:
         row = connection.execute(select(tables.leadership)).one()
     engine.dispose()
-    return row.term, Path(row.holder.partition(":")[2]).name
+    names = {(server.fleet_dir / "replica").read_text(): server.fleet_dir.name for server in servers}
+    return row.term, names.get(row.holder.rpartition(" ")[2], "")
 
 
 def refused(log: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import workers.doctor
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.recipes import OWN, RECIPES
+from pipeline.releases.repository import create_repository
 from workers.cli import app
 from workers.doctor import Check
 from workers.driver.folder import Holder, RunFolder, write_json
@@ -60,6 +62,15 @@ def test_status_as_json_says_the_same_facts_in_one_object(run: RunFolder) -> Non
     assert facts["labels"]["rows_planned"] == facts["labels"]["rows_committed"] == 0
     assert [generation.get("open", False) for generation in facts["generations"]] == [False, True]
     assert {process["part"]: process["alive"] for process in facts["processes"]} == {"orchestrator": True, "phones-1": False}
+
+
+def test_status_warns_of_metadata_that_has_ended_and_of_none_that_holds(run: RunFolder) -> None:
+    create_repository(run.keys, run.releases, now=datetime.now(UTC) - timedelta(days=340))
+    said = kdpipe("status", run.root).output
+    for role in ("root", "targets"):
+        assert f"  warning: {role} metadata expires in 24 days: then no device installs anything; `kdpipe keys renew DIR {role}" in said
+    (run.releases / "metadata" / "1.targets.json").unlink()
+    assert "1.targets.json: no such file" in kdpipe("status", run.root).output
 
 
 def test_status_of_a_live_run_names_its_driver(run: RunFolder) -> None:

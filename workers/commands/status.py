@@ -43,8 +43,24 @@ def _facts(folder: Any) -> dict[str, Any]:
             {"generation": number, **(read_json(folder.generation(number) / "outcome.json") or {"students": {}, "open": True})}
             for number in folder.generations()
         ],
+        "warnings": _warnings(folder),
         "processes": [{"part": c.part, "pid": c.pid, "alive": c.alive()} for c in recorded(folder).values()],
     }
+
+
+def _warnings(folder: Any) -> list[str]:
+    """What of the release metadata ends soon."""
+    from datetime import UTC, datetime
+
+    from pipeline.errors import ReleaseError
+    from workers.driver.keyring import ends_of, roles_of
+
+    if not (folder.releases / "metadata" / "timestamp.json").exists():
+        return []
+    try:
+        return ends_of(roles_of(folder), now=datetime.now(UTC))
+    except (ReleaseError, OSError) as error:  # a status shows what there is, and this is part of it
+        return [str(error)]
 
 
 def _words(facts: dict[str, Any]) -> str:
@@ -57,5 +73,6 @@ def _words(facts: dict[str, Any]) -> str:
     for generation in facts["generations"]:
         fates = ", ".join(f"{name} {fate['fate']}" for name, fate in generation["students"].items()) or "open"
         lines.append(f"  generation {generation['generation']}: {fates}")
+    lines += [f"  warning: {line}" for line in facts["warnings"]]
     lines += [f"  {p['part']}: {'pid ' + str(p['pid']) if p['alive'] else 'not running'}" for p in facts["processes"]]
     return "\n".join(lines)

@@ -6,12 +6,10 @@ from datetime import datetime, timedelta
 
 from pipeline.releases.assignment import ASSIGNMENT_VALID
 from pipeline.releases.keys import OWNERS, keyid_at
-from pipeline.releases.published import read_published
+from pipeline.releases.published import SOON, read_published
 from pipeline.releases.repository import ROLE_RELEASES
 from pipeline.releases.rotation import ROOT_ROLES, TARGETS_ROLES
 from workers.driver.folder import RunFolder
-
-SOON = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,18 @@ def roles_of(folder: RunFolder) -> list[Role]:
 
 def warnings_of(roles: Sequence[Role], *, now: datetime) -> list[str]:
     """What somebody should do soon, a line each, with the command."""
+    found = ends_of(roles, now=now)
+    for role in roles:
+        if role.name in ("snapshot", "timestamp") and role.expires <= now:
+            found.append(f"{role.name} metadata expired: no orchestrator has signed it since; the next `kdpipe run` does")
+        still_here = [key.where for key in role.keys if key.where]
+        if role.name == "root" and len(still_here) >= role.threshold:
+            found.append(f"{len(still_here)} root keys lie here: whoever takes them owns the fleet; move {', '.join(still_here)} away")
+    return found
+
+
+def ends_of(roles: Sequence[Role], *, now: datetime) -> list[str]:
+    """What ends soon, or has ended, and stops installs then; with the command that renews it."""
     found = []
     for role in roles:
         left = role.expires - now
@@ -68,11 +78,6 @@ def warnings_of(roles: Sequence[Role], *, now: datetime) -> list[str]:
             found.append(f"{role.name} metadata {when}: then no device installs anything; `kdpipe keys renew DIR {role.name} --key FILE`")
         if role.name == "release" and left < SOON:
             found.append(f"{ROLE_RELEASES} metadata {when}; `kdpipe run --continuous` renews it")
-        if role.name in ("snapshot", "timestamp") and left <= timedelta(0):
-            found.append(f"{role.name} metadata {when}: no orchestrator has signed it since; the next `kdpipe run` does")
-        still_here = [key.where for key in role.keys if key.where]
-        if role.name == "root" and len(still_here) >= role.threshold:
-            found.append(f"{len(still_here)} root keys lie here: whoever takes them owns the fleet; move {', '.join(still_here)} away")
     return found
 
 

@@ -1,6 +1,8 @@
 """New keys for a repository on disk: brings the signers together, lets `pipeline.releases.rotation` decide, writes it all as one.
 
-Nobody else may hold the folder meanwhile: a live orchestrator has its keys and metadata in memory, and would sign on with them.
+Nobody else may hold the folder meanwhile: the run's orchestrator has its keys in memory, and would sign on with them. One that has a
+folder of its own looks before it signs whether its keys still count (`online`), and nobody changes the repository while the new
+metadata is made and written.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import Targets
 
 from pipeline.files import read_bounded
-from pipeline.releases.journal import KEYS, METADATA, commit, finish
+from pipeline.releases.journal import KEYS, METADATA, alone_with, commit, finish
 from pipeline.releases.keys import (
     OFFLINE,
     ONLINE,
@@ -23,8 +25,8 @@ from pipeline.releases.keys import (
     load_reference,
     sealed_pem,
 )
-from pipeline.releases.published import Published, read_published
-from pipeline.releases.repository import MAX_METADATA_BYTES, parse_metadata
+from pipeline.releases.published import Published, read_published, read_unsigned
+from pipeline.releases.repository import MAX_METADATA_BYTES, MetadataInvalidError, parse_metadata
 from pipeline.releases.rotation import Hands, root_key_to_replace, rotate
 from workers.driver.folder import Holder, RunFolder
 from workers.driver.passphrases import Passphrases
@@ -44,6 +46,8 @@ class Rekeyed:
     """Private keys that were made."""
     metadata: tuple[str, ...]
     """Metadata that was signed."""
+    mended: str = ""
+    """What was wrong with timestamp or snapshot before; empty where they were right."""
 
 
 @contextlib.contextmanager
@@ -71,7 +75,7 @@ def rekey(
     """
     with held_still(folder):
         finish(folder.keys, folder.releases)
-        published = read_published(folder.releases)
+        published, _ = _read(folder)
         made = {role: CryptoSigner.generate_ed25519() for role in roles if role not in (elsewhere or {})}
         owners = {OWNER[role] for role in made}
         sealed = {owner: passphrases.of(owner, folder, brought=brought, replaced=roles) for owner in owners}
@@ -82,21 +86,32 @@ def rekey(
             timestamp=_online(folder, "timestamp", new, passphrases),
             new=new,
         )
-        metadata = rotate(published, _signed_releases(folder, published), hands, now=now, replace=replace, renew=renew)
         files: dict[str, bytes | None] = {}
         gone = {root_key_to_replace(published.root.signed, replace)} if "root" in roles else set()
         gone |= set(published.root.signed.roles["targets"].keyids) if "targets" in roles else set()
         for role, signer in new.items():
             _place(files, role, signer, made.get(role), (elsewhere or {}).get(role), sealed.get(OWNER[role]))
         files |= {f"{KEYS}/{OFFLINE}/{path.name}": None for path in _held(folder) if keyid_at(path)[0] in gone}
-        if "release" in new:
-            files[f"{KEYS}/{RELEASE}/releases.json"] = next(data for name, data in metadata.items() if name.endswith(".releases.json"))
-        commit(folder.keys, folder.releases, {**files, **metadata})
+        with alone_with(folder.releases):
+            published, mended = _read(folder)  # again: a person may have typed passphrases, and others signed meanwhile
+            metadata = rotate(published, _signed_releases(folder, published), hands, now=now, replace=replace, renew=renew)
+            if "release" in new:
+                files[f"{KEYS}/{RELEASE}/releases.json"] = next(data for name, data in metadata.items() if name.endswith(".releases.json"))
+            commit(folder.keys, folder.releases, {**files, **metadata})
     return Rekeyed(
         keyids={role: signer.public_key.keyid for role, signer in new.items()},
         files=tuple(folder.keys / name.removeprefix(f"{KEYS}/") for name, data in files.items() if data and name.endswith(".pem")),
         metadata=tuple(name.removeprefix(f"{METADATA}/") for name in metadata),
+        mended=mended,
     )
+
+
+def _read(folder: RunFolder) -> tuple[Published, str]:
+    """What is published, also where timestamp or snapshot are not rightly signed, and then what was found."""
+    try:
+        return read_published(folder.releases), ""
+    except MetadataInvalidError as error:
+        return read_unsigned(folder.releases), f"{error.name}: {error.found}"
 
 
 def _reference(role: str, data: bytes, unlock: Unlock) -> Signer:

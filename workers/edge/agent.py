@@ -220,14 +220,14 @@ class Agent:
         if str(error) != self._install_blocked:
             logger.warning("install waits", extra={"reason": str(error)})
         self._install_blocked = str(error)
-        self._expired = isinstance(error, MetadataRefusedError) and error.expired
+        self._expired = isinstance(error, MetadataRefusedError) and error.by_clock
 
     def _unblock(self) -> None:
         self._install_blocked, self._expired = "", False
 
     @property
     def _clock_wrong(self) -> bool:
-        """The wall clock is behind signed time, or fresh metadata, or the orchestrator's certificate, is not in force by it."""
+        """The wall clock is behind signed time, or all fresh metadata, or the orchestrator's certificate, is not in force by it."""
         return self.trusted_time.wall_is_behind or self._expired or self._tls_expired
 
 

@@ -33,9 +33,10 @@ _BASE = "kdpipe://fleet/"
 class MetadataRefusedError(DeviceError):
     """Signed metadata did not verify: forged, rolled back, mixed, too large or expired. The device keeps what it runs."""
 
-    def __init__(self, found: str, expired: bool) -> None:
-        super().__init__(found, expired)
-        self.found, self.expired = found, expired
+    def __init__(self, found: str, by_clock: bool) -> None:
+        super().__init__(found, by_clock)
+        self.found, self.by_clock = found, by_clock
+        """`by_clock`: it has expired by this device's time, and nothing says that this time is right."""
 
     def __str__(self) -> str:
         return f"release metadata: {self.found}; expected metadata that verifies and is in force; the device keeps what it runs"
@@ -89,6 +90,8 @@ class Trust:
             # The client has no argument for the time; a test proves that this one is what it checks expiry against.
             updater._trusted_set.reference_time = now
             updater.refresh()
+        except ExpiredMetadataError as error:
+            raise _expired(error, by_clock=not self._is_now(now)) from error
         except (RepositoryError, DownloadError) as error:
             raise _translate(error) from error
         finally:
@@ -113,9 +116,23 @@ class Trust:
             raise MetadataUnreachableError("not refreshed")
         try:
             target = updater.get_targetinfo(path)
+        except ExpiredMetadataError as error:
+            raise _expired(error, by_clock=False) from error  # the timestamp was in force a moment ago
         except (RepositoryError, DownloadError) as error:
             raise _translate(error) from error
         return ReleaseTarget.from_tuf(target) if target is not None else None
+
+    def _is_now(self, now: datetime) -> bool:
+        """Whether the fleet's timestamp, which is signed anew all the time, is in force at `now`: then the clock is not what is wrong."""
+        try:
+            root = parse_metadata(read_bounded(self._folder / "root.json", MAX_METADATA_BYTES), Root, name="root")
+            data = self._fetcher.download_bytes(f"{_BASE}timestamp.json", MAX_METADATA_BYTES)
+            timestamp = parse_metadata(data, Timestamp, name="timestamp")
+            root.signed.verify_delegate("timestamp", timestamp.signed_bytes, timestamp.signatures)
+        except (*UNREADABLE, RepositoryError, DownloadError):
+            return False
+        issued = issued_at(timestamp.signed)
+        return issued is not None and issued.timestamp() <= now.timestamp() + CLOCK_TOLERANCE_S and not timestamp.signed.is_expired(now)
 
     def _read_root_version(self) -> int:
         try:
@@ -138,8 +155,12 @@ class _Fetcher(FetcherInterface):
             raise
 
 
+def _expired(error: ExpiredMetadataError, *, by_clock: bool) -> MetadataRefusedError:
+    return MetadataRefusedError(f"{type(error).__name__ if by_clock else 'the fleet let it expire'}: {error}"[:300], by_clock)
+
+
 def _translate(error: RepositoryError | DownloadError) -> MetadataRefusedError | MetadataUnreachableError:
     if isinstance(error, RepositoryError):
-        return MetadataRefusedError(f"{type(error).__name__}: {error}"[:300], isinstance(error, ExpiredMetadataError))
+        return MetadataRefusedError(f"{type(error).__name__}: {error}"[:300], False)
     cause = error.__cause__
     return MetadataUnreachableError(f"{cause or error}"[:300])

@@ -1,7 +1,8 @@
 """The wave engine: what follows from reports and from time, acted upon. Runs inside the writer's transactions.
 
 It asks `pipeline.rollout.steering` what happens next, appends those events, and signs an assignment for every device whose
-desired release changed, all in one transaction: after a crash either both are there or neither, and the next tick goes on. An
+desired release changed, all in one transaction: after a crash either both are there or neither, and the next tick goes on. Where many
+devices are to be assigned, a transaction signs a slice of them, so that nobody waits long for the writer, and the next ones the rest. An
 assignment's generation only grows, also past what a device remembers from before a database was restored.
 """
 
@@ -28,8 +29,11 @@ from pipeline.rollout.targeting import EVERY_DEVICE, Reach, Selector, misfit
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
+from workers.orchestrator.unfinished import note, unfinished
 from workers.orchestrator.writer import Session
 
+SLICE = 500
+"""Assignments that one transaction signs, at about 0.2 ms each: PostgreSQL ends one that thinks for five seconds, and all others wait."""
 UNHAPPY = frozenset({Stage.FAILED, Stage.LOST, Stage.INCOMPATIBLE})
 
 log = logging.getLogger(__name__)
@@ -89,6 +93,12 @@ class Engine:
     def __init__(self, roster: Roster, releases: Releases, signer: Signer, *, started_s: float, pacing: Pacing) -> None:
         self._roster, self._releases, self._signer = roster, releases, signer
         self._started_s, self._pacing = started_s, pacing
+        self.is_behind = False
+        """Whether the last pass left devices to the next one."""
+
+    def sign_with(self, signer: Signer) -> None:
+        """Use this key from now on; what another one signed is stale (`refresh`)."""
+        self._signer = signer
 
     def order(self, session: Session, order: Order, *, salt: str, now: float) -> Rollout:
         """Create a rollout, or return the one that an equal order made before. Raises RolloutConflictError, BundleMissingError."""
@@ -148,8 +158,10 @@ class Engine:
 
     def tick(self, session: Session, *, now: float) -> None:
         """Move every rollout as far as it goes now, and give newcomers what their population runs. For the leader alone."""
+        self.is_behind = False
+        held = self._go_on(session, now)
         for rollout in session.all_rollouts().values():
-            if rollout.state in LIVE or rollout.state is RolloutState.HALTED:
+            if rollout.plan.population not in held and (rollout.state in LIVE or rollout.state is RolloutState.HALTED):
                 evidence = replace(self._evidence(session, rollout.plan.population, now), release_gone=self._gone(rollout.plan.target))
                 try:
                     moved, events = advance(rollout, evidence, now=now)
@@ -181,14 +193,14 @@ class Engine:
             return row
 
     def refresh(self, session: Session, *, now: float) -> int:
-        """Sign assignments anew that are half through their term, or by a key that was replaced. Returns how many."""
+        """Sign a slice of the assignments that are half through their term, or by a key that was replaced. Returns how many it signed."""
         fresh_until_s = now + ASSIGNMENT_VALID.total_seconds() / 2
         keyid = self._signer.public_key.keyid.encode()
         rows = [row for row in self._roster.devices.values() if row.target and not row.is_revoked]
         stale = [row for row in rows if row.expires_s < fresh_until_s or keyid not in row.envelope]
-        for row in stale:
+        for row in stale[:SLICE]:
             session.put_device(self._sign(session.device(row.device_id) or row, now))
-        return len(stale)
+        return len(stale[:SLICE])
 
     def _plan(self, order: Order, *, salt: str) -> Plan:
         release = self._releases.target(order.target)
@@ -234,9 +246,25 @@ class Engine:
             )
         if not events and rollout.state not in LIVE:
             return
-        self._reconcile(session, rollout.plan, desired(rollout), now)
+        is_done = self._reconcile(session, desired(rollout), now)
+        if not is_done and rollout.state not in LIVE:
+            note(session.connection, rollout.plan.rollout_id, is_unfinished=True)
 
-    def _reconcile(self, session: Session, plan: Plan, wanted: Mapping[str, str], now: float) -> None:
+    def _go_on(self, session: Session, now: float) -> frozenset[str]:
+        """Go on with rollouts that move no more and left devices behind; populations in which nothing else begins before that is done."""
+        held: set[str] = set()
+        for rollout_id in sorted(unfinished(session.connection)):
+            rollout = session.all_rollouts().get(rollout_id)
+            if rollout is None:
+                continue  # its log is broken, and nobody leads it
+            if self._reconcile(session, desired(rollout), now):
+                note(session.connection, rollout_id, is_unfinished=False)
+            elif rollout.is_terminal:
+                held.add(rollout.plan.population)
+        return frozenset(held)
+
+    def _reconcile(self, session: Session, wanted: Mapping[str, str], now: float) -> bool:
+        """Assign what is wanted, as far as this transaction has room; False where some are left."""
         releases: dict[str, ReleaseTarget | None] = {}
         for device, target in wanted.items():
             row = session.device(device)
@@ -247,7 +275,16 @@ class Engine:
             release = releases[target]
             if release is None and target:
                 continue  # logged; the device keeps what it has
+            if not self._has_room(session):
+                return False
             self.assign(session, row, release, now=now)
+        return True
+
+    def _has_room(self, session: Session) -> bool:
+        """Whether this transaction may sign one more."""
+        has_room = len(session.devices) < SLICE
+        self.is_behind = self.is_behind or not has_room
+        return has_room
 
     def _gone(self, target: str) -> str:
         """Why nobody can be given this release any more, as a sentence; empty while it is in force."""
@@ -285,6 +322,8 @@ class Engine:
                     continue
                 release = self._release(incumbent.plan.target)
                 if release is not None:
+                    if not self._has_room(session):
+                        return
                     self.assign(session, row, release, now=now)
 
     def _make_way(self, session: Session, rollout: Rollout, now: float) -> None:

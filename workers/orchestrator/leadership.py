@@ -2,20 +2,26 @@
 
 No clock is compared between machines. The leader raises `beats`; a replica that has seen neither term nor beats change for `patience_s`
 of its own monotonic time takes over with the next term. A leader that froze may believe that it leads, but every engine write first asks,
-in its own transaction, whether its term still stands (`check`), so a late one is refused: the term is a fencing token.
+in its own transaction, whether its term still stands (`check`), so a late one is refused: the term is a fencing token. A replica is known
+by the host's name and an id that its folder keeps.
 """
 
 import logging
+import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Connection, select, update
 
 from pipeline.errors import FleetError
+from pipeline.files import read_bounded, write_atomic
 from workers.orchestrator import tables
 
 LEASE_S = 10.0
+_ID = re.compile(r"[0-9a-f]{16}")
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +35,16 @@ class FencedError(FleetError):
     def __str__(self) -> str:
         ours = f"{self.held}, ours" if self.held else "one of ours"
         return f"leadership: term {self.found} of {self.holder}; expected {ours}; nothing was written, this replica follows now"
+
+
+def replica_name(folder: Path, host: str) -> str:
+    """`HOST ID`: a random id, made once and kept in the replica's folder, which it holds; names of hosts and paths are not unique."""
+    file = folder / "replica"
+    found = read_bounded(file, 100).decode(errors="replace") if file.exists() else ""
+    if not _ID.fullmatch(found):
+        found = secrets.token_hex(8)
+        write_atomic(file, found.encode())
+    return f"{host[:60]} {found}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +73,18 @@ class Leadership:
     def step(self, connection: Connection) -> bool:
         """Raise the beat, take over, or wait. True where this replica has just begun to lead.
 
-        A holder of our own name that is not us is an earlier life of this replica (its folder is locked), and nobody waits for the dead.
+        A holder of our own name at our first look is an earlier life of this replica (its folder is locked), and nobody waits for the dead.
+        Later it is a copy of our folder that runs elsewhere, and one of us leads.
         """
         found, now_s = _read(connection), self._monotonic()
         if self._is_ours(found):
             _write(connection, Claim(term=self.term, holder=self._holder, beats=found.beats + 1))
             return False
         self._step_down(found)
+        is_free = not found.holder or (found.holder == self._holder and self._last is None)
         if found != self._last:
             self._last, self._last_s = found, now_s
-        if found.holder not in ("", self._holder) and now_s - self._last_s < self._patience_s:
+        if not is_free and now_s - self._last_s < self._patience_s:
             return False
         self.term = found.term + 1
         _write(connection, Claim(term=self.term, holder=self._holder, beats=0))

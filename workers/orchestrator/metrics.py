@@ -1,6 +1,8 @@
 """What the orchestrator shows to Prometheus: `kdpipe_orchestrator_*`, every label set from 0, no device id anywhere."""
 
 from collections import Counter as Tally
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -25,6 +27,7 @@ CODES = (
     "UNAVAILABLE",
     "INTERNAL",
 )
+METADATA = ("root", "targets", "releases", "snapshot", "timestamp")
 STATES = tuple(name.removeprefix("DEVICE_STATE_").lower() for name in fleet_pb2.DeviceState.keys())  # noqa: SIM118 no dict
 
 
@@ -58,10 +61,14 @@ class OrchestratorMetrics:
         self._ask_rows = Histogram("ask_rows", "Questions that the teacher was asked together.", buckets=(1, 2, 4, 8, 16, 32, 64), **of)
         self._teacher_up = Gauge("teacher_up", "Whether a teacher answers questions.", **of)
         self._teacher_restarts = Counter("teacher_restarts_total", "Teachers that were started again.", **of)
+        self._metadata_expires = Gauge("metadata_expires_unix_seconds", "When signed release metadata ends, by role.", ("role",), **of)
+        self._clock_ahead = Gauge("clock_ahead_seconds", "This replica's clock minus the database's; 0 on SQLite.", **of)
         # Looking a series up costs as much as counting, and these are counted at every call.
         self._call_of = {(port, code): self._calls.labels(port, code) for port in PORTS for code in CODES}
         self._report_of = [self._reports.labels(state) for state in STATES]
         self._sync_of = {True: self._syncs.labels("yes"), False: self._syncs.labels("no")}
+        for role in METADATA:
+            self._metadata_expires.labels(role)
         for state in STATES:
             self._devices.labels(state)
         for rollout_state in RolloutState:
@@ -110,6 +117,13 @@ class OrchestratorMetrics:
 
     def timestamp_expires(self, unix_s: float) -> None:
         self._timestamp_expires.set(unix_s)
+
+    def metadata_expires(self, expiries: Mapping[str, datetime]) -> None:
+        for role, expires in expiries.items():
+            self._metadata_expires.labels(role).set(expires.timestamp())
+
+    def clock_ahead(self, seconds: float) -> None:
+        self._clock_ahead.set(seconds)
 
     def count(self, roster: Roster) -> None:
         """Set the gauges from what is known now."""

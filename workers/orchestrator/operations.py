@@ -24,7 +24,7 @@ from workers.orchestrator.engine import Engine, RolloutUnknownError
 from workers.orchestrator.enrolment import create_tokens
 from workers.orchestrator.leadership import Leadership
 from workers.orchestrator.metrics import OrchestratorMetrics
-from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION, check_pattern, read_order
+from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION, ROLLOUT_ID, check_pattern, read_order
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import DEVICE_ID, LOCAL, OPERATOR_NAME, utc
 from workers.orchestrator.ports import Ports
@@ -132,6 +132,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         action = _ACTIONS.get(request.action)
         if action is None:
             raise BodyRefusedError("action", str(request.action), ", ".join(_ACTIONS.values()))
+        check_pattern(ROLLOUT_ID, "rollout_id", request.rollout_id)
         now = self._clock()
         rollout = await self._writer.run(lambda session: self._act(session, request.rollout_id, action, now))
         self._news()
@@ -145,9 +146,11 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         return session.all_rollouts().get(rollout_id, rollout)
 
     async def GetRollout(self, request: fleet_pb2.GetRolloutRequest, context: Context) -> fleet_pb2.GetRolloutResponse:
+        check_pattern(ROLLOUT_ID, "rollout_id", request.rollout_id)
         return fleet_pb2.GetRolloutResponse(rollout=describe(await self._find(request.rollout_id), self._roster.arrived))
 
     async def GetRolloutEvents(self, request: fleet_pb2.GetRolloutEventsRequest, context: Context) -> fleet_pb2.GetRolloutEventsResponse:
+        check_pattern(ROLLOUT_ID, "rollout_id", request.rollout_id)
         rollout_id, after = request.rollout_id, min(request.after_sequence, MAX_NUMBER)
         if rollout_id not in self._roster.broken:  # whoever audits it must see it as it is
             await self._find(rollout_id)

@@ -79,7 +79,7 @@ class Claims:
 
 
 def check_report(report: DeviceReport) -> DeviceReport:
-    """The report, its free text cut to what is kept, and a state that only a newer agent knows as none. Raises BodyRefusedError."""
+    """The report: its text cut to what is kept and shown, a state that only a newer agent knows as none. Raises BodyRefusedError."""
     for field, number in (("incarnation", report.incarnation), ("sequence", report.sequence), ("generation", report.generation)):
         if not 0 <= number <= MAX_NUMBER:
             raise BodyRefusedError(f"report.{field}", str(number), f"at most {MAX_NUMBER}")
@@ -91,7 +91,7 @@ def check_report(report: DeviceReport) -> DeviceReport:
     if not _CODE.fullmatch(report.failure_code):
         raise BodyRefusedError("report.failure_code", f"{report.failure_code!r:.80}", "a short code")
     state = report.state if report.state in _PROGRESS else UNKNOWN
-    return replace(report, state=state, detail=report.detail[:MAX_DETAIL])
+    return replace(report, state=state, detail=printable(report.detail[:MAX_DETAIL]))
 
 
 def check_claims(claims: Claims) -> Claims:
@@ -126,6 +126,11 @@ def check_evidence(evidence: Mapping[str, float]) -> Mapping[str, float]:
     if evidence["agreed"] > evidence["samples"]:
         raise BodyRefusedError("shadow.agreed", f"{evidence['agreed']} of {evidence['samples']} samples", "at most all of them")
     return evidence
+
+
+def printable(text: str) -> str:
+    """The text in one line, a space for what is no character: a NUL, which PostgreSQL refuses, or what would steer a terminal."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def check_digest(field: str, digest: str) -> None:

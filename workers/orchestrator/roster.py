@@ -3,12 +3,13 @@
 Changed by the writer thread alone, after its commit, by replacing whole immutable values; other threads read without a lock and see the
 state before a transaction or after it. What other replicas committed comes in by `catch_up`, at the start of each transaction and
 at least every so often (`turns`). `seen` and `served` are the exception: a device's last call, and what it told of its answers, is noted at
-once by whoever answers it, and reaches the database with its next change or the next heartbeat.
+once by whoever answers it, and reaches the others with the next heartbeat (`presence`). Times of calls are by this replica's clock.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
@@ -18,6 +19,7 @@ from pipeline.rollout.evidence import DeviceFacts, Progress
 from pipeline.rollout.rollout import LIVE, Rollout, RolloutState, apply, fold
 from pipeline.rollout.waves import awaited
 from workers.orchestrator import tables
+from workers.orchestrator.presence import recall
 from workers.orchestrator.remembered import forgotten, worth_reading
 from workers.orchestrator.served import Served, read_served
 
@@ -108,7 +110,8 @@ class Arrived:
 class Roster:
     """The image. `load` once, then only the writer's transactions change it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.devices: dict[str, DeviceRow] = {}
         self.rollouts: dict[str, Rollout] = {}
         self.broken: dict[str, BrokenLog] = {}
@@ -127,9 +130,10 @@ class Roster:
     def load(self, connection: Connection) -> None:
         """Read everything. A rollout whose log was tampered with is among `broken`."""
         self.revision = connection.execute(_REVISION).scalar_one()
-        rows = connection.execute(select(tables.devices)).mappings()
-        self.devices = {row["device_id"]: _device(row) for row in rows}
-        self.seen = {device: row.last_seen_s for device, row in self.devices.items()}
+        now, told = self._clock(), recall(connection)
+        for row in map(_device, connection.execute(select(tables.devices)).mappings()):
+            seen_s = min(max(row.last_seen_s, told.get(row.device_id, 0.0)), now)
+            self.devices[row.device_id], self.seen[row.device_id] = replace(row, last_seen_s=seen_s), seen_s
         self.served = dict(read_served(connection))
         self.revoked_operators = frozenset(connection.execute(_REVOKED_SINCE, {"since": 0}).scalars())
         for rollout_id, population in worth_reading(connection):
@@ -142,13 +146,20 @@ class Roster:
             return False
         since = {"since": self.revision}
         for row in connection.execute(_DEVICES_SINCE, since).mappings():
-            device = _device(row)
-            self.devices[device.device_id] = device
+            self._follow(_device(row))
         for rollout_id, population in connection.execute(_ROLLOUTS_SINCE, since).all():
             self._read(connection, rollout_id, population)
         self.revoked_operators |= frozenset(connection.execute(_REVOKED_SINCE, since).scalars())
         self.revision = revision
         return True
+
+    def _follow(self, row: DeviceRow) -> None:
+        """Take in a device that another replica changed; where it has reported there, it has called just now."""
+        device, known = row.device_id, self.devices.get(row.device_id)
+        before = (known.incarnation, known.sequence) if known is not None else (0, 0)
+        if (row.incarnation, row.sequence) != before:
+            self.seen[device] = self._clock()
+        self.devices[device] = replace(row, last_seen_s=self.seen.get(device, 0.0))
 
     def _read(self, connection: Connection, rollout_id: str, population: str) -> None:
         """Take in a rollout, or what its log has beyond what is known of it."""

@@ -38,9 +38,12 @@ def write_served(connection: Connection, told: Mapping[str, Served]) -> None:
     connection.execute(newer, rows)
 
 
-def read_served(connection: Connection, *, since_s: float = 0.0) -> Iterator[tuple[str, Served]]:
-    """What was told since then, by device."""
-    for row in connection.execute(select(tables.served).where(tables.served.c.told_s >= since_s)).mappings():
+def read_served(connection: Connection, *, after: int | None = None) -> Iterator[tuple[str, Served]]:
+    """What is kept, by device; of those alone whose calls were told of after that number (`presence`)."""
+    query = select(tables.served)
+    if after is not None:
+        query = query.join(tables.seen, tables.seen.c.device_id == tables.served.c.device_id).where(tables.seen.c.telling > after)
+    for row in connection.execute(query).mappings():
         values = dict(row)
         device, told_s, digest = values.pop("device_id"), values.pop("told_s"), values.pop("digest")
         yield device, Served(digest=digest, told_s=told_s, serving=Serving(**values))

@@ -13,9 +13,11 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from securesystemslib.signer import Signer
 from sqlalchemy import Engine as Database
 
 from pipeline.errors import FolderBusyError
@@ -30,7 +32,7 @@ from workers.orchestrator.engine import Engine
 from workers.orchestrator.enrolment import Enrolment
 from workers.orchestrator.fleet import Artifact, Fleet
 from workers.orchestrator.identity import authenticator
-from workers.orchestrator.leadership import LEASE_S, Leadership
+from workers.orchestrator.leadership import LEASE_S, Leadership, replica_name
 from workers.orchestrator.limits import Limits
 from workers.orchestrator.listening import MAX_DEVICE_MESSAGE_BYTES, Listeners, Services
 from workers.orchestrator.metrics import OrchestratorMetrics
@@ -88,7 +90,7 @@ class Orchestrator:
         self._answering: Answering | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server = MetricsServer(host=settings.host)
-        self.roster = Roster()
+        self.roster = Roster(clock)
         self.ports = Ports()
 
     async def start(self) -> Ports:
@@ -134,9 +136,9 @@ class Orchestrator:
         metrics = OrchestratorMetrics(self._metrics_server)
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._writer = Writer(self._database, self.roster, on_commit=metrics.committed, on_foreign=_telling(loop, news))
-        signer = load_key(settings.keys / "assignment.pem", settings.unlock)
-        engine = Engine(self.roster, repository, signer, started_s=now, pacing=settings.pacing)
-        leadership = Leadership(f"{socket.gethostname()}:{folder.resolve()}"[-80:], patience_s=settings.lease_s)
+        own_signer = partial(_assignment_key, settings, repository)
+        engine = Engine(self.roster, repository, own_signer(), started_s=now, pacing=settings.pacing)
+        leadership = Leadership(replica_name(folder, socket.gethostname()), patience_s=settings.lease_s)
         authenticate = authenticator(self.roster, self._writer, self._clock)
         self._listeners = Listeners(host=settings.host, pki=pki, authenticate=authenticate, limits=settings.limits, metrics=metrics)
         self._turns = Turns(
@@ -150,6 +152,7 @@ class Orchestrator:
             clock=self._clock,
             lease_s=settings.lease_s,
             news=news,
+            own_signer=own_signer,
             own_pki=lambda: renew_own(
                 folder / "pki", pki.ca_pem, pki.ca, pki.ca_key, host=settings.host, names=settings.names, now=utc(self._clock())
             ),
@@ -202,6 +205,14 @@ def _tell_end(task: asyncio.Task[None]) -> None:
     """What no part should raise must not go unheard until the orchestrator stops."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("a part of the orchestrator ended", exc_info=error, extra={"part": task.get_name()})
+
+
+def _assignment_key(settings: Settings, repository: OnlineRepository) -> Signer:
+    """The key that signs assignments. Raises KeyNotListedError where devices would not believe it, and what `load_key` raises."""
+    path = settings.keys / "assignment.pem"
+    signer = load_key(path, settings.unlock)
+    repository.check_assignments(signer, path)
+    return signer
 
 
 def _telling(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> Callable[[], None]:

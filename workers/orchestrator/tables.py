@@ -30,6 +30,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    func,
     insert,
     inspect,
     make_url,
@@ -41,9 +42,9 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from pipeline.errors import FleetError
 
-SCHEMA_VERSION = 3
-GROWN_FROM = "2"
-"""A database of this version lacks whole tables only, and gets them when it is opened."""
+SCHEMA_VERSION = 4
+GROWN_FROM = ("2", "3")
+"""A database of these versions lacks whole tables only, and gets them when it is opened."""
 BUSY_S = 5
 """How long a transaction waits for those of other replicas."""
 
@@ -111,6 +112,15 @@ revoked_operators = Table(
     Column("name", String(63), primary_key=True),
     Column("revoked_s", Float(53), nullable=False),
     Column("revision", BigInteger, nullable=False, index=True),
+)
+
+seen = Table(
+    "seen",
+    metadata,
+    Column("device_id", String(63), primary_key=True),
+    Column("telling", BigInteger, nullable=False, index=True),
+    Column("at_s", Float(53), nullable=False),
+    Column("ago_s", Float(53), nullable=False),
 )
 
 served = Table(
@@ -201,6 +211,13 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def clock_of(connection: Connection) -> float | None:
+    """PostgreSQL's Unix time. None on SQLite: its replicas are on one machine, and have one clock."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return float(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+
+
 def _engine(url: URL) -> Engine:
     dialect = url.get_backend_name()
     if dialect == "sqlite":
@@ -226,7 +243,7 @@ def _make_tables(engine: Engine) -> str:
             connection.execute(insert(changes).values(id=1, revision=0))
             connection.execute(insert(leadership).values(id=1, term=0, holder="", beats=0))
         found = str(connection.scalar(select(facts.c.value).where(facts.c.name == "schema_version")))
-        if found != GROWN_FROM:
+        if found not in GROWN_FROM:
             return found
         metadata.create_all(connection)
         connection.execute(update(facts).where(facts.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))

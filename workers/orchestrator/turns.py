@@ -7,14 +7,17 @@ itself; there is no busy polling. Only the replica that leads runs it, and each 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from securesystemslib.signer import Signer
+from sqlalchemy import delete, insert, select
 
 from pipeline.releases.online import OnlineRepository
-from pipeline.releases.repository import TIMESTAMP_VALID
+from pipeline.releases.published import SOON
+from pipeline.releases.repository import ROLE_RELEASES, TIMESTAMP_VALID
 from pipeline.rollout.rollout import WavePhase
 from workers.orchestrator import tables
 from workers.orchestrator.engine import Engine
@@ -23,6 +26,7 @@ from workers.orchestrator.leadership import FencedError, Leadership
 from workers.orchestrator.listening import Listeners
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pki import Pki, utc
+from workers.orchestrator.presence import hear, newest, tell
 from workers.orchestrator.report_log import KEPT, forget_reports
 from workers.orchestrator.roster import Roster
 from workers.orchestrator.served import forget_served, read_served, write_served
@@ -40,11 +44,6 @@ ENGINE_SHARE = 4
 """After a pass the engine rests this many times as long as the pass took, so that it never has more than a fifth of a core."""
 
 log = logging.getLogger(__name__)
-_SEEN = (
-    update(tables.devices)
-    .where(tables.devices.c.device_id == bindparam("key"), tables.devices.c.last_seen_s < bindparam("at_s"))
-    .values(last_seen_s=bindparam("at_s"))
-)
 
 
 @dataclass(kw_only=True)
@@ -63,14 +62,14 @@ class Turns:
     news: asyncio.Event
     own_pki: Callable[[], Pki]
     """The server's certificate, renewed where it ends soon."""
-    _noted_s: float = 0.0
-    """Until when this replica's `seen` and `served` are in the database."""
-    _read_s: float = 0.0
-    """Until when others' is in ours."""
+    own_signer: Callable[[], Signer]
+    """The assignment key in this replica's folder, which the repository lists."""
+    _noted: "_Noted" = field(default_factory=lambda: _Noted(at_s=0.0, telling=0))
 
     async def begin(self) -> None:
         """Lead if nobody does. What the time away excuses is excused before the first device is answered."""
-        self._noted_s = self._read_s = self.clock()
+        now = self.clock()
+        self._noted = _Noted(at_s=now, telling=await self.writer.run(lambda session: newest(session.connection)))
         await self.writer.run(self._stand)
         self.news.set()
 
@@ -81,7 +80,7 @@ class Turns:
     async def end(self) -> None:
         """Write down what only memory holds, and let another replica lead."""
         try:
-            await self.writer.run(self._note)
+            self._noted = await self.writer.run(self._note)
             await self.writer.run(lambda session: self.leadership.resign(session.connection))
         except (StoreUnavailableError, FencedError) as error:
             log.warning("ended without a last word; another replica leads now or after a while", extra={"why": str(error)})
@@ -103,6 +102,8 @@ class Turns:
             except Exception:  # the engine must outlive a full disk
                 log.exception("engine pass failed; trying again")
                 await asyncio.sleep(LIVE_TICK_S)
+                self.news.set()
+            if self.engine.is_behind:
                 self.news.set()
             took_s = time.monotonic() - began_s
             self.metrics.ticked(took_s)
@@ -141,8 +142,8 @@ class Turns:
             await asyncio.sleep(min(HEARTBEAT_S, self.lease_s / 4))
             try:
                 await self.writer.run(self._stand)
-                if self.clock() - self._noted_s >= HEARTBEAT_S:
-                    await self.writer.run(self._note)
+                if abs(self.clock() - self._noted.at_s) >= HEARTBEAT_S:  # a clock may be set back
+                    self._noted = await self.writer.run(self._note)
             except Exception:  # as above; without a beat another replica takes over, which is right
                 log.exception("beat failed; trying again")
 
@@ -152,26 +153,29 @@ class Turns:
             now, known = self.clock(), session.connection.scalar(alive)
             self.engine.wake(session, alive_until_s=now if known is None else float(known), now=now)
 
-    def _note(self, session: Session) -> None:
-        """Remember until when the engine had a leader, when devices were last seen, and how they say they answer."""
-        connection, now, noted_s = session.connection, self.clock(), self._noted_s
+    def _note(self, session: Session) -> "_Noted":
+        """Remember until when the engine had a leader; hear when devices called others and how they answer, and tell it of those here."""
+        connection, now, before = session.connection, self.clock(), self._noted
         if self.leadership.leads:
             self.leadership.check(connection)
             connection.execute(delete(tables.facts).where(tables.facts.c.name == "alive_until_s"))
             connection.execute(insert(tables.facts).values(name="alive_until_s", value=repr(now)))
-        mine = [{"key": device, "at_s": at_s} for device, at_s in list(self.roster.seen.items()) if at_s >= noted_s]
-        if mine:
-            connection.execute(_SEEN, mine)
-        devices = tables.devices.c
-        others = select(devices.device_id, devices.last_seen_s).where(devices.last_seen_s >= self._read_s - 2 * HEARTBEAT_S)
-        for device, at_s in connection.execute(others):
-            self.roster.seen[device] = max(at_s, self.roster.seen.get(device, 0.0))
-        write_served(connection, {device: told for device, told in list(self.roster.served.items()) if told.told_s >= noted_s})
-        for device, told in read_served(connection, since_s=self._read_s - 2 * HEARTBEAT_S):
-            known = self.roster.served.get(device)
-            if known is None or known.told_s < told.told_s:
-                self.roster.served[device] = told
-        self._noted_s = self._read_s = now
+        seen, served = self.roster.seen, self.roster.served
+        mine = {device: at_s for device, at_s in list(seen.items()) if at_s >= before.at_s}
+        answers = {device: told for device, told in list(served.items()) if told.told_s >= before.at_s}
+        heard = hear(connection, after=before.telling, now=now)
+        for device, told in read_served(connection, after=before.telling):
+            called_s, called_there_s = heard[device]
+            told = replace(told, told_s=min(called_s, called_s - (called_there_s - told.told_s)))
+            if device not in served or served[device].told_s < told.told_s:
+                served[device] = told
+        for device, (called_s, _) in heard.items():
+            seen[device] = max(called_s, seen.get(device, 0.0))
+        tell(connection, mine, now=now)
+        write_served(connection, answers)
+        if (database_s := tables.clock_of(connection)) is not None:
+            self.metrics.clock_ahead(self.clock() - database_s)
+        return _Noted(at_s=now, telling=newest(connection))
 
     async def _look(self) -> None:
         """Take in what other replicas committed, and say whether this one is well and every rollout's log holds."""
@@ -196,17 +200,51 @@ class Turns:
                     now = self.clock()
                     if self.repository.timestamp_expires - utc(now) < TIMESTAMP_VALID * 0.75:
                         await asyncio.to_thread(self.repository.resign_timestamp, now=utc(now))
+                self.engine.sign_with(await asyncio.to_thread(self.own_signer))
+                if self.leadership.leads:
+                    await self._sign_anew()
                     await self.writer.run(lambda session: self._tidy(session, self.clock()))
                 await self.writer.run(lambda session: self.roster.forget_old())
                 self.metrics.timestamp_expires(self.repository.timestamp_expires.timestamp())
+                self._tell_ends(await asyncio.to_thread(lambda: self.repository.expiries))
             except Exception:  # signing goes on at the next turn; the metric shows when it does not
                 log.exception("housekeeping failed; trying again")
             await asyncio.sleep(HOUSEKEEPING_S)
 
+    def _tell_ends(self, expiries: Mapping[str, datetime]) -> None:
+        """What only a person renews is told a month ahead, at each turn."""
+        self.metrics.metadata_expires(expiries)
+        for role in ("root", "targets", ROLE_RELEASES):
+            left = expiries[role] - utc(self.clock())
+            if left < SOON:
+                extra = {"role": role, "days": left.days, "action": "kdpipe keys show DIR"}
+                log.warning("release metadata ends soon, and installs with it", extra=extra)
+
+    async def _sign_anew(self) -> None:
+        """Assignments near their end, or by a key that was replaced: a slice at a time, so that calls and passes come between."""
+        while True:
+            began_s = time.monotonic()
+            if not await self.writer.run(self._refresh):
+                return
+            await asyncio.sleep(min(ENGINE_SHARE * (time.monotonic() - began_s), LIVE_TICK_S))
+
+    def _refresh(self, session: Session) -> int:
+        self.leadership.check(session.connection)
+        return self.engine.refresh(session, now=self.clock())
+
     def _tidy(self, session: Session, now: float) -> None:
         self.leadership.check(session.connection)
-        self.engine.refresh(session, now=now)
         old_s = now - KEPT.total_seconds()
         forget_reports(session.connection, now=now)
         session.connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_s < old_s))
         forget_served(session.connection, before_s=old_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Noted:
+    """How far the last beat came that was committed."""
+
+    at_s: float
+    """Until when this replica's `seen` and `served` were told."""
+    telling: int
+    """Number of the last telling that it has heard, or was its own."""

@@ -1,8 +1,10 @@
 """The one thread that changes the database, and the transactions it runs.
 
 Jobs of concurrent calls share a transaction: the thread takes what waits (and what comes within `SHARE_S`, where the transaction before
-has only just ended), commits, and only then answers. A job that refuses (raises) is undone by itself; a commit that fails fails every
-job in it, and the roster stays as it was. The roster changes only after the commit, so nobody ever reads what a crash could take back.
+has only just ended), commits, and only then answers. A job that refuses (raises) is undone by itself. Where the database refuses what one
+of them brings, the transaction is undone and its jobs run again in smaller ones, so that job alone fails; a job may run more than once.
+What the disk or the connection refuses fails every job. The roster changes only after the commit, so nobody ever reads what a crash
+could take back.
 A transaction first takes in what other replicas committed (`Roster.catch_up`), under a lock that all of them respect: no job ever
 decides on an old picture.
 """
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, insert, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
 from pipeline.errors import FleetError, KdpipeError
 from pipeline.rollout.events import Event, encode_facts
@@ -40,6 +42,8 @@ _UPDATE_DEVICE = (
 _ADD_DEVICE, _ADD_REPORT, _ADD_EVENT = insert(tables.devices), insert(tables.reports), insert(tables.rollout_events)
 _UPDATE_ROLLOUT = update(tables.rollouts).where(tables.rollouts.c.rollout_id == bindparam("key"))
 _CHANGED = update(tables.changes)
+_OF_THE_STORE = (OperationalError, InterfaceError, InternalError, OSError)
+"""A full disk, a lock, a connection that is gone: nobody's statement is to blame, and the next transaction would hear the same."""
 
 
 class StoreUnavailableError(FleetError):
@@ -273,16 +277,14 @@ class Writer:
                 connection.close()
 
     def _transact(self, calls: list[_Call]) -> list[_Done]:
+        """Run the calls in one transaction, or in several where one of them brings what the database does not take."""
         began_s = time.monotonic()
         try:
-            connection = self._connected()
-            with connection.begin():
-                if self._roster.catch_up(connection):
-                    self._on_foreign()
-                shared = Session(connection, self._roster)
-                done = [(call, *_attempt(call.job, shared, self._roster)) for call in calls]
-                is_changed = shared.flush(seen=self._roster.seen)
+            done, shared, is_changed = self._commit(calls)
         except Exception as error:  # whatever it is, the calls must hear of it and the thread must go on
+            if len(calls) > 1 and not _is_of_the_store(error):
+                half = len(calls) // 2
+                return self._transact(calls[:half]) + self._transact(calls[half:])
             log.exception("transaction failed", extra={"jobs": len(calls)})
             self._disconnect()
             failure = StoreUnavailableError(" ".join(str(getattr(error, "orig", None) or error).split())[:200])
@@ -294,6 +296,20 @@ class Writer:
         self.current_s = began_s
         self._on_commit(len(calls), time.monotonic() - began_s)
         return done
+
+    def _commit(self, calls: list[_Call]) -> tuple[list[_Done], Session, bool]:
+        """What became of each call, what they changed together, and whether the roster changes with it."""
+        connection = self._connected()
+        with connection.begin():
+            if self._roster.catch_up(connection):
+                self._on_foreign()
+            shared = Session(connection, self._roster)
+            done = [(call, *_attempt(call.job, shared, self._roster)) for call in calls]
+            return done, shared, shared.flush(seen=self._roster.seen)
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    return isinstance(error, _OF_THE_STORE) or getattr(error, "connection_invalidated", False)
 
 
 def _attempt(job: Job, shared: Session, roster: Roster) -> tuple[Any, BaseException | None]:

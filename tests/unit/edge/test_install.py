@@ -410,7 +410,7 @@ def test_expired_metadata_blocks_an_install_and_never_the_running_model(world: W
     made.later(timedelta(days=3))
     with pytest.raises(MetadataRefusedError) as refused:
         made.install(world.targets[2], 2)
-    assert refused.value.expired
+    assert refused.value.by_clock
     assert made.record.current.state == "CHECK"
     assert world.check_answer(made) == world.targets[1].digest
     made.now = NOW

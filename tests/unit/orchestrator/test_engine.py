@@ -24,6 +24,7 @@ from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import utc
 from workers.orchestrator.roster import DeviceRow, Roster
 from workers.orchestrator.served import Served
+from workers.orchestrator.unfinished import unfinished
 from workers.orchestrator.writer import StoreUnavailableError, Writer
 
 START_S = 1_800_000_000.0
@@ -79,7 +80,7 @@ class World:
 
     def open(self) -> None:
         self.database: Database = tables.open_database(tables.database_url(self.folder))
-        self.roster = Roster()
+        self.roster = Roster(lambda: self.now)
         with self.database.begin() as connection:
             self.roster.load(connection)
         self.writer = Writer(self.database, self.roster)
@@ -212,6 +213,75 @@ def test_assignments_near_their_end_are_signed_anew_under_the_same_generation(wo
     assert (after.generation, after.digest) == (before.generation, before.digest)
     assert after.expires > before.expires
     assert world.writer.submit(lambda session: world.engine.refresh(session, now=world.now)).result(10) == 0
+
+
+def test_a_new_assignment_key_signs_everything_anew_under_the_same_generation(world: World) -> None:
+    world.add("d-1")
+    world.roll(1)
+    before, world.signer = world.assignment("d-1"), CryptoSigner.generate_ed25519()
+    world.engine.sign_with(world.signer)
+    assert world.writer.submit(lambda session: world.engine.refresh(session, now=world.now)).result(10) == 1
+    assert world.assignment("d-1").generation == before.generation
+
+
+def test_many_assignments_are_signed_anew_in_slices_and_a_crash_between_two_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SLICE", 2)
+    world.add(*"abcde")
+    world.roll(1, in_flight_first=9)
+    for _ in range(3):
+        world.tick()
+    world.now += ASSIGNMENT_VALID.total_seconds() * 0.6
+    signed = []
+    for _ in range(4):
+        signed.append(world.writer.submit(lambda session: world.engine.refresh(session, now=world.now)).result(10))
+        world.crash()
+    assert signed == [2, 2, 1, 0]
+    assert len({row.expires_s for row in world.roster.devices.values()}) == 1
+
+
+def passes(world: World) -> int:
+    """Passes until nothing is left behind, a crash before each."""
+    for count in range(1, 20):
+        world.crash()
+        world.tick()
+        if not world.engine.is_behind:
+            return count
+    raise AssertionError("the engine never catches up")
+
+
+def test_a_revert_of_many_goes_on_in_slices_over_crashes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add(*"abcde")
+    for number in (1, 2):
+        world.roll(number, in_flight_first=9)
+    monkeypatch.setattr(engine, "SLICE", 2)
+    world.order(order(3, in_flight_first=9))
+    world.act("r3")
+    assert passes(world) == 2, "two were offered with the action, and the rest in two passes"
+    assert {row.target for row in world.roster.devices.values()} == {target_path("small", 3)}
+    world.act("r3", Action.ABORT_REVERT)
+    passes(world)
+    assert {row.target for row in world.roster.devices.values()} == {target_path("small", 2)}
+
+
+def test_offers_of_an_aborted_rollout_are_all_called_back_before_the_next_one_begins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add(*"abcdefg")
+    world.roll(1, in_flight_first=9)
+    world.order(order(2, in_flight_first=9))
+    world.act("r2")
+    monkeypatch.setattr(engine, "SLICE", 2)
+    world.writer.submit(lambda session: world.engine.act(session, "r2", Action.ABORT_KEEP, now=world.now)).result(10)
+    world.order(order(1, rollout_id="again", in_flight_first=9))
+    world.writer.submit(lambda session: world.engine.act(session, "again", Action.APPROVE, now=world.now)).result(10)
+    held = [target_path("small", 1)] * 2 + [target_path("small", 2)] * 5
+    assert sorted(row.target for row in world.roster.devices.values()) == held
+    passes(world)
+    assert {row.target for row in world.roster.devices.values()} == {target_path("small", 1)}
+    assert {member.previous for member in world.roster.rollouts["again"].members.values()} == {target_path("small", 1)}
+    world.tick()
+    with world.database.begin() as connection:
+        assert unfinished(connection) == frozenset()
 
 
 def test_the_same_order_again_is_the_same_rollout_and_another_content_is_refused(world: World) -> None:

@@ -330,6 +330,15 @@ def test_actions_that_a_state_does_not_allow_are_refused_with_the_state(orchestr
         orchestrator.operator.approve("r2")
 
 
+@pytest.mark.parametrize("bad", ["a\0b", "", "r 1", "x" * 81])
+def test_a_rollout_that_nobody_could_have_created_is_not_looked_for(shared: RunningOrchestrator, bad: str) -> None:
+    operator = shared.operator
+    for attempt in (lambda: operator.get_rollout(bad), lambda: operator.control(bad, Action.PAUSE), lambda: operator.events(bad)):
+        with pytest.raises(OrchestratorRefusedError, match="rollout_id") as refused:
+            attempt()
+        assert refused.value.code == "INVALID_ARGUMENT"
+
+
 @pytest.mark.parametrize("changes", [{"population": "Bad Name"}, {"count": 100_000}, {"valid_s": -1.0}, {"valid_s": 1e12}])
 def test_tokens_without_measure_are_refused(shared: RunningOrchestrator, changes: dict[str, object]) -> None:
     with pytest.raises(OrchestratorRefusedError):

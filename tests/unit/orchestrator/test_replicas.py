@@ -86,6 +86,17 @@ def test_the_leader_knows_how_devices_answer_that_call_another_replica(pair: Pai
     assert found.serving.answers == 7
 
 
+def test_clocks_that_differ_make_no_device_look_away(pair: Pair) -> None:
+    leader, follower = pair
+    leader.clock.ahead_s = 20.0
+    (here,), (there,) = leader.devices(1), follower.devices(1)
+    for running in (leader, follower, leader):
+        turns = running.orchestrator._turns
+        turns._noted = turns.writer.submit(turns._note).result(10)  # type: ignore[union-attr]
+    for running, device in ((leader, there), (follower, here)):
+        assert abs(running.clock() - running.orchestrator.roster.seen[device.device_id]) < 6.0
+
+
 def test_a_device_revoked_at_one_replica_is_refused_at_the_other(pair: Pair) -> None:
     first, second = pair
     (device,) = first.devices(1)

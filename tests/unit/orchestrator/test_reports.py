@@ -1,5 +1,7 @@
 """What devices say is applied once and in order, whatever order and however often it arrives."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,6 +68,20 @@ def test_repeats_and_splits_in_order_end_in_the_same_state(said: list[tuple[int,
     row, second = take(row, ordered[back:], now=1.0)
     assert row == at_once
     assert first + second == ordered, "each is new exactly once"
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("x\0y", "x y"),
+        ("\x1b[31mred\r\n", " [31mred  "),
+        ("\u202efdp.exe\ud800", " fdp.exe "),
+        ("caf\u00e9, 70 %", "caf\u00e9, 70 %"),
+        ("x" * 501, "x" * 500),
+    ],
+)
+def test_what_no_database_takes_and_what_steers_a_terminal_is_not_kept(told: str, kept: str) -> None:
+    assert check_report(replace(report(1, reports.CHECK), detail=told)).detail == kept
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import socket
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ from pipeline.releases.repository import TIMESTAMP_VALID
 from pipeline.rollout.rollout import RolloutState
 from tests.kit.orchestrators import RunningOrchestrator
 from workers.metrics import MetricsPortError
+from workers.orchestrator.pki import utc
 from workers.orchestrator.ports import PICKED, Ports, PortsFileError, PortTakenError, settled
 from workers.orchestrator.server import Orchestrator, Settings
 
@@ -115,6 +117,20 @@ def test_the_timestamp_is_signed_again_before_it_ends(orchestrator: RunningOrche
     orchestrator.clock.ahead_s = TIMESTAMP_VALID.total_seconds() * 0.6
     orchestrator.restart()
     orchestrator.wait_for(lambda: device.metadata("timestamp.json") != before)
+
+
+def test_metadata_that_only_a_person_renews_is_told_of_a_month_before_it_ends(
+    shared: RunningOrchestrator, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns, ends = shared.orchestrator._turns, 'kdpipe_orchestrator_metadata_expires_unix_seconds{role="root"}'
+    assert turns is not None
+    expiries = dict(turns.repository.expiries)
+    shared.wait_for(lambda: scrape(shared).get(ends) == expiries["root"].timestamp())
+    caplog.clear()
+    turns._tell_ends(expiries)
+    assert not caplog.records
+    turns._tell_ends({**expiries, "root": utc(shared.clock()) + timedelta(days=29, hours=1)})
+    assert [(record.levelname, vars(record)["role"], vars(record)["days"]) for record in caplog.records] == [("WARNING", "root", 29)]
 
 
 def test_metrics_count_from_zero_and_name_no_device(orchestrator: RunningOrchestrator) -> None:

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text
 
 from pipeline.errors import FleetError
 from pipeline.rollout.evidence import DeviceFacts, Evidence, Serving
@@ -19,7 +20,8 @@ from pipeline.rollout.rollout import Rollout, RolloutState
 from pipeline.rollout.steering import Action, advance, command, create
 from workers.orchestrator import tables
 from workers.orchestrator.enrolment import create_tokens, enrol
-from workers.orchestrator.leadership import FencedError, Leadership
+from workers.orchestrator.leadership import FencedError, Leadership, replica_name
+from workers.orchestrator.presence import hear, newest, tell
 from workers.orchestrator.refusals import TokenRefusedError
 from workers.orchestrator.report_log import KEPT, KEPT_OF_A_DEVICE, forget_reports
 from workers.orchestrator.roster import DeviceRow, Roster, read_rollout
@@ -36,7 +38,8 @@ class Replica:
     """Its part of an orchestrator that is about the database."""
 
     def __init__(self, url: str) -> None:
-        self.database, self.roster, self.foreign = tables.open_database(url), Roster(), 0
+        self.now_s = 2.0e9
+        self.database, self.roster, self.foreign = tables.open_database(url), Roster(lambda: self.now_s), 0
         with self.database.begin() as connection:
             self.roster.load(connection)
         self.writer = Writer(self.database, self.roster, on_foreign=self._hear)
@@ -71,6 +74,11 @@ def _open_replica(store_url: str) -> Iterator[Callable[[], Replica]]:
 @pytest.fixture(name="replicas")
 def _replicas(open_replica: Callable[[], Replica]) -> tuple[Replica, Replica]:
     return open_replica(), open_replica()
+
+
+def report(device: str, incarnation: int, sequence: int, received_s: float) -> dict[str, object]:
+    values = {"device_id": device, "incarnation": incarnation, "sequence": sequence, "received_s": received_s}
+    return {**values, "generation": 1, "digest": "", "state": 1, "failure_code": "", "detail": "", "shadow": None}
 
 
 def grow(session: Session) -> int:
@@ -210,7 +218,7 @@ def test_a_refused_job_is_undone_alone(replicas: tuple[Replica, Replica]) -> Non
     wait(futures, timeout=20)
     assert [futures[0].result(), futures[2].result()] == [1, 2]
     there.look()
-    assert there.roster.devices["d-1"] == replace(ROW, generation=2)
+    assert there.roster.devices["d-1"] == replace(ROW, generation=2, last_seen_s=0.0)
     with here.database.begin() as connection:
         assert connection.scalar(select(func.count()).select_from(tables.tokens)) == 0
 
@@ -227,6 +235,27 @@ def test_a_database_error_changes_nothing_and_the_next_transaction_works(replica
     assert there.roster.devices["d-1"].generation == 1
 
 
+def test_what_one_job_brings_and_no_database_takes_fails_that_job_alone(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+    held = threading.Event()
+    jobs: list[Callable[[Session], object]] = [
+        lambda session: held.wait(10),
+        grow,
+        lambda session: session.add_report(report("d-1", 1, 1, 1e9) | {"detail": "\ud800"}),
+        grow,
+        lambda session: session.connection.execute(insert(tables.changes).values(id=1, revision=0)),
+        grow,
+    ]
+    done = [here.writer.submit(job) for job in jobs]
+    held.set()
+    wait(done, timeout=20)
+    assert [future.exception() and type(future.exception()) for future in done[2::2]] == [StoreUnavailableError] * 2
+    assert [future.result() for future in done[1::2]] == [1, 2, 3]
+    there.look()
+    assert there.roster.devices["d-1"].generation == 3
+
+
 def told(at_s: float, answers: int = 7) -> Served:
     return Served(digest="a" * 64, told_s=at_s, serving=Serving(answers=answers, confidence_mean=0.5, latency_p50_ms=0.1 + 0.2))
 
@@ -238,17 +267,52 @@ def test_how_a_device_answers_is_one_value_that_a_late_call_never_sets_back(repl
     here.do(lambda s: write_served(s.connection, {}))
     kept = {"d-1": told(20.0), "d-2": told(30.0, answers=2), "d-3": told(30.0)}
     assert here.do(lambda s: dict(read_served(s.connection))) == kept
-    assert here.do(lambda s: dict(read_served(s.connection, since_s=25.0))) == {name: kept[name] for name in ("d-2", "d-3")}
+    there.do(lambda s: tell(s.connection, {"d-1": 20.0}, now=20.0))
+    after = here.writer.submit(lambda s: newest(s.connection)).result(20)
+    there.do(lambda s: tell(s.connection, dict.fromkeys(("d-2", "d-3"), 30.0), now=30.0))
+    assert here.do(lambda s: dict(read_served(s.connection, after=after))) == {name: kept[name] for name in ("d-2", "d-3")}
     here.do(lambda s: forget_served(s.connection, before_s=30.0))
     assert there.do(lambda s: set(dict(read_served(s.connection)))) == {"d-2", "d-3"}
 
 
-def test_a_database_of_the_version_before_gets_what_it_lacks_and_keeps_what_it_has(open_replica: Callable[[], Replica]) -> None:
+def test_when_a_device_called_is_told_without_comparing_clocks(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda s: tell(s.connection, {"d-1": 995.0, "d-2": 1000.5}, now=1000.0))
+    heard = there.do(lambda s: hear(s.connection, after=0, now=20.0))
+    assert heard == {"d-1": (15.0, 995.0), "d-2": (20.0, 1000.5)}
+    last = there.writer.submit(lambda s: newest(s.connection)).result(20)
+    assert there.do(lambda s: hear(s.connection, after=last, now=25.0)) == {}
+    there.do(lambda s: tell(s.connection, {"d-1": 22.0}, now=25.0))
+    here.do(lambda s: tell(s.connection, {}, now=1010.0))
+    assert here.do(lambda s: hear(s.connection, after=last, now=1010.0)) == {"d-1": (1007.0, 22.0)}, "however far behind that clock is"
+
+
+def test_a_device_that_reports_to_another_replica_has_called_just_now(replicas: tuple[Replica, Replica]) -> None:
+    here, there = replicas
+    here.do(lambda session: session.add_device(ROW))
+    there.look()
+    assert there.roster.seen == {}, "what it is assigned elsewhere is no call"
+    here.do(lambda session: session.put_device(replace(ROW, incarnation=1, sequence=1)))
+    there.now_s = 3.0e9
+    there.look()
+    assert (there.roster.seen["d-1"], there.roster.devices["d-1"].last_seen_s) == (3.0e9, 3.0e9)
+
+
+def test_no_call_is_later_than_the_start_of_who_reads_of_it(open_replica: Callable[[], Replica]) -> None:
+    ahead = open_replica()
+    ahead.do(lambda session: session.add_device(replace(ROW, last_seen_s=2.5e9)))
+    ahead.do(lambda s: tell(s.connection, {"d-1": 2.6e9}, now=2.6e9))
+    assert open_replica().roster.seen == {"d-1": 2.0e9}
+
+
+@pytest.mark.parametrize("version", tables.GROWN_FROM)
+def test_a_database_of_a_version_before_gets_what_it_lacks_and_keeps_what_it_has(open_replica: Callable[[], Replica], version: str) -> None:
     old = open_replica()
     old.do(lambda session: session.add_device(ROW))
     with old.database.begin() as connection:
-        tables.served.drop(connection)
-        connection.execute(tables.facts.update().where(tables.facts.c.name == "schema_version").values(value=tables.GROWN_FROM))
+        for table in (tables.seen, tables.served)[: 4 - int(version)]:
+            table.drop(connection)
+        connection.execute(tables.facts.update().where(tables.facts.c.name == "schema_version").values(value=version))
     new = open_replica()
     assert new.roster.devices == {"d-1": ROW}
     new.do(lambda s: write_served(s.connection, {"d-1": told(1.0)}))
@@ -331,12 +395,31 @@ def test_who_resigns_is_followed_at_once_and_who_starts_again_does_not_wait_for_
         there.do(lambda s: b.check(s.connection))
 
 
+def test_two_replicas_of_one_name_do_not_take_the_lead_from_each_other_for_ever(replicas: tuple[Replica, Replica]) -> None:
+    (here, there), (a, b) = replicas, (Leadership("same") for _ in "ab")
+    assert here.do(lambda s: a.step(s.connection)) is True
+    assert there.do(lambda s: b.step(s.connection)) is True
+    for _ in range(3):
+        assert here.do(lambda s: a.step(s.connection)) is False
+        assert there.do(lambda s: b.step(s.connection)) is False
+    assert (a.leads, b.leads, b.term) == (False, True, 2)
+
+
+def test_a_replica_keeps_its_name_in_its_folder_and_no_other_has_it(tmp_path: Path) -> None:
+    folders = [tmp_path / host / "a-path-that-is-long-enough-to-fill-a-column-of-eighty-characters-by-itself" for host in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    one, other = (replica_name(folder, "host") for folder in folders)
+    assert one != other
+    assert one.startswith("host ")
+    assert replica_name(folders[0], "host") == one
+    (folders[0] / "replica").write_bytes(b"\0" * 16)
+    assert replica_name(folders[0], "h" * 80) not in (one, other)
+    assert len(replica_name(folders[0], "h" * 80)) <= 80
+
+
 def test_of_a_device_that_reports_without_end_the_newest_are_kept_and_all_of_the_others(open_replica: Callable[[], Replica]) -> None:
     replica = open_replica()
-
-    def report(device: str, incarnation: int, sequence: int, received_s: float) -> dict[str, object]:
-        values = {"device_id": device, "incarnation": incarnation, "sequence": sequence, "received_s": received_s}
-        return {**values, "generation": 1, "digest": "", "state": 1, "failure_code": "", "detail": "", "shadow": None}
 
     def fill(session: Session) -> None:
         for sequence in range(1, KEPT_OF_A_DEVICE + 51):

@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from pipeline.errors import FolderBusyError, KdpipeError
-from pipeline.releases import sealing
+from pipeline.releases import rotation, sealing
 from pipeline.releases.assignment import Assignment, AssignmentRefusedError, sign_assignment, verify_assignment
 from pipeline.releases.journal import JOURNAL, JournalBrokenError, commit, finish
-from pipeline.releases.keys import KeyLockedError, Unlock, load_key
+from pipeline.releases.keys import KeyLockedError, KeyNotListedError, Unlock, load_key
+from pipeline.releases.online import OnlineRepository
 from pipeline.releases.published import read_published
-from pipeline.releases.repository import MetadataInvalidError, create_repository, parse_metadata, sign_metadata
+from pipeline.releases.repository import (
+    MetadataInvalidError,
+    create_repository,
+    parse_metadata,
+    sign_metadata,
+    sign_snapshot,
+    sign_timestamp,
+)
 from pipeline.releases.rotation import ROLES, RotationUnclearError, SignaturesMissingError
 from pipeline.rollout import device as machine
 from pipeline.rollout import heard
@@ -26,6 +35,7 @@ from pipeline.rollout.device_file import from_json, to_json
 from tests.kit.bundles import NOW, Trust, target_of, text_bundle
 from tests.kit.devices import Device
 from tests.kit.kill_switch import KillSwitch
+from workers.driver import rekeying
 from workers.driver.folder import Holder, RunFolder
 from workers.driver.passphrases import Passphrases
 from workers.driver.rekeying import Rekeyed, rekey
@@ -223,11 +233,26 @@ def test_an_expired_root_and_expired_targets_are_renewed_and_devices_come_back(r
     device.later(timedelta(days=400))
     with pytest.raises(MetadataRefusedError) as refused:
         device.trust.refresh(device.now)
-    assert refused.value.expired
-    repository.rotate(renew=("root", "targets"), now=device.now)
+    assert refused.value.by_clock, "nothing that is signed says that it is so late"
+    repository.trust.online().resign_timestamp(now=device.now)
+    for role, renew in (("root", ("root",)), ("targets", ("targets",)), ("releases", ())):
+        with pytest.raises(MetadataRefusedError, match=f"the fleet let it expire: .*{role}") as refused:
+            sees(device)
+        assert not refused.value.by_clock
+        if renew:
+            repository.rotate(renew=renew, now=device.now)
     repository.trust.online().publish(repository.trust.signer().renew(now=device.now), None, now=device.now)
     assert sees(device)
     assert read_published(repository.folder.releases).root.signed.version == 2
+
+
+def test_a_timestamp_that_its_key_did_not_sign_does_not_say_that_the_clock_is_right(repository: Repository, device: Device) -> None:
+    device.later(timedelta(days=400))
+    forged = sign_timestamp(1, CryptoSigner.generate_ed25519(), version=9, now=device.now)
+    device.rewrite_metadata = lambda name, data: forged if name == "timestamp.json" else data
+    with pytest.raises(MetadataRefusedError) as refused:
+        device.trust.refresh(device.now)
+    assert refused.value.by_clock
 
 
 def test_a_far_future_that_a_stolen_timestamp_key_signed_counts_until_a_new_root_comes(repository: Repository, device: Device) -> None:
@@ -236,7 +261,7 @@ def test_a_far_future_that_a_stolen_timestamp_key_signed_counts_until_a_new_root
     later = NOW + timedelta(days=4000)
     with pytest.raises(MetadataRefusedError) as refused:
         device.trust.refresh(later)
-    assert refused.value.expired
+    assert refused.value.by_clock
     assert record.signed_root == device.trust.root_version == 1
     repository.rotate("timestamp", "snapshot", "assignment")
     with pytest.raises(MetadataRefusedError):
@@ -304,6 +329,73 @@ def test_a_live_run_and_a_live_orchestrator_are_not_pulled_from_under(repository
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(FolderBusyError, match="its orchestrator"):
             repository.rotate("timestamp")
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_an_orchestrator_elsewhere_signs_with_the_new_key_or_not_at_all(
+    repository: Repository, device: Device, role: str, tmp_path: Path
+) -> None:
+    releases, keys = repository.folder.releases, repository.folder.keys / "online"
+    live, stale = OnlineRepository(releases, keys), OnlineRepository(releases, shutil.copytree(keys, tmp_path / "old"))
+    repository.rotate(role)
+    before = repository.read("timestamp.json")
+    for attempt in (lambda: stale.resign_timestamp(now=NOW), lambda: OnlineRepository(releases, tmp_path / "old")):
+        with pytest.raises(KeyNotListedError, match=rf"old/{role}\.pem: .*`kdpipe keys rotate DIR {role}`"):
+            attempt()
+    assert repository.read("timestamp.json") == before
+    live.resign_timestamp(now=NOW)
+    assert sees(device)
+    assert stale.targets().keys() == {PATH}, "it goes on serving"
+
+
+def test_an_orchestrator_whose_assignment_key_does_not_count_does_not_start(repository: Repository) -> None:
+    path = repository.folder.keys / "online" / "assignment.pem"
+    old, live = load_key(path), repository.trust.online()
+    live.check_assignments(old, path)
+    repository.rotate("assignment")
+    with pytest.raises(KeyNotListedError, match="does not list for assignment"):
+        live.check_assignments(old, path)
+
+
+def test_nobody_signs_while_keys_change(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(*given: Any, **options: Any) -> dict[str, bytes]:
+        with (repository.folder.releases / "lock").open("a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return rotation.rotate(*given, **options)
+
+    monkeypatch.setattr(rekeying, "rotate", held)
+    repository.rotate("timestamp")
+
+
+def test_an_old_online_key_signs_no_new_root(repository: Repository) -> None:
+    key = repository.folder.keys / "online" / "timestamp.pem"
+    old = key.read_bytes()
+    repository.rotate("timestamp")
+    key.write_bytes(old)
+    with pytest.raises(SignaturesMissingError, match="timestamp metadata: 0 of its keys"):
+        repository.rotate(renew=("root",))
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_what_an_old_key_signed_over_the_new_is_mended_by_new_keys(repository: Repository, device: Device, role: str) -> None:
+    """An orchestrator of an earlier version did that, and then nothing opened the repository."""
+    keys = {name: load_key(repository.folder.keys / "online" / f"{name}.pem") for name in ("timestamp", "snapshot")}
+    repository.rotate(role)
+    published = read_published(repository.folder.releases)
+    version = published.snapshot.signed.version + (role == "snapshot")
+    if role == "snapshot":
+        repository.write(
+            f"{version}.snapshot.json", sign_snapshot(published.snapshot.signed.meta, keys["snapshot"], version=version, now=NOW)
+        )
+    stamp = sign_timestamp(version, keys["timestamp"], version=published.timestamp.signed.version + 1, now=NOW)
+    repository.write("timestamp.json", stamp)
+    with pytest.raises(MetadataRefusedError):
+        sees(device)
+    with pytest.raises(MetadataInvalidError, match=f"{role}.*`kdpipe keys rotate DIR {role}`"):
+        repository.trust.online()
+    assert role in repository.rotate(role).mended
+    assert sees(device)
+    assert repository.trust.online().resign_timestamp(now=NOW)
 
 
 def test_a_sealed_key_is_not_replaced_by_an_open_one_in_silence(tmp_path: Path) -> None:

@@ -97,7 +97,12 @@ def _change(
         elsewhere=elsewhere,
     )
     if as_json:
-        facts = {"keys": dict(done.keyids), "files": [str(path) for path in done.files], "metadata": list(done.metadata)}
+        facts = {
+            "keys": dict(done.keyids),
+            "files": [str(path) for path in done.files],
+            "metadata": list(done.metadata),
+            "mended": done.mended,
+        }
         typer.echo(json.dumps(facts))
     else:
         typer.echo("\n".join(_lines(done, folder.keys)))
@@ -106,6 +111,8 @@ def _change(
 def _lines(done: "Rekeyed", keys: Path) -> list[str]:
     lines = [f"{role}: new key {keyid[:8]}" for role, keyid in done.keyids.items()]
     lines.append(f"signed {', '.join(done.metadata)}")
+    if done.mended:
+        lines.append(f"mended: {done.mended}; look with `kdpipe releases ls DIR` whether what is published is what should be")
     away = [path for path in done.files if path.parent.name == "offline"]
     if away:
         lines.append(f"move {', '.join(str(path) for path in away)} to offline storage now; nothing that runs needs it")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import pipeline.students.export as export
 from pipeline.students.export import export_student
 from pipeline.students.models import MODELS, Student, StudentBuildError, build_student
+from pipeline.students.onnx_file import to_onnx
 from pipeline.students.quantisers import held
 from tests.kit.students import numbers, spec
 
@@ -60,7 +61,7 @@ def test_a_net_that_the_quantisers_pass_over_ships_as_the_floats_that_it_is_and_
 ) -> None:
     torch.manual_seed(1)
     student = Student(module=Recurrent(), kind="floats", width=4, jitter_bytes=0)
-    plain, floats = export.to_onnx("own", student)
+    plain, floats = to_onnx("own", student)
     monkeypatch.setattr(export, "to_onnx", lambda *_: (onnx.ModelProto.FromString(plain.SerializeToString()), floats))
     samples = {"fit": numbers(40, seed=2), "choose": numbers(40, seed=3)}
     found = export_student(name="own", student=student, out=tmp_path / "whole", **samples)  # type: ignore[arg-type]
@@ -78,6 +79,6 @@ def test_float_parts_that_are_no_submodules_are_refused_before_anything_is_train
     monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...] | str, named: str
 ) -> None:
     own = type("Own", (Recurrent,), {"float_parts": parts})
-    monkeypatch.setitem(MODELS, "own", own)  # type: ignore[arg-type]
+    monkeypatch.setitem(MODELS, "own", own)
     with pytest.raises(StudentBuildError, match=rf"students.small.use: own has float_parts with {named}; expected a tuple .*: rnn, head;"):
         build_student(spec(kind="floats", use="own", options={}))

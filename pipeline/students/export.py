@@ -35,7 +35,7 @@ from pipeline.files import sync_folder, write_atomic
 from pipeline.inputs import InputKind, encode
 from pipeline.students.answering import checked_finite, not_finite
 from pipeline.students.fidelity import Parity, as_right, loss_basis, loss_of, nats_between, parity_of
-from pipeline.students.graph import Graph
+from pipeline.students.graph import Graph, GraphInvalidError
 from pipeline.students.importance import by_tensor, fisher_diagonal
 from pipeline.students.models import Student
 from pipeline.students.onnx_file import GRAPH, WEIGHTS, quantiser_kept_off_the_root_logger, quiet, split, to_onnx
@@ -158,7 +158,8 @@ def _quantise(
             graph = Graph(path, kind=student.kind)
             logits_NK, strange_in_fit = graph.logits(choose.inputs), len(not_finite(graph.logits(fit.inputs)))
         except Exception as error:  # noqa: BLE001 - a user's graph may hold what the quantiser does not know; then it ships unquantised
-            reasons.append(f"{name} failed ({type(error).__name__}: {error})"[:200])
+            said = error.found if isinstance(error, GraphInvalidError) else str(error)  # its path is gone when somebody reads this
+            reasons.append(f"{name} failed ({type(error).__name__}: {' '.join(said.split())})"[:200])
             continue
         strange, loss, nats = len(not_finite(logits_NK)), loss_of(logits_NK, module_logits, choose), nats_between(module_logits, logits_NK)
         lost = f"{name} loses {loss:.4f} on choose, more than {budget:.4f}"
@@ -170,7 +171,8 @@ def _quantise(
         elif loss > budget and not (nats <= NATS_LOST and as_right(logits_NK, module_logits, choose, budget=budget)):
             reasons.append(lost)
         else:
-            chance = [f"{lost}, which may be chance (95 %, paired): its answers are within {nats:.4f} nats"] if loss > budget else []
+            may_be_chance = f"{lost}, which may be chance (95 %, paired): its answers are {nats:.4f} nats off"
+            chance = [may_be_chance] if loss > budget else []
             partly = [f"{name} holds {weights}"] if weights.int8_share < INT8_SHARE_TOLD else []
             return path, "; ".join([*reasons, *chance, *partly])
     return plain, "; ".join(reasons)

@@ -31,7 +31,8 @@ class GateSection(Section):
     memory_max_bytes: int | None = Field(None, ge=1)
     """Most memory of a process that runs the file, at its peak."""
     int8_loss_max: float = Field(0.005, ge=0, le=1)
-    """Most accuracy that rounding to int8 may cost on `choose`; one that would lose more ships in dynamic int8, or in float."""
+    """Most accuracy that rounding to int8 may cost on `choose`. One that would lose more ships in dynamic int8, or in float, unless that
+    may be chance (95 %, paired) and its answers are within 0.005 nats."""
     slice_rows_min: int = Field(30, ge=1)
     """Fewest samples of a slice (a class, a quarter by length, a value of a carried column) that is told and judged."""
     slice_right_min: float | None = Field(None, ge=0, le=1)

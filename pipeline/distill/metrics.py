@@ -1,7 +1,7 @@
 """How good answers are: accuracy, AUC, recall at a fixed false-positive rate, calibration, agreement. Pure numpy.
 
-Shapes: N samples, K classes. Labels are int64 classes, log-probabilities natural. Every function refuses nothing and guesses nothing:
-a figure that the data do not define (no positive sample, no sample at all) is NaN.
+Shapes: N samples, K classes. Labels are int64 classes, log-probabilities natural. Figures refuse nothing and guess nothing: one that the
+data do not define (no positive sample, no sample at all) is NaN. What is fitted refuses answers that are no numbers.
 """
 
 import numpy as np
@@ -102,7 +102,10 @@ def fit_temperature(logits_NK: Floats, target_NK: Floats) -> float:
     """The temperature under which `softmax(logits / T)` has the least cross-entropy with the targets (Guo et al. 2017).
 
     The loss is convex in 1/T; its derivative is bisected within [TEMPERATURE_MIN, TEMPERATURE_MAX]. 1.0 for no samples.
+    Raises ValueError for logits or targets that are not finite: every comparison with NaN would lead to the same end.
     """
+    if not (np.isfinite(logits_NK).all() and np.isfinite(target_NK).all()):
+        raise ValueError("a temperature is fitted to finite logits and targets")
     if not len(target_NK):
         return 1.0
     wanted = float((target_NK * logits_NK).sum(axis=1).mean())

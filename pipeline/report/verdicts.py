@@ -47,7 +47,7 @@ def _verdict(version: Version, *, newest: bool) -> Verdict:
     report, export = version.verdict["report"], version.verdict["export"]
     notes = [f"Judged by {report['basis']}, on the {export['quantisation']} file in onnxruntime."]
     if export["reason"]:
-        notes.append(f"Exported as {export['quantisation']} because {export['reason']}.")
+        notes.append(f"Exported as {export['quantisation']}: {export['reason']}.")
     return Verdict(
         name=version.name,
         ships=report["ships"],

@@ -5,13 +5,17 @@ The module may be anybody's code, so each of these is looked at where the answer
 Shapes: B batch, N samples, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.students.faults import LogitsShapeError, StudentRaisedError
+from pipeline.students.faults import AnswersNotFiniteError, LogitsShapeError, StudentRaisedError
+
+SUM_WITHIN = 1e-3
+"""How far from 1 probabilities may add up: they may come from half floats."""
 
 
 def logits_of(name: str, module: nn.Module, inputs: Tensor, *, classes: int, where: str) -> Tensor:
@@ -31,3 +35,17 @@ def logits_of(name: str, module: nn.Module, inputs: Tensor, *, classes: int, whe
 def not_finite(answers_NK: NDArray[Any]) -> NDArray[np.int64]:
     """Which samples have an answer that is not all finite numbers."""
     return np.flatnonzero(~np.isfinite(answers_NK).all(axis=1))
+
+
+def checked_finite(name: str, answers_NK: NDArray[Any], ids: Sequence[str]) -> NDArray[Any]:
+    """The same answers. Raises AnswersNotFiniteError: neither such a module nor such a file has anything to ship."""
+    strange = not_finite(answers_NK)
+    if len(strange):
+        raise AnswersNotFiniteError(name, len(strange), len(ids), ids[strange[0]])
+    return answers_NK
+
+
+def are_probabilities(answers_NK: NDArray[Any]) -> bool:
+    """Whether answers that should be logits are a distribution in every row: a softmax would soften them once more."""
+    sums_N = answers_NK.sum(axis=1)
+    return len(answers_NK) > 0 and bool((answers_NK >= 0).all() and np.allclose(sums_N, 1, atol=SUM_WITHIN))

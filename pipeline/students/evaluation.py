@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from pipeline.distill import metrics
 from pipeline.distill.losses import NO_LABEL
 from pipeline.inputs import InputKind
-from pipeline.students.graph import Graph
+from pipeline.students.graph import Graph, GraphInvalidError
 from pipeline.students.latency import latencies_in_turn_ms
 from pipeline.students.samples import Samples
+from pipeline.teachers.onnx import external_files
+from pipeline.teachers.teacher import TeacherLoadError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,14 @@ def evaluate_answers(
         **measure(log_probs_NK, samples, classes=classes, positive=positive, fixed_fpr=fixed_fpr),
         latency_p50_ms=float(np.percentile(took_ms, 50)),
         latency_p99_ms=float(np.percentile(took_ms, 99)),
-        size_bytes=sum(path.stat().st_size for path in (candidate.graph, candidate.graph.with_name("weights.bin")) if path.exists()),
+        size_bytes=size_of(candidate.graph),
     )
     return evaluation, log_probs_NK
+
+
+def size_of(graph: Path) -> int:
+    """Bytes of a graph and of the files beside it that hold tensors of it, whatever their names. Raises GraphInvalidError."""
+    try:
+        return sum(path.stat().st_size for path in (graph, *external_files(graph)))
+    except TeacherLoadError as error:
+        raise GraphInvalidError(error.where, error.found, error.expected) from error

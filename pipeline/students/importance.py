@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.inputs import encode
+from pipeline.students.drawing import drawn
 from pipeline.students.models import Student
 from pipeline.students.samples import Samples
 
@@ -23,11 +24,11 @@ CLASSES = 3
 
 
 def fisher_diagonal(student: Student, samples: Samples) -> dict[str, NDArray[np.float64]]:
-    """Of each parameter of the module, by name, in nats: the mean over the first samples of sum_k p_k (d log p_k / d w)^2."""
+    """Of each parameter of the module, by name, in nats: the mean over a draw of the samples of sum_k p_k (d log p_k / d w)^2."""
     module = student.module.eval()
     parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
     sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    rows = samples.inputs[:ROWS] if parameters else ()
+    rows = drawn(samples, ROWS).inputs if parameters else ()
     for row in rows:
         inputs = torch.from_numpy(encode([row], kind=student.kind, width=student.width))
         log_probs_K = module(inputs).float().log_softmax(1)[0]

@@ -24,6 +24,8 @@ from pipeline.teachers.teacher import Teacher, TeacherOutputError, TeacherUnavai
 PARTS = ("fit", "choose", "gate")
 OF_EVERY_SOURCE = frozenset({"sample_id", "input", "label", "problem", "part"})
 SHARES = (0.3, 0.3, 0.4)
+LABELS_MIN = 30
+"""Fewest hard labels by which a part is used that has unlabelled samples, too."""
 READ_ROWS = 1024
 TEACHER_ROWS = 256
 
@@ -83,6 +85,12 @@ class Samples:
     def labelled(self) -> bool:
         """Every sample has a hard label."""
         return len(self) > 0 and bool((self.hard_N != NO_LABEL).all())
+
+    @property
+    def rows_to_count_on(self) -> NDArray[np.int64]:
+        """Those with a hard label, where every sample has one or LABELS_MIN have; none where so few say more of chance than of a model."""
+        rows_M = np.flatnonzero(self.hard_N != NO_LABEL)
+        return rows_M if self.labelled or len(rows_M) >= LABELS_MIN else rows_M[:0]
 
     def take(self, rows: Iterable[int]) -> "Samples":
         chosen = list(rows)

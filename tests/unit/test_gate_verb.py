@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import helper
 from typer.testing import CliRunner
 
 from pipeline.errors import FolderBusyError
@@ -121,3 +123,13 @@ def test_what_is_no_graph_of_the_run_files_kind_is_refused(base: Path) -> None:
     done = judged(base, str(base / "none.onnx"))
     assert done.exception is not None
     assert "expected a graph that onnxruntime loads" in str(done.exception)
+
+
+def test_a_file_that_ends_in_a_softmax_is_refused_before_it_is_judged(base: Path) -> None:
+    model = onnx.load(str(base / "good" / "graph.onnx"))
+    output = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("Softmax", [output], ["probabilities"], axis=1))
+    model.graph.output[0].name = "probabilities"
+    onnx.save_model(model, str(base / "softmax.onnx"))
+    said = str(judged(base, str(base / "softmax.onnx")).exception)
+    assert said.endswith("answers with probabilities; expected logits: devices take a softmax of them; cut the Softmax")

@@ -83,16 +83,20 @@ def _whose(student: str | None, known: "Collection[str]") -> str:
 
 
 def _candidate(graph: Path, kind: str, fit: "Samples", temperature: float | None, classes: int) -> "Candidate":
-    """Raises GraphInvalidError for what is no graph of this kind, or answers for another number of classes."""
+    """Raises GraphInvalidError for what is no graph of this kind, or does not answer with a logit for each class; AnswersNotFiniteError."""
+    from pipeline.students.answering import are_probabilities
     from pipeline.students.evaluation import Candidate
-    from pipeline.students.export import fitted_temperature
     from pipeline.students.graph import Graph, GraphInvalidError
+    from pipeline.students.temperature import fitted_temperature
 
     opened = Graph(graph, kind=kind)  # type: ignore[arg-type]
-    answered = opened.logits(fit.inputs[:1]).shape[1]
-    if answered != classes:
-        raise GraphInvalidError(str(graph), f"answers for {answered} classes", f"the {classes} of the run file")
-    return Candidate(graph=graph, kind=opened.kind, temperature=temperature or fitted_temperature(opened, fit))
+    logits_NK = opened.logits(fit.inputs)
+    if logits_NK.shape[1] != classes:
+        raise GraphInvalidError(str(graph), f"answers for {logits_NK.shape[1]} classes", f"the {classes} of the run file")
+    if are_probabilities(logits_NK):
+        raise GraphInvalidError(str(graph), "answers with probabilities", "logits: devices take a softmax of them", "cut the Softmax")
+    fitted = temperature or fitted_temperature(graph.name, logits_NK, fit).temperature
+    return Candidate(graph=graph, kind=opened.kind, temperature=fitted)
 
 
 def _count_use(folder: "RunFolder", graph: Path, student: str, teacher: str, *, passed: bool) -> int:

@@ -20,6 +20,7 @@ from pipeline.loop.generation import Opening
 from pipeline.releases.lineage import LineageEntry
 from pipeline.sources import open_source
 from pipeline.students.checkpoint import load_weights
+from pipeline.students.drawing import drawn
 from pipeline.students.evaluation import Candidate
 from pipeline.students.export import Exported, export_student
 from pipeline.students.gate import judge
@@ -85,7 +86,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
     verdict = {
         "ships": report.ships,
         "why": report.summary,
-        "says": "\n  ".join([report.table(), *_notes(context, lineage.gate_uses(name), name, validation, incumbent)]),
+        "says": "\n  ".join([report.table(), *exported.notes, *_notes(context, lineage.gate_uses(name), name, validation, incumbent)]),
         "report": report.to_json(),
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
@@ -142,7 +143,7 @@ def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]
 
     Of a text, no more than the student reads; of an answer, the digits that matter beside the tolerance. Every device fetches them.
     """
-    inputs = [as_read(value, kind=exported.kind, width=exported.width) for value in samples.inputs[:GOLDEN_SAMPLES]]
+    inputs = [as_read(value, kind=exported.kind, width=exported.width) for value in drawn(samples, GOLDEN_SAMPLES).inputs]
     graph = Graph(exported.graph, kind=exported.kind)
     probabilities = np.exp(log_softmax(graph.logits(inputs) / exported.temperature))
     return [
@@ -170,7 +171,10 @@ def _export_facts(exported: Exported) -> dict[str, Any]:
         "input_name": exported.input_name,
         "width": exported.width,
         "temperature": exported.temperature,
+        "temperature_basis": exported.temperature_basis,
         "quantisation": exported.quantisation,
+        "int8_share": exported.int8_share,
+        "loss_basis": exported.loss_basis,
         "reason": exported.reason,
         "parameters": exported.parameters,
         "parity": asdict(exported.parity),

@@ -101,6 +101,7 @@ def build_student(spec: StudentSpec) -> Student:
         raise StudentBuildError(
             f"{where}.use", f"{section.use} has {attribute} = {width!r}", f"`{attribute}`, the width of its {spec.kind} input"
         )
+    _check_float_parts(where, spec.section.use, module)
     return Student(
         module=module,
         kind=spec.kind,
@@ -108,6 +109,15 @@ def build_student(spec: StudentSpec) -> Student:
         jitter_bytes=int(getattr(module, "jitter_bytes", 0)),
         warnings=_warnings(spec, module),
     )
+
+
+def _check_float_parts(where: str, use: str, module: nn.Module) -> None:
+    """Raises StudentBuildError for a name that is no submodule's: what was to stay in floats would be rounded."""
+    parts, known = getattr(module, "float_parts", ()), [name for name, _ in module.named_modules() if name]
+    strange = [parts] if isinstance(parts, str) else [part for part in parts if part not in known]
+    if strange:
+        shown = ", ".join(known[:20]) or "none, as it has no submodules"
+        raise StudentBuildError(f"{where}.use", f"{use} has float_parts with {strange[0]!r:.60}", f"a tuple of names out of: {shown}")
 
 
 def _users(spec: StudentSpec) -> Callable[..., Any]:

@@ -21,6 +21,8 @@ from pipeline.students.samples import Samples
 from pipeline.students.slices import Slice, most_dropped
 
 TIE = 1e-12
+NOT_INFERIOR = "not inferior to the incumbent"
+CLASSES_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
     tie = f", log loss {-gain_nats:+.4f} nats" if counts.difference == 0 else ""
     return [
         GateLine(
-            name="not inferior to the incumbent",
+            name=NOT_INFERIOR,
             value=low,
             bound=-section.margin,
             passed=low > -section.margin,
@@ -166,6 +168,26 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
         ),
         GateLine(name="McNemar's exact p", value=mcnemar_exact_p(counts), bound=None, passed=None, says="shown, decides nothing"),
     ]
+
+
+def foreign_classes(found: Sequence[str] | None, classes: Sequence[str]) -> str | None:
+    """Why answers over these classes can't be compared with ours; None where they can, in whatever order they come."""
+    if found is None or set(found) == set(classes):
+        return None
+    parts = [(word, _only(*both)) for word, both in (("without", (classes, found)), ("with", (found, classes)))]
+    return f"the incumbent's classes are others, {', '.join(f'{word} {names}' for word, names in parts if names)}"
+
+
+def incomparable_line(why: str, section: GateSection) -> GateLine:
+    """In place of a comparison."""
+    says = f"compared with nothing: {why}; the budgets decide alone"
+    return GateLine(name=NOT_INFERIOR, value=None, bound=-section.margin, passed=None, says=says)
+
+
+def _only(names: Sequence[str], others: Sequence[str]) -> str:
+    """Those that are not among the others: the first few of them."""
+    only = [repr(name) for name in names if name not in set(others)]
+    return " ".join(only[:CLASSES_SHOWN] + [f"and {len(only) - CLASSES_SHOWN} more"] * (len(only) > CLASSES_SHOWN))
 
 
 def _shown(name: str, value: float) -> GateLine:

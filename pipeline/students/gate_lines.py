@@ -104,10 +104,9 @@ def slice_lines(slices: Sequence[Slice], section: GateSection, *, compared: bool
         says = f"{name} has a budget of {number(allowed)}, and no slice has {section.slice_rows_min} samples to measure it by"
         return [*lines, GateLine(name=name, value=None, bound=allowed, passed=False, says=says)]
     drop = dropped.drop_at_least
-    told = f"{dropped.name}: {dropped.right} of {dropped.samples} right, the incumbent {dropped.incumbent_right}"
-    short = (
-        f"{dropped.name} lost {number(drop)} against the incumbent for sure, {number(drop - allowed)} above its budget {number(allowed)}"
-    )
+    told = f"{dropped.name}: {dropped.right} of {dropped.samples} right, the incumbent {dropped.incumbent_right}; {_of_all(slices)}"
+    over = f"{number(drop - allowed)} above its budget {number(allowed)}"
+    short = f"{dropped.name} lost {number(drop)} against the incumbent for sure ({_of_all(slices)}), {over}"
     return [*lines, GateLine(name=name, value=drop, bound=allowed, passed=drop <= allowed, says=told if drop <= allowed else short)]
 
 
@@ -118,15 +117,20 @@ def _worst_slice_line(slices: Sequence[Slice], section: GateSection) -> GateLine
         if bound is not None:
             says = f"{name} has a budget of {number(bound)}, and {says} to measure it by"
         return GateLine(name=name, value=None, bound=bound, passed=None if bound is None else False, says=says)
-    missed = [] if bound is None else [each for each in slices if each.high < bound]
+    missed = [] if bound is None else [each for each in slices if each.at_most < bound]
     if bound is not None and missed:
-        worst = min(missed, key=lambda each: each.high)
-        short = f"{number(bound - worst.high)} or more below its budget {number(bound)}"
-        says = f"{name} {worst.name} has {number(worst.share)} right ({worst.low:.3f} to {worst.high:.3f}), {short}"
+        worst = min(missed, key=lambda each: each.at_most)
+        short = f"{number(bound - worst.at_most)} or more below its budget {number(bound)} ({_of_all(slices)})"
+        says = f"{name} {worst.name} has {number(worst.share)} right, for sure at most {worst.at_most:.3f}, {short}"
         return GateLine(name=name, value=worst.share, bound=bound, passed=False, says=says)
     worst = slices[0]
     says = f"{worst.name}: {worst.right} of {worst.samples} right, 95 % {worst.low:.3f} to {worst.high:.3f}"
     return GateLine(name=name, value=worst.share, bound=bound, passed=None if bound is None else True, says=says)
+
+
+def _of_all(slices: Sequence[Slice]) -> str:
+    """How sure `for sure` is."""
+    return f"95 % of all {len(slices)} slices together" if len(slices) > 1 else "95 %"
 
 
 def shown_lines(found: Evaluation) -> list[GateLine]:

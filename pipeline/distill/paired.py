@@ -3,6 +3,7 @@
 Counts of a paired comparison: `both` right, only the `candidate`, only the `incumbent`, `neither`.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -69,6 +70,25 @@ def newcombe_interval(counts: Pairs, *, z: float) -> tuple[float, float]:
     below = (first - low1) ** 2 - 2 * phi * (first - low1) * (high2 - second) + (high2 - second) ** 2
     above = (high1 - first) ** 2 - 2 * phi * (high1 - first) * (second - low2) + (second - low2) ** 2
     return delta - math.sqrt(max(below, 0.0)), delta + math.sqrt(max(above, 0.0))
+
+
+def samples_to_tell(share: float, *, margin: float) -> int | None:
+    """From how many samples on two models that answer alike, and so large a share right, are told to differ by less than `margin`.
+
+    One-sided 95 %, as the gate asks. None where no number of samples does.
+    """
+    if not margin:
+        return None
+
+    def tells(n: int) -> bool:
+        right = round(share * n)
+        low, _ = newcombe_interval(Pairs(both=right, candidate=0, incumbent=0, neither=n - right), z=Z_ONE_SIDED_95)
+        return low > -margin
+
+    enough = 1
+    while not tells(enough):
+        enough *= 2
+    return bisect.bisect_left(range(1, enough + 1), True, key=tells) + 1
 
 
 def wilson_interval(right: int, n: int, *, z: float) -> tuple[float, float]:

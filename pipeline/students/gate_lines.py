@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.budgets import GateSection
 from pipeline.distill import metrics
-from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
+from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs, samples_to_tell
 from pipeline.students.answering import not_finite
 from pipeline.students.evaluation import Evaluation
 from pipeline.students.samples import Samples
@@ -152,6 +152,8 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
     gain_nats = metrics.nll(incumbent_NK, target_NK) - metrics.nll(candidate_NK, target_NK)
     better = counts.difference > 0 or (counts.difference == 0 and gain_nats > TIE)
     estimate = f"{counts.difference:+.4f} against the incumbent ({counts.candidate} samples won, {counts.incumbent} lost, of {counts.n})"
+    inferior = f"may be {-low:.4f} worse than the incumbent (95 % bound), margin {section.margin:.4f}"
+    few = too_few(counts.n, section, share=(counts.both + counts.incumbent) / counts.n)
     tie = f", log loss {-gain_nats:+.4f} nats" if counts.difference == 0 else ""
     return [
         GateLine(
@@ -159,9 +161,7 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
             value=low,
             bound=-section.margin,
             passed=low > -section.margin,
-            says=f"may be {-low:.4f} worse than the incumbent (95 % bound), margin {section.margin:.4f}"
-            if low <= -section.margin
-            else "95 % bound",
+            says="95 % bound" if low > -section.margin else inferior + (f"; {few}" if few else ""),
         ),
         GateLine(
             name="better by estimate",
@@ -172,6 +172,19 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
         ),
         GateLine(name="McNemar's exact p", value=mcnemar_exact_p(counts), bound=None, passed=None, says="shown, decides nothing"),
     ]
+
+
+def too_few(samples: int, section: GateSection, *, share: float = 1.0) -> str | None:
+    """That so many samples can tell no successor from a worse one, even if it answers as the incumbent does. None where they can.
+
+    `share` is what both have right.
+    """
+    enough = samples_to_tell(share, margin=section.margin)
+    if enough is None:
+        return "with a margin of 0 only a student that is better for sure would pass; raise `gate.margin`"
+    if samples >= enough:
+        return None
+    return f"with {samples:,} samples identical answers would not pass; {enough:,} do, or raise `gate.margin`"
 
 
 def foreign_classes(found: Sequence[str] | None, classes: Sequence[str]) -> str | None:

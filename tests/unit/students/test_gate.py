@@ -162,6 +162,14 @@ def test_an_incumbent_that_does_not_eat_the_samples_is_compared_with_nothing(tmp
     assert "compared with nothing: the incumbent does not eat these samples (" in report.summary
 
 
+def test_samples_too_few_to_let_any_successor_pass_are_told_with_how_many_would_do(files: dict[str, Candidate]) -> None:
+    few, enough = (line(judged(files["good"], files["good"], mails(n, seed=5)), "not inferior to the incumbent") for n in (60, 400))
+    found = re.search(r"with 60 samples identical answers would not pass; (\d+) do, or raise `gate.margin`$", few.says)
+    assert found is not None
+    assert 60 < int(found[1]) <= 400
+    assert (enough.passed, enough.says) == (True, "95 % bound")
+
+
 def test_mcnemars_p_is_shown_and_decides_nothing(files: dict[str, Candidate]) -> None:
     report = judged(files["good"], files["mediocre"], mails(200, seed=5))
     shown = line(report, "McNemar's exact p")

@@ -1,9 +1,14 @@
-"""A device that answers otherwise than the artefact is an error of the fleet, not a line in a page."""
+"""Answers of devices and of teachers. A device that answers otherwise than the artefact is an error of the fleet, not a line in a page."""
 
 import pickle
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.kit.students import CLASSES, mails
+from workers.driver.answers import asked_once
 from workers.driver.summary import SAME_WITHIN, answers_that_differ
 
 
@@ -27,3 +32,25 @@ def test_a_device_that_answers_otherwise_fails_the_run_with_the_fleets_exit_code
 
 def test_a_device_that_answers_within_the_tolerance_is_no_error() -> None:
     assert answers_that_differ(page(SAME_WITHIN)) == []
+
+
+def test_a_teacher_that_answers_nothing_is_asked_again_once_it_is_mended_and_then_no_more(tmp_path: Path) -> None:
+    asked = []
+
+    class Teacher:
+        classes: tuple[str, ...] = CLASSES
+        fingerprint, deterministic, mended = "same", True, False
+
+        def log_probs(self, inputs: Any) -> np.ndarray:
+            asked.append(len(inputs))
+            if not self.mended:
+                raise ConnectionError("refused")
+            return np.full((len(inputs), 2), -0.7, dtype=np.float32)
+
+    teacher, samples = Teacher(), mails(4, teacher=False)
+    assert asked_once(samples, teacher, tmp_path).fault == "ConnectionError: refused"
+    teacher.mended = True
+    asked.clear()
+    for _ in range(2):
+        assert len(asked_once(samples, teacher, tmp_path).answered()) == 4
+    assert asked == [4]

@@ -20,7 +20,7 @@ from pipeline.loop.generation import Opening
 from pipeline.releases.lineage import LineageEntry
 from pipeline.sources import open_source
 from pipeline.students.checkpoint import load_weights
-from pipeline.students.evaluation import Candidate
+from pipeline.students.evaluation import Candidate, measure
 from pipeline.students.export import Exported, export_student
 from pipeline.students.faults import ClassesChangedError
 from pipeline.students.gate import judge
@@ -93,6 +93,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
         "golden": golden_samples(exported, validation.choose),
+        "choose": _on_choose(context, exported, validation.choose),
         "threshold": _threshold(context, exported, validation.choose),
         "runtime": _runtime(exported),
         "export": _export_facts(exported),
@@ -159,6 +160,14 @@ def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]
         {"input": value if isinstance(value, str) else list(value), "probabilities": [round(float(p), GOLDEN_DIGITS) for p in row]}
         for value, row in zip(inputs, probabilities, strict=True)
     ]
+
+
+def _on_choose(context: RunContext, exported: Exported, samples: Samples) -> dict[str, Any]:
+    """Figures by which two run files may be compared: they decide about no release, and use nothing of the gate's samples up."""
+    run = context.run
+    log_probs_NK = log_softmax(Graph(exported.graph, kind=exported.kind).logits(samples.inputs) / exported.temperature)
+    figures = measure(log_probs_NK, samples, classes=run.classes, positive=run.positive, fixed_fpr=run.gate.fixed_fpr)
+    return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in figures.items()}
 
 
 def _threshold(context: RunContext, exported: Exported, samples: Samples) -> dict[str, float] | None:

@@ -164,7 +164,7 @@ def test_an_incumbent_is_read_at_its_manifests_temperature_and_else_at_a_fitted_
         r"compared with .*, at temperature \S+: fitted, as it has no manifest", judged(base, good, "--incumbent", str(graph)).stdout
     )
     spec = InputSpec(kind="floats", name="input", width=4)
-    facts = {"student": "small", "release": 1, "positive": None, "teacher": "t", "memory_bytes": 1}
+    facts: dict[str, Any] = {"student": "small", "release": 1, "positive": None, "teacher": "t", "memory_bytes": 1}
     manifest = BundleManifest(classes=("ham", "spam"), input=spec, temperature=7.5, **facts)
     golden = [Golden(input=(0.0,) * 4, probabilities=(0.5, 0.5))]
     bundle = build_bundle(tmp_path / "b.kdpb", manifest=manifest, graph=graph, weights=graph.with_name("weights.bin"), golden=golden)

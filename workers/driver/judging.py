@@ -58,7 +58,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         choose=validation.choose,
         out=files.export,
         budget=context.run.gate.int8_loss_max,
-        incumbent=incumbent.files.export / GRAPH if before and before.classes == context.run.classes else None,
+        incumbent=before.graph if before and before.classes == context.run.classes else None,
     )
     memory_bytes = memory_of(exported.graph, kind=exported.kind)
     report = judge(

@@ -36,6 +36,6 @@ class GateSection(Section):
     slice_rows_min: int = Field(30, ge=1)
     """Fewest samples of a slice (a class, a quarter by length, a value of a carried column) that is told and judged."""
     slice_right_min: float | None = Field(None, ge=0, le=1)
-    """Least share right in every slice; missed where a slice's whole 95 % interval is below it."""
+    """Least share right in every slice; missed where one is below it for sure (95 % of all slices together)."""
     slice_drop_max: float | None = Field(None, ge=0, le=1)
-    """Most that a slice may lose against the incumbent; missed where it lost more for sure (paired 95 % bound)."""
+    """Most that a slice may lose against the incumbent; missed where it lost more for sure (paired bound, 95 % of all slices together)."""

@@ -3,14 +3,23 @@
 Counts of a paired comparison: `both` right, only the `candidate`, only the `incumbent`, `neither`.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 
 Z_ONE_SIDED_95 = 1.6448536269514722
 Z_TWO_SIDED_95 = 1.959963984540054
+_NORMAL = NormalDist()
+
+
+def z_of_several(z: float, tests: int) -> float:
+    """The z at which each of so many tests errs so rarely that any of them errs no more often than one at `z` (Bonferroni)."""
+    return -_NORMAL.inv_cdf(_NORMAL.cdf(-z) / max(1, tests))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +72,36 @@ def newcombe_interval(counts: Pairs, *, z: float) -> tuple[float, float]:
     return delta - math.sqrt(max(below, 0.0)), delta + math.sqrt(max(above, 0.0))
 
 
+def samples_to_tell(share: float, *, margin: float) -> int | None:
+    """From how many samples on two models that answer alike, and so large a share right, are told to differ by less than `margin`.
+
+    One-sided 95 %, as the gate asks. None where no number of samples does.
+    """
+    if not margin:
+        return None
+
+    def tells(n: int) -> bool:
+        right = round(share * n)
+        low, _ = newcombe_interval(Pairs(both=right, candidate=0, incumbent=0, neither=n - right), z=Z_ONE_SIDED_95)
+        return low > -margin
+
+    enough = 1
+    while not tells(enough):
+        enough *= 2
+    return bisect.bisect_left(range(1, enough + 1), True, key=tells) + 1
+
+
 def wilson_interval(right: int, n: int, *, z: float) -> tuple[float, float]:
     """Interval of a share. Wilson 1927."""
     share, square = right / n, z * z
     middle = (share + square / (2 * n)) / (1 + square / n)
     half = z * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share_at_most(right: int, n: int, *, z: float) -> float:
+    """One-sided upper bound of a share, never too low: at high shares Wilson's is, the more the larger z. Clopper and Pearson 1934."""
+    return 1.0 if right == n else float(betaincinv(right + 1, n - right, _NORMAL.cdf(z)))
 
 
 def mcnemar_exact_p(counts: Pairs) -> float:

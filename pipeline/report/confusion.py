@@ -20,9 +20,11 @@ NAME = 7
 
 def confusion(facts: RunFacts) -> Section:
     says = "What the gate's samples are, against what the student says of them. The stronger a colour, the more of the class; red is wrong."
-    found = [version for version in facts.newest_with("verdict") if _breakdown(version)]
-    missing = "" if found else "No verdict with counted confusions yet."
-    figures = [_figure(version, facts.classes, colour_of(facts.place_of(version.student))) for version in found]
+    counted = [version for version in facts.newest_with("verdict") if _breakdown(version)]
+    found = [version for version in counted if _named(version)]
+    unnamed = "The verdict is over other classes than the run file's, and does not say over which."
+    missing = "" if found else unnamed if counted else "No verdict with counted confusions yet."
+    figures = [_figure(version, colour_of(facts.place_of(version.student))) for version in found]
     return Section(id="confusion", title="Confusion", says=says, figures=figures, missing=missing)
 
 
@@ -30,8 +32,15 @@ def _breakdown(version: Version) -> Mapping[str, Any]:
     return (version.verdict or {}).get("report", {}).get("breakdown") or {}
 
 
-def _figure(version: Version, classes: Sequence[str], colour: str) -> Figure:
+def _named(version: Version) -> bool:
+    """Whether every class that it counts has a name: an older kdpipe did not write them down."""
     found = _breakdown(version)
+    places = [each["place"] for each in found["classes"]] + [each["said"] for each in found["confusions"]]
+    return max(places, default=-1) < len(version.classes)
+
+
+def _figure(version: Version, colour: str) -> Figure:
+    found, classes = _breakdown(version), version.classes
     wrong = [(classes[c["truth"]], classes[c["said"]], c["samples"]) for c in found["confusions"]]
     of = {classes[c["place"]]: (c["samples"], c["right"]) for c in found["classes"]}
     total, right = sum(samples for samples, _ in of.values()), sum(right for _, right in of.values())

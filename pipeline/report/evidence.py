@@ -14,6 +14,10 @@ def evidence(facts: RunFacts) -> Section:
     spread, says = facts.spread, "Of every stored soft label that counts. A weighting policy may trust the sure ones more."
     if spread is None:
         return Section(id="labels", title=TITLE, says=says, missing="Nothing is labelled yet, or the labels could not be read.")
+    bad = len(spread.unreadable)
+    if not spread.rows:
+        of_none = f"{bad} {'shard' if bad == 1 else 'shards'} could not be read." if bad else "All labels were forgotten or replaced."
+        return Section(id="labels", title=TITLE, says=says, missing=f"No label counts. {of_none}")
     figures = [
         _figure("Entropy", "nats: 0 is sure, on the right the teacher guesses", spread.entropy_nats),
         _figure("Margin", "the first class's probability minus the second's: 1 is sure", spread.margin),
@@ -24,7 +28,6 @@ def evidence(facts: RunFacts) -> Section:
         figures.append(_figure("Agreement with hard labels", _agreeing(spread, spread.agreement), spread.agreement))
     lacks = [] if spread.disagreement_nats else ["no disagreement (one teacher, not an ensemble)"]
     lacks += [] if spread.agreement else ["no agreement with hard labels (the stream has none)"]
-    bad = len(spread.unreadable)
     unread = f" {bad} {'shard' if bad == 1 else 'shards'} could not be read and {'is' if bad == 1 else 'are'} left out." if bad else ""
     not_there = f" There is {' and '.join(lacks)}." if lacks else ""
     return Section(id="labels", title=TITLE, says=f"{spread.rows:,} labels. {says}{not_there}{unread}", figures=figures)

@@ -17,6 +17,8 @@ class Version:
 
     generation: int
     student: str
+    classes: tuple[str, ...]
+    """What it was made for, in the order that its documents count them."""
     fate: str | None
     """What became of it; None while its generation is open."""
     says: str
@@ -45,7 +47,6 @@ class RunFacts:
 
     name: str
     folder: str
-    classes: tuple[str, ...]
     stage: str
     """What the driver is doing, or did last."""
     live: bool

@@ -29,6 +29,7 @@ class Verdict:
 
 
 SHOWN = 24
+ON_CHOOSE = {"accuracy": "accuracy", "agreement": "agreement", "auc": "AUC", "log_loss_nats": "log loss", "ece": "calibration error"}
 
 
 def verdicts(facts: RunFacts) -> list[Verdict]:
@@ -44,10 +45,13 @@ def left_out(facts: RunFacts) -> int:
 
 def _verdict(version: Version, *, newest: bool) -> Verdict:
     assert version.verdict is not None
-    report, export = version.verdict["report"], version.verdict["export"]
+    report, export, chosen = version.verdict["report"], version.verdict["export"], version.verdict.get("choose", {})
     notes = [f"Judged by {report['basis']}, on the {export['quantisation']} file in onnxruntime."]
     if export["reason"]:
         notes.append(f"Exported as {export['quantisation']}: {export['reason']}.")
+    shown = [f"{word} {number(chosen[name])}" for name, word in ON_CHOOSE.items() if chosen.get(name) is not None]
+    if shown:
+        notes.append(f"On `choose`, by which ways to train may be compared: {', '.join(shown)}.")
     return Verdict(
         name=version.name,
         ships=report["ships"],

@@ -31,6 +31,8 @@ class Candidate:
     graph: Path
     kind: InputKind
     temperature: float
+    classes: tuple[str, ...] | None = None
+    """What its columns stand for; None: the run file's classes, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ def evaluate_answers(
     """`evaluate`, with the log-probabilities [N, K] that it judged."""
     graph = Graph(candidate.graph, kind=candidate.kind)
     log_probs_NK = metrics.log_softmax(graph.logits(samples.inputs) / candidate.temperature)
+    if candidate.classes is not None:
+        log_probs_NK = log_probs_NK[:, [candidate.classes.index(name) for name in classes]]
     took_ms = latencies_in_turn_ms({"file": graph.answer}, samples.inputs, clock=clock, calls=latency_calls, warmup=20)["file"]
     evaluation = Evaluation(
         **measure(log_probs_NK, samples, classes=classes, positive=positive, fixed_fpr=fixed_fpr),

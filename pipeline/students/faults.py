@@ -36,6 +36,20 @@ class NotFiniteElsewhereError(StudentError):
         return f"student {self.name}: no finite gradient by another worker's samples; expected finite losses; look at that one's error"
 
 
+class ClassesChangedError(StudentError):
+    """A student was trained for other classes than the run file names now, and is not judged yet."""
+
+    def __init__(self, name: str, found: Sequence[str], expected: Sequence[str]) -> None:
+        super().__init__(name, tuple(found), tuple(expected))
+        self.name, self.found, self.expected = name, tuple(found), tuple(expected)
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: trained for the classes {list(self.found)}; expected {list(self.expected)} as in the run file; "
+            "run again to train it afresh"
+        )
+
+
 class NoLabelsError(StudentError):
     """The generation ended without a single label."""
 

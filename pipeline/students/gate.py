@@ -6,6 +6,9 @@ With hard labels "right" means the label, and is counted on the samples that hav
 class, and the report says so. McNemar's exact p is shown and never decides. A candidate without an incumbent ships when its budgets are
 met. The worst slice is always named; it decides where it has a budget.
 
+Answers are compared by the names of their classes: an incumbent that has the same ones in another order is read in ours. One that has
+others, or does not eat these samples, can't be compared; that is said, and the budgets decide alone.
+
 Pure but for the clock it is given, to measure latency. Left to others: counting uses of `gate` (`pipeline.releases.lineage`), memory of
 a real process (`workers.footprint`).
 
@@ -21,9 +24,21 @@ from numpy.typing import NDArray
 
 from pipeline.budgets import GateSection
 from pipeline.distill.losses import NO_LABEL
+from pipeline.inputs import InputShapeError
 from pipeline.students.breakdown import Breakdown, break_down
 from pipeline.students.evaluation import Candidate, Evaluation, evaluate, evaluate_answers, measure
-from pipeline.students.gate_lines import GateLine, budget_lines, comparison_lines, finite_line, number, shown_lines, slice_lines, truth_of
+from pipeline.students.gate_lines import (
+    GateLine,
+    budget_lines,
+    comparison_lines,
+    finite_line,
+    foreign_classes,
+    incomparable_line,
+    number,
+    shown_lines,
+    slice_lines,
+    truth_of,
+)
 from pipeline.students.samples import Samples
 
 __all__ = ["Candidate", "Evaluation", "GateLine", "GateReport", "evaluate", "judge", "measure"]
@@ -88,7 +103,12 @@ def judge(
         return evaluate_answers(what, gate, classes=classes, positive=positive, clock=clock, fixed_fpr=section.fixed_fpr)
 
     found, log_probs_NK = look(candidate)
-    before, before_NK = look(incumbent) if incumbent else (None, None)
+    before, before_NK, incomparable = None, None, foreign_classes(incumbent.classes, classes) if incumbent else None
+    if incumbent and not incomparable:
+        try:
+            before, before_NK = look(incumbent)
+        except InputShapeError as error:
+            incomparable = f"the incumbent does not eat these samples ({error.found}; it takes {error.expected})"
     said_MK, said_before_MK = log_probs_NK[rows_M], None if before_NK is None else before_NK[rows_M]
     breakdown = break_down(said_MK, truth_of(judged), judged, said_before_MK, classes=classes, rows_min=section.slice_rows_min)
     lines = [
@@ -99,12 +119,16 @@ def judge(
     ]
     if said_before_MK is not None:
         lines += comparison_lines(said_MK, said_before_MK, judged, section)
+    if incomparable:
+        lines.append(incomparable_line(incomparable, section))
     failed = [line for line in lines if line.passed is False]
     basis = "labels" if judged.labelled else "agreement with the teacher"
     keeps = "keeps the incumbent" if incumbent else "ships nothing"
     verdict = f"{keeps}: " + "; ".join(line.says for line in failed) if failed else "ships"
     unlabelled = f"{len(gate) - len(judged)} of {len(gate)} samples have no label: what is right is counted on the others"
-    note = "" if gate.labelled else f" ({unlabelled if judged.labelled else 'no labels: judged by agreement with the teacher alone'})"
+    basis_note = "" if gate.labelled else unlabelled if judged.labelled else "no labels: judged by agreement with the teacher alone"
+    notes = [note for note in (basis_note, incomparable and f"compared with nothing: {incomparable}") if note]
+    note = f" ({'; '.join(notes)})" if notes else ""
     return GateReport(
         student=student,
         ships=not failed,

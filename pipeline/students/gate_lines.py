@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from pipeline.budgets import GateSection
 from pipeline.distill import metrics
-from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs
+from pipeline.distill.paired import Z_ONE_SIDED_95, mcnemar_exact_p, newcombe_interval, pairs, samples_to_tell
 from pipeline.students.answering import not_finite
 from pipeline.students.evaluation import Evaluation
 from pipeline.students.samples import Samples
 from pipeline.students.slices import Slice, most_dropped
 
 TIE = 1e-12
+NOT_INFERIOR = "not inferior to the incumbent"
+CLASSES_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +104,9 @@ def slice_lines(slices: Sequence[Slice], section: GateSection, *, compared: bool
         says = f"{name} has a budget of {number(allowed)}, and no slice has {section.slice_rows_min} samples to measure it by"
         return [*lines, GateLine(name=name, value=None, bound=allowed, passed=False, says=says)]
     drop = dropped.drop_at_least
-    told = f"{dropped.name}: {dropped.right} of {dropped.samples} right, the incumbent {dropped.incumbent_right}"
-    short = (
-        f"{dropped.name} lost {number(drop)} against the incumbent for sure, {number(drop - allowed)} above its budget {number(allowed)}"
-    )
+    told = f"{dropped.name}: {dropped.right} of {dropped.samples} right, the incumbent {dropped.incumbent_right}; {_of_all(slices)}"
+    over = f"{number(drop - allowed)} above its budget {number(allowed)}"
+    short = f"{dropped.name} lost {number(drop)} against the incumbent for sure ({_of_all(slices)}), {over}"
     return [*lines, GateLine(name=name, value=drop, bound=allowed, passed=drop <= allowed, says=told if drop <= allowed else short)]
 
 
@@ -116,15 +117,20 @@ def _worst_slice_line(slices: Sequence[Slice], section: GateSection) -> GateLine
         if bound is not None:
             says = f"{name} has a budget of {number(bound)}, and {says} to measure it by"
         return GateLine(name=name, value=None, bound=bound, passed=None if bound is None else False, says=says)
-    missed = [] if bound is None else [each for each in slices if each.high < bound]
+    missed = [] if bound is None else [each for each in slices if each.at_most < bound]
     if bound is not None and missed:
-        worst = min(missed, key=lambda each: each.high)
-        short = f"{number(bound - worst.high)} or more below its budget {number(bound)}"
-        says = f"{name} {worst.name} has {number(worst.share)} right ({worst.low:.3f} to {worst.high:.3f}), {short}"
+        worst = min(missed, key=lambda each: each.at_most)
+        short = f"{number(bound - worst.at_most)} or more below its budget {number(bound)} ({_of_all(slices)})"
+        says = f"{name} {worst.name} has {number(worst.share)} right, for sure at most {worst.at_most:.3f}, {short}"
         return GateLine(name=name, value=worst.share, bound=bound, passed=False, says=says)
     worst = slices[0]
     says = f"{worst.name}: {worst.right} of {worst.samples} right, 95 % {worst.low:.3f} to {worst.high:.3f}"
     return GateLine(name=name, value=worst.share, bound=bound, passed=None if bound is None else True, says=says)
+
+
+def _of_all(slices: Sequence[Slice]) -> str:
+    """How sure `for sure` is."""
+    return f"95 % of all {len(slices)} slices together" if len(slices) > 1 else "95 %"
 
 
 def shown_lines(found: Evaluation) -> list[GateLine]:
@@ -146,16 +152,16 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
     gain_nats = metrics.nll(incumbent_NK, target_NK) - metrics.nll(candidate_NK, target_NK)
     better = counts.difference > 0 or (counts.difference == 0 and gain_nats > TIE)
     estimate = f"{counts.difference:+.4f} against the incumbent ({counts.candidate} samples won, {counts.incumbent} lost, of {counts.n})"
+    inferior = f"may be {-low:.4f} worse than the incumbent (95 % bound), margin {section.margin:.4f}"
+    few = too_few(counts.n, section, share=(counts.both + counts.incumbent) / counts.n)
     tie = f", log loss {-gain_nats:+.4f} nats" if counts.difference == 0 else ""
     return [
         GateLine(
-            name="not inferior to the incumbent",
+            name=NOT_INFERIOR,
             value=low,
             bound=-section.margin,
             passed=low > -section.margin,
-            says=f"may be {-low:.4f} worse than the incumbent (95 % bound), margin {section.margin:.4f}"
-            if low <= -section.margin
-            else "95 % bound",
+            says="95 % bound" if low > -section.margin else inferior + (f"; {few}" if few else ""),
         ),
         GateLine(
             name="better by estimate",
@@ -166,6 +172,39 @@ def comparison_lines(candidate_NK: NDArray[Any], incumbent_NK: NDArray[Any], gat
         ),
         GateLine(name="McNemar's exact p", value=mcnemar_exact_p(counts), bound=None, passed=None, says="shown, decides nothing"),
     ]
+
+
+def too_few(samples: int, section: GateSection, *, share: float = 1.0) -> str | None:
+    """That so many samples can tell no successor from a worse one, even if it answers as the incumbent does. None where they can.
+
+    `share` is what both have right.
+    """
+    enough = samples_to_tell(share, margin=section.margin)
+    if enough is None:
+        return "with a margin of 0 only a student that is better for sure would pass; raise `gate.margin`"
+    if samples >= enough:
+        return None
+    return f"with {samples:,} samples identical answers would not pass; {enough:,} do, or raise `gate.margin`"
+
+
+def foreign_classes(found: Sequence[str] | None, classes: Sequence[str]) -> str | None:
+    """Why answers over these classes can't be compared with ours; None where they can, in whatever order they come."""
+    if found is None or set(found) == set(classes):
+        return None
+    parts = [(word, _only(*both)) for word, both in (("without", (classes, found)), ("with", (found, classes)))]
+    return f"the incumbent's classes are others, {', '.join(f'{word} {names}' for word, names in parts if names)}"
+
+
+def incomparable_line(why: str, section: GateSection) -> GateLine:
+    """In place of a comparison."""
+    says = f"compared with nothing: {why}; the budgets decide alone"
+    return GateLine(name=NOT_INFERIOR, value=None, bound=-section.margin, passed=None, says=says)
+
+
+def _only(names: Sequence[str], others: Sequence[str]) -> str:
+    """Those that are not among the others: the first few of them."""
+    only = [repr(name) for name in names if name not in set(others)]
+    return " ".join(only[:CLASSES_SHOWN] + [f"and {len(only) - CLASSES_SHOWN} more"] * (len(only) > CLASSES_SHOWN))
 
 
 def _shown(name: str, value: float) -> GateLine:

@@ -10,6 +10,7 @@ Shapes: N samples, K classes.
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ LABELS_MIN = 30
 """Fewest hard labels by which a part is used that has unlabelled samples, too."""
 READ_ROWS = 1024
 TEACHER_ROWS = 256
+FAULT_CHARACTERS = 300
 
 
 class LabelUnknownError(DataError):
@@ -42,15 +44,34 @@ class LabelUnknownError(DataError):
 
 
 class SamplesMissingError(DataError):
-    """A part of the validation split without samples."""
+    """A split, or a part of the validation split, without samples."""
 
-    def __init__(self, what: str, there: Mapping[str, int]) -> None:
-        super().__init__(what, dict(there))
-        self.what, self.there = what, dict(there)
+    def __init__(self, what: str, there: Mapping[str, int], *, split: str = "validation", fault: str = "") -> None:
+        super().__init__(what, dict(there), split, fault)
+        self.what, self.there, self.split, self.fault = what, dict(there), split, fault
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), self.what, self.there, split=self.split, fault=self.fault), ()
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.there.items())
-        return f"validation: no sample in {self.what} ({counts}); expected some in each of {', '.join(PARTS)}; give `validation` more rows"
+        expected = f"some in each of {', '.join(PARTS)}" if self.split == "validation" else "at least one"
+        remedy = f"the teacher raised {self.fault}" if self.fault else f"give `{self.split}` more rows"
+        return f"{self.split}: no sample in {self.what} ({counts}); expected {expected}; {remedy}"
+
+
+class SampleUnfitError(DataError):
+    """A sample that a student can't eat."""
+
+    def __init__(self, split: str, sample_id: str, student: str, found: str, expected: str) -> None:
+        super().__init__(split, sample_id, student, found, expected)
+        self.split, self.sample_id, self.student, self.found, self.expected = split, sample_id, student, found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"{self.split}, sample {self.sample_id}: {self.found}; expected {self.expected}, as student {self.student} takes; "
+            f"correct `{self.split}` or `students.{self.student}.options`"
+        )
 
 
 class PartUnknownError(DataError):
@@ -77,6 +98,8 @@ class Samples:
     """The teacher's log-probabilities, where it was asked."""
     columns: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     """What else the source carries of each sample, by column."""
+    fault: str = ""
+    """What the teacher raised first, where it raised at samples."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,9 +132,10 @@ class Samples:
         """
         kind = pa.string() if not self.inputs or isinstance(self.inputs[0], str) else pa.list_(pa.float32())
         starts = range(0, len(self), TEACHER_ROWS)
-        answers = [_answers(teacher, pa.array(self.inputs[start : start + TEACHER_ROWS], kind)) for start in starts]
+        faults: list[str] = []
+        answers = [_answers(teacher, pa.array(self.inputs[start : start + TEACHER_ROWS], kind), faults) for start in starts]
         teacher_NK = np.concatenate([np.zeros((0, len(teacher.classes)), np.float32), *answers])
-        return replace(self, teacher_NK=np.maximum(teacher_NK, -30).astype(np.float32))
+        return replace(self, teacher_NK=np.maximum(teacher_NK, -30).astype(np.float32), fault=next(iter(faults), ""))
 
     def answered(self) -> "Samples":
         """Those that the teacher answered: the others say nothing of a student that is held against it."""
@@ -133,10 +157,12 @@ class Validation:
 
     def answered(self, ask: Callable[[Samples], Samples]) -> "Validation":
         """With the teacher's answers, as `ask` gets them. Raises SamplesMissingError where it answers nothing of a part."""
-        asked = {part: ask(getattr(self, part)).answered() for part in PARTS}
+        said = {part: ask(getattr(self, part)) for part in PARTS}
+        asked = {part: samples.answered() for part, samples in said.items()}
         for part, samples in asked.items():
             if not len(samples):
-                raise SamplesMissingError(f"{part} that the teacher answers", {name: len(found) for name, found in asked.items()})
+                there = {name: len(found) for name, found in asked.items()}
+                raise SamplesMissingError(f"{part} that the teacher answers", there, fault=said[part].fault)
         left_out = sum(len(getattr(self, part)) - len(samples) for part, samples in asked.items())
         return replace(self, fit=asked["fit"], choose=asked["choose"], gate=asked["gate"], unanswered=left_out)
 
@@ -146,17 +172,18 @@ class Validation:
         return [f"left out: {count:,} validation samples {reason}" for reason, count in reasons.items() if count]
 
 
-def _answers(teacher: Teacher, inputs: pa.Array) -> NDArray[np.float32]:
-    """What the teacher says; a batch at which it raises is halved until the bad samples are alone."""
+def _answers(teacher: Teacher, inputs: pa.Array, faults: list[str]) -> NDArray[np.float32]:
+    """What the teacher says; a batch at which it raises is halved until the bad samples are alone. What it raises goes to `faults`."""
     try:
         return teacher.log_probs(inputs)
     except (TeacherUnavailableError, TeacherOutputError):
         raise
-    except Exception:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the samples
+    except Exception as error:  # noqa: BLE001 - the teacher may be the user's code; whatever it raises is a fact about the samples
+        faults.append(f"{type(error).__name__}: {error}"[:FAULT_CHARACTERS])
         if len(inputs) == 1:
             return np.full((1, len(teacher.classes)), np.nan, dtype=np.float32)
         half = len(inputs) // 2
-        return np.concatenate([_answers(teacher, inputs[:half]), _answers(teacher, inputs[half:])])
+        return np.concatenate([_answers(teacher, inputs[:half], faults), _answers(teacher, inputs[half:], faults)])
 
 
 def read_samples(source: Source, *, classes: Sequence[str]) -> Samples:

@@ -3,7 +3,8 @@
 A slice is what has one thing in common: a class, a quarter of the texts by length, a quarter by how sure the teacher is, or a value of
 a column that the source carries beside the four of every source (`options.carry`; not `part`). What counts as right is the caller's.
 The worst of many small slices looks bad by chance: those below a least number of samples are never named, the others come with a
-Wilson interval, and a budget counts as missed only where the whole interval is beyond it. Pure.
+Wilson interval each. What a slice is or lost "for sure" is so of all slices together: the risk of 5 % to say it of one that is no worse is
+divided by their number (Bonferroni), so that more slices are no more reasons to refuse a good student. Pure.
 
 Shapes: N samples, K classes.
 """
@@ -16,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.distill.paired import Z_ONE_SIDED_95, Z_TWO_SIDED_95, newcombe_interval, pairs, wilson_interval
+from pipeline.distill.paired import Z_ONE_SIDED_95, Z_TWO_SIDED_95, newcombe_interval, pairs, share_at_most, wilson_interval, z_of_several
 from pipeline.labels.evidence import margin
 from pipeline.students.samples import Samples
 
@@ -29,7 +30,7 @@ Cut: TypeAlias = tuple[str, str, NDArray[np.bool_]]
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """How one slice fared. `low` and `high` hold the share right between them, two-sided 95 %."""
+    """How one slice fared. `low` and `high` hold the share right between them, two-sided 95 % of this slice alone."""
 
     by: str
     value: str
@@ -37,10 +38,13 @@ class Slice:
     right: int
     low: float
     high: float
+    at_most: float
+    """Share right that it does not exceed for sure (one-sided 95 % of all slices together, exact)."""
     incumbent_right: int | None
     """None where nothing runs yet."""
     drop_at_least: float | None
-    """How much worse than the incumbent it is for sure (one-sided 95 %, paired, Newcombe); negative where it may be better."""
+    """How much worse than the incumbent it is for sure (one-sided 95 % of all slices together, paired, Newcombe).
+    Negative where it may be better."""
 
     @property
     def share(self) -> float:
@@ -61,10 +65,10 @@ def slices(
     rows_min: int,
 ) -> tuple[Slice, ...]:
     """Every slice of at least `rows_min` samples, the worst first: least share right, then the larger one."""
+    cuts = [cut for cut in _cuts(samples, truth_N, classes, rows_min) if cut[2].sum() >= rows_min]
     found = [
-        _slice(by, value, right_N[in_N], None if incumbent_right_N is None else incumbent_right_N[in_N])
-        for by, value, in_N in _cuts(samples, truth_N, classes, rows_min)
-        if in_N.sum() >= rows_min
+        _slice(by, value, right_N[in_N], None if incumbent_right_N is None else incumbent_right_N[in_N], of=len(cuts))
+        for by, value, in_N in cuts
     ]
     return tuple(sorted(found, key=lambda each: (each.share, -each.samples, each.name)))
 
@@ -75,9 +79,11 @@ def most_dropped(found: Sequence[Slice]) -> Slice | None:
     return max(compared, key=lambda each: each.drop_at_least or 0.0, default=None)
 
 
-def _slice(by: str, value: str, right_n: NDArray[np.bool_], incumbent_n: NDArray[np.bool_] | None) -> Slice:
+def _slice(by: str, value: str, right_n: NDArray[np.bool_], incumbent_n: NDArray[np.bool_] | None, *, of: int) -> Slice:
+    """One of so many."""
     low, high = wilson_interval(int(right_n.sum()), len(right_n), z=Z_TWO_SIDED_95)
-    drop = None if incumbent_n is None else -newcombe_interval(pairs(right_n, incumbent_n), z=Z_ONE_SIDED_95)[1]
+    at_most = share_at_most(int(right_n.sum()), len(right_n), z=z_of_several(Z_ONE_SIDED_95, of))
+    drop = None if incumbent_n is None else -newcombe_interval(pairs(right_n, incumbent_n), z=z_of_several(Z_ONE_SIDED_95, of))[1]
     return Slice(
         by=by,
         value=value,
@@ -85,6 +91,7 @@ def _slice(by: str, value: str, right_n: NDArray[np.bool_], incumbent_n: NDArray
         right=int(right_n.sum()),
         low=low,
         high=high,
+        at_most=at_most,
         incumbent_right=None if incumbent_n is None else int(incumbent_n.sum()),
         drop_at_least=drop,
     )

@@ -151,6 +151,7 @@ def finished(
                 Version(
                     generation=generation,
                     student=student,
+                    classes=tuple(classes),
                     fate="refused by the gate" if not judged["ships"] else fate,
                     says="phones: 3 of 3 confirmed" if judged["ships"] else judged["report"]["summary"],
                     trained=trained(seed=seed, warm=generation == 2),
@@ -161,7 +162,6 @@ def finished(
     return RunFacts(
         name=name,
         folder="digits",
-        classes=tuple(classes),
         stage="done",
         live=False,
         error="",
@@ -179,13 +179,14 @@ def unfinished() -> RunFacts:
     return RunFacts(
         name="spam",
         folder="spam",
-        classes=("ham", "spam"),
         stage="generation 1: label and train",
         live=True,
         error="",
         teacher="openai",
         made_at="2026-01-02 03:04 UTC",
-        versions=(Version(generation=1, student="small", fate=None, says="", trained=None, verdict=None, test=None),),
+        versions=(
+            Version(generation=1, student="small", classes=("ham", "spam"), fate=None, says="", trained=None, verdict=None, test=None),
+        ),
         labels=None,
         cost=None,
         spread=None,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from onnx import helper
 from typer.testing import CliRunner
 
 from pipeline.errors import FolderBusyError
+from pipeline.releases.bundle import build_bundle
+from pipeline.releases.manifest import BundleManifest, Golden, InputSpec
 from pipeline.students.control import train_in_memory
 from pipeline.students.export import export_student
 from tests.kit.students import numbers, spec
 from workers.cli import app
-from workers.driver.folder import Holder, RunFolder
+from workers.driver.folder import Holder, RunFolder, write_json
+from workers.driver.records import student_files
 
 RUN = """
 name = "numbers"
@@ -31,6 +35,8 @@ TEACHER = """
 import numpy as np
 
 def load(inputs):
+    with open(__file__.replace("sign.py", "asked"), "a") as asked:
+        asked.write(f"{len(inputs)} ")
     score = 4 * np.asarray(inputs).sum(1)
     return np.stack([1 / (1 + np.exp(score)), 1 / (1 + np.exp(-score))], axis=1)
 """
@@ -133,3 +139,47 @@ def test_a_file_that_ends_in_a_softmax_is_refused_before_it_is_judged(base: Path
     onnx.save_model(model, str(base / "softmax.onnx"))
     said = str(judged(base, str(base / "softmax.onnx")).exception)
     assert said.endswith("answers with probabilities; expected logits: devices take a softmax of them; cut the Softmax")
+
+
+def test_a_look_at_choose_is_by_other_samples_and_counts_nothing(base: Path, folder: Path) -> None:
+    good = str(base / "good" / "graph.onnx")
+    with Holder(RunFolder(folder)):  # not even a live run is in its way
+        done = judged(base, good, "--dir", str(folder), "--part", "choose", "--json")
+    assert done.exit_code == 0, done.output
+    assert "a choice, no verdict" in done.stderr
+    assert not (folder / "lineage.jsonl").exists()
+    chosen, gate = json.loads(done.stdout), json.loads(judged(base, good, "--json").stdout)
+    assert (chosen["part"], gate["part"]) == ("choose", "gate")
+    assert chosen["candidate"]["samples"] != gate["candidate"]["samples"]
+
+
+def test_in_a_runs_folder_a_file_is_held_against_what_stands_and_the_teacher_is_asked_once(base: Path, folder: Path) -> None:
+    files, run = student_files(RunFolder(folder), 1, "small"), RunFolder(folder)
+    shutil.copytree(base / "good", files.export)
+    write_json(files.verdict, {"export": {"kind": "floats", "temperature": 0.5}})
+    write_json(run.generation(1) / "opening.json", {"classes": {"small": ["spam", "ham"]}})
+    write_json(run.generation(1) / "outcome.json", {"students": {"small": {"fate": "shipped", "spec": "s", "steps_total": 1}}})
+    bad = str(base / "bad" / "graph.onnx")
+    turned = json.loads((first := judged(base, bad, "--dir", str(folder), "--json")).stdout)
+    assert "compared with generation 1 of small, as a run would" in first.stderr
+    assert turned["incumbent"]["accuracy"] < 0.2, "its classes are read by their names"
+    asked = (base / "asked").read_text()
+    alone = judged(base, bad, "--dir", str(folder), "--no-incumbent", "--json")
+    assert json.loads(alone.stdout)["incumbent"] is None
+    assert (base / "asked").read_text() == asked, "what the run has asked is not asked again"
+
+
+def test_an_incumbent_is_read_at_its_manifests_temperature_and_else_at_a_fitted_one_which_is_said(base: Path, tmp_path: Path) -> None:
+    graph = shutil.copytree(base / "bad", tmp_path / "bad") / "graph.onnx"
+    good = str(base / "good" / "graph.onnx")
+    assert re.search(
+        r"compared with .*, at temperature \S+: fitted, as it has no manifest", judged(base, good, "--incumbent", str(graph)).stdout
+    )
+    spec = InputSpec(kind="floats", name="input", width=4)
+    facts: dict[str, Any] = {"student": "small", "release": 1, "positive": None, "teacher": "t", "memory_bytes": 1}
+    manifest = BundleManifest(classes=("ham", "spam"), input=spec, temperature=7.5, **facts)
+    golden = [Golden(input=(0.0,) * 4, probabilities=(0.5, 0.5))]
+    bundle = build_bundle(tmp_path / "b.kdpb", manifest=manifest, graph=graph, weights=graph.with_name("weights.bin"), golden=golden)
+    (graph.with_name("manifest.json")).write_text(json.dumps(manifest.to_json()))
+    for file in (graph, bundle.path):
+        assert f"compared with {file}, at temperature 7.5 as its manifest says" in judged(base, good, "--incumbent", str(file)).stdout

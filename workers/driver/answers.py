@@ -19,7 +19,10 @@ MAX_ANSWERS_BYTES = 2**30
 
 
 def asked_once(samples: Samples, teacher: Teacher, folder: Path) -> Samples:
-    """The samples with the teacher's log-probabilities, NaN where it fails; from `folder` where they are known."""
+    """The samples with the teacher's log-probabilities, NaN where it fails; from `folder` where they are known.
+
+    Of a teacher that answers nothing, nothing is kept: it is about to be mended.
+    """
     path = folder / f"{_digest(samples, teacher)}.npy"
     try:
         return replace(samples, teacher_NK=np.load(io.BytesIO(read_bounded(path, MAX_ANSWERS_BYTES)), allow_pickle=False))
@@ -27,6 +30,8 @@ def asked_once(samples: Samples, teacher: Teacher, folder: Path) -> Samples:
         pass
     asked = samples.with_teacher(teacher)
     assert asked.teacher_NK is not None
+    if not len(asked.answered()):
+        return asked
     buffer = io.BytesIO()
     np.save(buffer, asked.teacher_NK, allow_pickle=False)
     make_private_folder(folder)

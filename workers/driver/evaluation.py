@@ -16,7 +16,7 @@ from pipeline.sources import SourceSpec, open_source
 from pipeline.students.evaluation import Candidate, evaluate, measure
 from pipeline.students.graph import Graph
 from pipeline.students.latency import latencies_in_turn_ms
-from pipeline.students.samples import Samples, read_samples
+from pipeline.students.samples import Samples, SamplesMissingError, read_samples
 from pipeline.teachers.size import teacher_bytes
 from workers.driver.answers import asked_once
 from workers.driver.context import RunContext
@@ -71,9 +71,11 @@ def test_figures(context: RunContext, files: StudentFiles, *, steps: int) -> dic
 def _measured(context: RunContext, files: StudentFiles, control: dict[str, Any] | None, steps: int) -> dict[str, Any]:
     run, teacher = context.run, context.teacher
     assert run.test is not None
-    samples = asked_once(
-        read_samples(open_source(run.test, base=context.base), classes=run.classes), teacher, context.folder.root / "answers"
-    ).answered()
+    read = read_samples(open_source(run.test, base=context.base), classes=run.classes)
+    asked = asked_once(read, teacher, context.folder.root / "answers")
+    samples = asked.answered()
+    if not len(samples):
+        raise SamplesMissingError("it that the teacher answers", {"rows": len(read)}, split="test", fault=asked.fault)
     exports = {"student": (files.export, read_json(files.verdict)["export"] | {"steps": steps})}
     if control:
         exports["control"] = (files.control, control)

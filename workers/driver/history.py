@@ -19,7 +19,7 @@ from pipeline.students.gate import VERSION as REPORT_VERSION
 from workers.driver.evaluation import VERSION as TEST_VERSION
 from workers.driver.folder import RunFolder, holder_of, read_json
 from workers.driver.labels import store_url_in
-from workers.driver.records import student_files, trainings
+from workers.driver.records import classes_of, student_files, trainings
 
 
 def history_of(folder: RunFolder, *, made_at: str, progress: Callable[[int, int], None] = lambda done, rows: None) -> RunFacts:
@@ -27,11 +27,11 @@ def history_of(folder: RunFolder, *, made_at: str, progress: Callable[[int, int]
     origin, status = read_json(folder.origin_file), read_json(folder.status_file) or {}
     unread: list[str] = []
     counts, cost, spread = _labels(folder, unread, progress)
-    versions = tuple(version for number in folder.generations() for version in _versions(folder, number, unread))
+    classes = tuple(origin["run"]["classes"])
+    versions = tuple(version for number in folder.generations() for version in _versions(folder, number, unread, classes))
     return RunFacts(
         name=origin["name"],
         folder=folder.root.name,
-        classes=tuple(origin["run"]["classes"]),
         stage=status.get("stage", "not started"),
         live=holder_of(folder) is not None,
         error=status.get("error", ""),
@@ -70,8 +70,8 @@ def _counts(store: Store) -> LabelCounts:
     )
 
 
-def _versions(folder: RunFolder, generation: int, unread: list[str]) -> Iterator[Version]:
-    """Students of one generation, by name."""
+def _versions(folder: RunFolder, generation: int, unread: list[str], classes: tuple[str, ...]) -> Iterator[Version]:
+    """Students of one generation, by name; `classes` are those of versions that do not say theirs."""
     root = folder.generation(generation)
     outcome = read_json(root / "outcome.json") or {"students": {}}
     for name in sorted(read_json(root / "opening.json")["students"]):
@@ -84,7 +84,22 @@ def _versions(folder: RunFolder, generation: int, unread: list[str]) -> Iterator
         verdict = known["verdict"]
         if verdict and not _known(verdict["report"], REPORT_VERSION, f"{name} of generation {generation}, its verdict", unread):
             known["verdict"] = None
-        yield Version(generation=generation, student=name, fate=fate.get("fate"), says=fate.get("says", ""), **known)
+        yield Version(
+            generation=generation,
+            student=name,
+            classes=_classes(folder, generation, name, unread) or classes,
+            fate=fate.get("fate"),
+            says=fate.get("says", ""),
+            **known,
+        )
+
+
+def _classes(folder: RunFolder, generation: int, name: str, unread: list[str]) -> tuple[str, ...] | None:
+    try:
+        return classes_of(folder, generation, name)
+    except KdpipeError as error:
+        unread.append(f"{name} of generation {generation}, its bundle: {error}")
+        return None
 
 
 def _known(document: Mapping[str, Any] | None, version: int, what: str, unread: list[str]) -> Mapping[str, Any] | None:

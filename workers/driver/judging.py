@@ -21,8 +21,9 @@ from pipeline.releases.lineage import LineageEntry
 from pipeline.sources import open_source
 from pipeline.students.checkpoint import load_weights
 from pipeline.students.drawing import drawn
-from pipeline.students.evaluation import Candidate
+from pipeline.students.evaluation import Candidate, measure
 from pipeline.students.export import Exported, export_student
+from pipeline.students.faults import ClassesChangedError
 from pipeline.students.gate import judge
 from pipeline.students.graph import Graph
 from pipeline.students.models import StudentSpec, build_student
@@ -30,8 +31,8 @@ from pipeline.students.onnx_file import GRAPH
 from pipeline.students.samples import Samples, Validation, read_validation
 from workers.driver.answers import validation_answered
 from workers.driver.context import RunContext
-from workers.driver.folder import read_json, write_json
-from workers.driver.records import Incumbent, section_of, student_files
+from workers.driver.folder import RunFolder, read_json, write_json
+from workers.driver.records import Incumbent, classes_of, section_of, student_files
 from workers.driver.releasing import lineage_of
 from workers.driver.standing import TakenBack, digest_of, standing_of, start_of, taken_back
 from workers.footprint import memory_of
@@ -42,13 +43,15 @@ GOLDEN_DIGITS = 3
 
 
 def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str, Any]:
-    """Export and judge one student; writes verdict.json last and returns it."""
+    """Export and judge one student; writes verdict.json last and returns it. Raises ClassesChangedError."""
+    _check_classes(context, opening.generation, name)
     files = student_files(context.folder, opening.generation, name)
     teacher = context.teacher
     validation = validation_of(context)
     student = build_student(student_spec(context, opening.generation, name))
     student.module.load_state_dict(load_weights(files.weights))
     incumbent = standing_of(context.folder, name)
+    before = incumbent_candidate(context.folder, name, incumbent) if incumbent else None
     exported = export_student(
         name=name,
         student=student,
@@ -56,13 +59,13 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         choose=validation.choose,
         out=files.export,
         budget=context.run.gate.int8_loss_max,
-        incumbent=incumbent.files.export / GRAPH if incumbent else None,
+        incumbent=before.graph if before and before.classes == context.run.classes else None,
     )
     memory_bytes = memory_of(exported.graph, kind=exported.kind)
     report = judge(
         student=name,
         candidate=candidate_of(exported),
-        incumbent=_incumbent_candidate(incumbent),
+        incumbent=before,
         gate=validation.gate,
         section=context.run.gate,
         classes=context.run.classes,
@@ -91,6 +94,7 @@ def judge_student(context: RunContext, opening: Opening, name: str) -> dict[str,
         "teacher": teacher.fingerprint,
         "memory_bytes": memory_bytes,
         "golden": golden_samples(exported, validation.choose),
+        "choose": _on_choose(context, exported, validation.choose),
         "threshold": _threshold(context, exported, validation.choose),
         "runtime": _runtime(exported),
         "export": _export_facts(exported),
@@ -131,11 +135,18 @@ def candidate_of(exported: Exported) -> Candidate:
     return Candidate(graph=exported.graph, kind=exported.kind, temperature=exported.temperature)
 
 
-def _incumbent_candidate(incumbent: Incumbent | None) -> Candidate | None:
-    if incumbent is None:
-        return None
+def incumbent_candidate(folder: RunFolder, student: str, incumbent: Incumbent) -> Candidate:
+    """A version that devices run, with its own temperature and classes."""
     export = read_json(incumbent.files.verdict)["export"]
-    return Candidate(graph=incumbent.files.export / "graph.onnx", kind=export["kind"], temperature=export["temperature"])
+    classes = classes_of(folder, incumbent.generation, student)
+    return Candidate(graph=incumbent.files.export / GRAPH, kind=export["kind"], temperature=export["temperature"], classes=classes)
+
+
+def _check_classes(context: RunContext, generation: int, name: str) -> None:
+    """The run file may have changed between training and judging."""
+    trained_for = classes_of(context.folder, generation, name)
+    if trained_for not in (None, context.run.classes):
+        raise ClassesChangedError(name, trained_for, context.run.classes)
 
 
 def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]:
@@ -150,6 +161,14 @@ def golden_samples(exported: Exported, samples: Samples) -> list[dict[str, Any]]
         {"input": value if isinstance(value, str) else list(value), "probabilities": [round(float(p), GOLDEN_DIGITS) for p in row]}
         for value, row in zip(inputs, probabilities, strict=True)
     ]
+
+
+def _on_choose(context: RunContext, exported: Exported, samples: Samples) -> dict[str, Any]:
+    """Figures by which two run files may be compared: they decide about no release, and use nothing of the gate's samples up."""
+    run = context.run
+    log_probs_NK = log_softmax(Graph(exported.graph, kind=exported.kind).logits(samples.inputs) / exported.temperature)
+    figures = measure(log_probs_NK, samples, classes=run.classes, positive=run.positive, fixed_fpr=run.gate.fixed_fpr)
+    return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in figures.items()}
 
 
 def _threshold(context: RunContext, exported: Exported, samples: Samples) -> dict[str, float] | None:

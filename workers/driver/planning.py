@@ -1,14 +1,15 @@
 """The plan of a run, before it does anything: what continues, what starts afresh, what is labelled, what it costs."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline.config import StudentSection
-from pipeline.distill.losses import HINTS, is_approximate
+from pipeline.distill.losses import HINTS, NO_LABEL, is_approximate
 from pipeline.errors import DataError
+from pipeline.inputs import InputShapeError, encode
 from pipeline.labels.codecs import codec_of
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
@@ -17,13 +18,13 @@ from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
 from pipeline.students.answering import logits_of
+from pipeline.students.gate_lines import too_few
 from pipeline.students.hint import HintImpossibleError
 from pipeline.students.lessons import check_section
 from pipeline.students.models import MODELS, StudentSpec, build_student
 from pipeline.students.onnx_file import to_onnx
-from pipeline.students.samples import read_validation
+from pipeline.students.samples import Samples, SamplesMissingError, SampleUnfitError, read_samples, read_validation
 from pipeline.students.scaling import TRAINER
-from pipeline.teachers import Teacher
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
@@ -37,7 +38,8 @@ from workers.labelling.faults import TeacherChangedError
 def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     """A few lines for a person. Reads only; a folder that does not exist yet is a first run.
 
-    `fingerprint` is the teacher's; asked for where labels are there. Raises TeacherChangedError where the run would, once it labels.
+    `fingerprint` is the teacher's; asked for where labels are there. Raises TeacherChangedError where the run would, once it labels;
+    ForeignClassesError.
     """
     run, folder = request.run, request.folder
     lines = [f"plan of {run.name} in {folder.root}"]
@@ -47,6 +49,7 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     labelling = labelling_of(request, number)
     try:
         summary = labelling.preview()
+        labelling.check_classes()
     except DataError as error:
         if run.prepare is None or folder.origin_file.exists():
             raise
@@ -76,8 +79,7 @@ def check_students(request: RunRequest) -> list[str]:
     """
     run, warnings = request.run, list[str]()
     for name, section in run.students.items():
-        spec = StudentSpec(name=name, section=section, classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
-        student = build_student(spec)
+        student = build_student(_spec(request, name))
         check_section(
             name,
             section,
@@ -102,16 +104,40 @@ def check_prepared(request: RunRequest) -> None:
         prepare_run(request.run, folder=request.base, cache=cache_folder(), say=lambda _: None, fetch=fetch)
 
 
-def check_inputs(request: RunRequest, teacher: Callable[[], Teacher]) -> None:
-    """Open what the run will read later, and the teacher, so that a mistake there is told now. Raises what they raise."""
+def check_samples(request: RunRequest) -> list[str]:
+    """Read the splits that the run will read after training, so that a mistake there is told now.
+
+    Returns what a person should know. Raises what reading them raises, SamplesMissingError, SampleUnfitError.
+    """
     run = request.run
-    read_validation(open_source(run.validation, base=request.base), classes=run.classes)  # else its parts are known after training
-    for section in (run.labelled, run.test):
+    validation = read_validation(open_source(run.validation, base=request.base), classes=run.classes)
+    splits = [("validation", part) for part in (validation.fit, validation.choose, validation.gate)]
+    for name, section in (("labelled", run.labelled), ("test", run.test)):
         if section:
-            source = open_source(section, base=request.base)
-            for part in source.parts():
-                source.read(part.identity, range(min(part.rows, 1)))
-    teacher()
+            splits.append((name, read_samples(open_source(section, base=request.base), classes=run.classes)))
+    for name, samples in splits:
+        if not len(samples):
+            raise SamplesMissingError("it", {"rows that parse": 0}, split=name)
+    if run.stream.kind == "floats":
+        _check_widths(request, splits)
+    gate = validation.gate
+    few = too_few(int((gate.hard_N != NO_LABEL).sum()) or len(gate), run.gate)
+    return [f"  gate: against an incumbent, {few}"] if few else []
+
+
+def _check_widths(request: RunRequest, splits: Sequence[tuple[str, Samples]]) -> None:
+    for student in request.run.students:
+        width = build_student(_spec(request, student)).width
+        for name, samples in splits:
+            try:
+                encode(samples.inputs, kind="floats", width=width)
+            except InputShapeError as error:
+                raise SampleUnfitError(name, samples.ids[error.row], student, error.found, error.expected) from error
+
+
+def _spec(request: RunRequest, name: str) -> StudentSpec:
+    run = request.run
+    return StudentSpec(name=name, section=run.students[name], classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
 
 
 def _learns(request: RunRequest, found: Opening, *, ended: bool) -> bool:

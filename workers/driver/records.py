@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.config import RunFile, StudentSection
 from pipeline.labels.cost import Training
 from pipeline.loop.generation import FAILURES, Fate, Opening, StudentFacts, wanted_digests
+from pipeline.releases.bundle import open_bundle
 from workers.driver.folder import RunFolder, read_json, write_json
 
 
@@ -105,14 +106,15 @@ def open_generation(folder: RunFolder) -> Opening | None:
         return None
     record = read_json(_opening_file(folder, numbers[-1]))
     del record["sections"]
+    record.pop("classes", None)
     record.pop("afresh", None)  # written before it was seen to follow from the digests
     return Opening(**record)
 
 
 def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
-    """Open a generation, or amend it. A student keeps the section it was opened with until its digest is the run file's."""
+    """Open a generation, or amend it. A student keeps what it was opened with until its digest is the run file's."""
     path = _opening_file(folder, opening.generation)
-    before = (read_json(path) or {"sections": {}})["sections"]
+    before = read_json(path) or {}
     wanted = wanted_digests(run)
     write_json(
         path,
@@ -121,7 +123,11 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
             "new_rows": opening.new_rows,
             "students": dict(opening.students),
             "sections": {
-                name: run.students[name].model_dump(mode="json") if wanted.get(name) == digest else before[name]
+                name: run.students[name].model_dump(mode="json") if wanted.get(name) == digest else before["sections"][name]
+                for name, digest in opening.students.items()
+            },
+            "classes": {
+                name: run.classes if wanted.get(name) == digest else before.get("classes", {}).get(name)
                 for name, digest in opening.students.items()
             },
         },
@@ -131,6 +137,18 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
 def section_of(folder: RunFolder, generation: int, student: str) -> StudentSection:
     """What a student was made of in a generation, whatever the run file says now."""
     return StudentSection.model_validate(read_json(_opening_file(folder, generation))["sections"][student])
+
+
+def classes_of(folder: RunFolder, generation: int, student: str) -> tuple[str, ...] | None:
+    """What a version's answers stand for, in their order, whatever the run file says now; None where nothing on disk says it.
+
+    Generations of an older kdpipe did not write it down; their bundles say it.
+    """
+    recorded = read_json(_opening_file(folder, generation)).get("classes", {}).get(student)
+    bundle = student_files(folder, generation, student).bundle
+    if recorded is None and bundle.exists():
+        recorded = open_bundle(bundle).manifest.classes
+    return None if recorded is None else tuple(recorded)
 
 
 def _opening_file(folder: RunFolder, generation: int) -> Path:

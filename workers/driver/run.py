@@ -27,7 +27,7 @@ from workers.driver.folder import Holder, read_json, write_json
 from workers.driver.holding import holding_labels, refuse_useless_take_over
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
-from workers.driver.planning import check_inputs, check_prepared, check_students, plan_text
+from workers.driver.planning import check_prepared, check_samples, check_students, plan_text
 from workers.driver.ports import check_ports
 from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
@@ -87,8 +87,10 @@ def _say_plan(request: RunRequest) -> None:
     check_prepared(request)
     with Reporter(request.folder, writes_status=False) as reporter:
         reporter.say("\n".join([plan_text(request, fingerprint=lambda: teacher().fingerprint), *warnings]))
-    if request.run.prepare is None or request.folder.origin_file.exists():
-        check_inputs(request, teacher)
+        if request.run.prepare is None or request.folder.origin_file.exists():
+            for note in check_samples(request):
+                reporter.say(note)
+            teacher()  # so that a mistake there is told now
 
 
 @contextlib.contextmanager
@@ -112,13 +114,18 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 def _go(context: RunContext, request: RunRequest) -> None:
     warnings = check_students(request)
     check_ports(request.run.fleet, request.folder)
-    _remember(request)
+    if not request.folder.origin_file.exists():
+        _remember(request)  # what lies here is a run's from now on
     if request.run.prepare:
         context.reporter.stage("prepare")
         with context.stop.at_once():
             prepare_run(request.run, folder=request.base, cache=cache_folder(), say=context.reporter.say, fetch=fetch)
     context.check_stop()
-    context.reporter.say("\n".join([plan_text(request, fingerprint=lambda: context.teacher.fingerprint), *warnings]))
+    plan = plan_text(request, fingerprint=lambda: context.teacher.fingerprint)
+    with context.stop.at_once():
+        notes = check_samples(request)
+    context.reporter.say("\n".join([plan, *notes, *warnings]))
+    _remember(request)  # of a run that was refused, the folder keeps how it was
     _repair(context)
     with contextlib.closing(Fleet(context)) as fleet:
         planner: Labelling | None = None

@@ -21,7 +21,7 @@ from pipeline.labels.codecs import codec_of
 from pipeline.labels.intervals import Run
 from pipeline.labels.ledger import Ledger
 from pipeline.labels.locality import reading_groups
-from pipeline.labels.log import LogReader, LogWriter
+from pipeline.labels.log import ForeignClassesError, LogReader, LogWriter
 from pipeline.labels.planning import SourceChange, source_change
 from pipeline.labels.retention import Retention
 from pipeline.labels.rowspace import plan_of, units_left
@@ -130,6 +130,11 @@ class Labelling:
             writer.queue(change.entries)
             writer.flush(now_unix_s=self._clock().unix_s)
         return self._summary(state, parts, change)
+
+    def check_classes(self) -> None:
+        """Raises ForeignClassesError if labels over other classes are there, as `plan` and `run` do."""
+        if (found := self._log.refresh().classes) not in ((), self._spec.classes):
+            raise ForeignClassesError(found, self._spec.classes)
 
     def check_teacher(self, fingerprint: str) -> None:
         """Raises TeacherChangedError if labels of another teacher are there and mixing them was not asked for."""

@@ -8,12 +8,14 @@ from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
 from pipeline.distill.paired import (
+    Z_ONE_SIDED_95,
     Z_TWO_SIDED_95,
     Pairs,
     mcnemar_exact_p,
     mean_interval_95,
     newcombe_interval,
     pairs,
+    samples_to_tell,
     wilson_interval,
 )
 
@@ -77,3 +79,17 @@ def test_the_interval_of_a_mean_is_students() -> None:
     expected = student_t.interval(0.95, 4, loc=differences.mean(), scale=differences.std(ddof=1) / np.sqrt(5))
     assert (mean, low, high) == pytest.approx((0.01, *expected), abs=1e-5)
     assert np.isnan(mean_interval_95(np.array([0.1]))[1])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("margin", [0.01, 0.05])
+def test_so_many_samples_let_identical_answers_pass_and_one_fewer_does_not(share: float, margin: float) -> None:
+    def low(n: int) -> float:
+        right = round(share * n)
+        return newcombe_interval(Pairs(both=right, candidate=0, incumbent=0, neither=n - right), z=Z_ONE_SIDED_95)[0]
+
+    enough = samples_to_tell(share, margin=margin)
+    assert enough is not None
+    assert low(enough) > -margin >= low(enough - 1)
+    assert samples_to_tell(1.0, margin=0.01) == 268
+    assert samples_to_tell(share, margin=0.0) is None

@@ -1,10 +1,14 @@
-"""A device that answers otherwise than the artefact is an error of the fleet, not a line in a page."""
+"""Answers of devices and of teachers. A device that answers otherwise than the artefact is an error of the fleet, not a line in a page."""
 
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.kit.students import CLASSES, mails
+from workers.driver.answers import asked_once
 from workers.driver.summary import SAME_WITHIN, answers_that_differ, compared
 
 
@@ -36,3 +40,25 @@ def test_an_answer_that_the_teacher_gave_in_the_models_place_is_not_held_against
     assert compared("phones-1", given, expected_NK) == {"device": "phones-1", "asked": 1, "largest_difference": 0.0, "same": True}
     assert (compared("phones-1", {**given, "by_teacher": [False, False]}, expected_NK) or {})["same"] is False
     assert compared("phones-1", {**given, "by_teacher": [True, True]}, expected_NK) is None
+
+
+def test_a_teacher_that_answers_nothing_is_asked_again_once_it_is_mended_and_then_no_more(tmp_path: Path) -> None:
+    asked = []
+
+    class Teacher:
+        classes: tuple[str, ...] = CLASSES
+        fingerprint, deterministic, mended = "same", True, False
+
+        def log_probs(self, inputs: Any) -> np.ndarray:
+            asked.append(len(inputs))
+            if not self.mended:
+                raise ConnectionError("refused")
+            return np.full((len(inputs), 2), -0.7, dtype=np.float32)
+
+    teacher, samples = Teacher(), mails(4, teacher=False)
+    assert asked_once(samples, teacher, tmp_path).fault == "ConnectionError: refused"
+    teacher.mended = True
+    asked.clear()
+    for _ in range(2):
+        assert len(asked_once(samples, teacher, tmp_path).answered()) == 4
+    assert asked == [4]

@@ -1,13 +1,18 @@
 """The plan says what a run would do, and refuses what the run would: before Ray, before a label."""
 
 import json
+import pickle
+import re
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pipeline.errors import ConfigError, KdpipeError
+from pipeline.labels.log import ForeignClassesError
 from pipeline.loop.generation import Opening, wanted_digests
 from pipeline.recipes import PreparedOtherwiseError, prepare_run
 from pipeline.releases.repository import create_repository
@@ -15,11 +20,13 @@ from pipeline.students.faults import LogitsShapeError
 from pipeline.students.hint import HintImpossibleError
 from pipeline.students.models import StudentBuildError
 from pipeline.students.onnx_file import ExportError
+from pipeline.students.samples import LabelUnknownError, SamplesMissingError, SampleUnfitError
 from tests.kit.bundles import Trust, text_bundle
 from tests.kit.crews import LocalCrew
-from workers.driver.folder import write_json
+from workers.driver import run
+from workers.driver.folder import read_json, write_json
 from workers.driver.labels import labelling_of
-from workers.driver.planning import check_prepared, check_students, plan_text
+from workers.driver.planning import check_prepared, check_samples, check_students, plan_text
 from workers.driver.records import student_files, write_opening
 from workers.driver.request import RunRequest
 from workers.labelling import Demand
@@ -252,3 +259,58 @@ def test_nothing_starts_from_a_release_that_was_taken_back_and_the_plan_says_so(
     told = plan(asked(project))
     assert "student tiny: trains afresh in generation 2\n" in told
     assert "  tiny: generation 1 was taken back (a typo): nothing starts from it" in told
+
+
+def test_labels_over_other_classes_are_refused_by_the_plan_and_the_folder_keeps_how_the_run_was(project: Path) -> None:
+    request = asked(project)
+    label(request)
+    write_json(request.folder.origin_file, {"run": "as it was"})
+    with pytest.raises(ForeignClassesError):
+        plan(asked(project, "classes=['spam', 'ham']"))
+    changed = asked(project, "classes=['spam', 'ham']", "fleet.populations.phones.devices=0")
+    reporter = SimpleNamespace(say=lambda said: None, stage=lambda name: None)
+    context: Any = SimpleNamespace(run=changed.run, base=changed.base, folder=changed.folder, reporter=reporter, check_stop=lambda: None)
+    with pytest.raises(ForeignClassesError):
+        run._go(context, changed)
+    assert read_json(request.folder.origin_file) == {"run": "as it was"}
+
+
+def numbers_in(project: Path, name: str, rows: list[dict[str, object]]) -> str:
+    """An override that makes such a file the split of this name."""
+    (project / f"{name}.jsonl").write_text("".join(json.dumps({"label": "ham", **row}) + "\n" for row in rows))
+    return f"{name}={{ path = '{name}.jsonl', kind = 'floats', input = 'x', label = 'label' }}"
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "error", "says"),
+    [
+        ("test", [], SamplesMissingError, "test: no sample in it (rows that parse 0); expected at least one; give `test` more rows"),
+        ("labelled", [], SamplesMissingError, "labelled: no sample in it"),
+        (
+            "test",
+            [{"x": [1, 2, 3, 4]}, {"x": [1, 2, 3]}],
+            SampleUnfitError,
+            "shape (3,); expected 4 numbers, as student tiny takes; correct `test`",
+        ),
+        ("validation", [{"x": [1, 2, 3]}] * 40, SampleUnfitError, "shape (3,); expected 4 numbers, as student tiny takes"),
+        ("test", [{"x": [1, 2, 3, 4], "label": "eggs"}], LabelUnknownError, "label 'eggs'"),
+    ],
+)
+def test_a_split_that_would_end_the_run_after_training_is_refused_before_it(
+    project: Path, split: str, rows: list[dict[str, object]], error: type[KdpipeError], says: str
+) -> None:
+    mlp = "{ use = 'mlp', options = { features = 4 } }"
+    numbers = [numbers_in(project, name, [{"x": [1, 2, 3, row]} for row in range(40)]) for name in ("stream", "validation")]
+    request = asked(project, *numbers, f"students.tiny={mlp}", f"students.other={mlp}", numbers_in(project, split, rows))
+    with pytest.raises(error) as raised:
+        check_samples(request)
+    assert says in str(raised.value)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_the_plan_says_where_the_gate_has_too_few_samples_to_let_a_successor_pass(project: Path) -> None:
+    (note,) = check_samples(asked(project))
+    assert re.fullmatch(
+        r"  gate: against an incumbent, with \d+ samples identical answers would not pass; 268 do, or raise `gate.margin`", note
+    )
+    assert check_samples(asked(project, "gate.margin=0.5")) == []

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import Fate, Opening, opening, wanted_digests
+from pipeline.students.faults import ClassesChangedError
 from pipeline.students.onnx_file import ExportError
+from tests.kit.bundles import text_bundle
 from tests.kit.crews import LocalCrew
 from workers.driver import turn
-from workers.driver.folder import write_json
+from workers.driver.folder import read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.learning import StageCrashedError
-from workers.driver.records import open_generation, outcomes, student_files, trained_digests, write_opening
+from workers.driver.records import classes_of, open_generation, outcomes, student_files, trained_digests, write_opening
 from workers.driver.request import RunRequest
 from workers.driver.turn import Turn
 from workers.labelling import Demand
@@ -151,3 +154,26 @@ def test_a_student_that_failed_trains_again_without_new_rows_and_from_the_versio
     write_opening(folder, due, request_in.run)
     starts = {name: turn_of(request_in, [])._spec(name).warm_start for name in digests}
     assert starts == {name: student_files(folder, 1, name).weights for name in digests}
+
+
+def test_a_student_trained_for_other_classes_than_the_run_files_is_not_judged_and_trains_afresh(request_in: RunRequest) -> None:
+    """As after `clean DIR --labels`, which the refusal of other classes advises, while a generation was open."""
+    turned = replace(request_in, run=request_in.run.model_copy(update={"classes": ("spam", "ham")}))
+    left = open_generation(request_in.folder)
+    assert left is not None
+    write_opening(request_in.folder, left, turned.run)  # what was trained goes on as what it is
+    errors = turn_of(turned, []).run()
+    assert {type(error) for error in errors} == {ClassesChangedError}
+    assert "trained for the classes ['ham', 'spam']; expected ['spam', 'ham']" in str(errors[0])
+    assert trained_digests(request_in.folder) == {}
+    assert classes_of(request_in.folder, 1, "good") == ("ham", "spam")
+
+
+def test_classes_of_a_version_that_an_older_kdpipe_made_are_its_bundles(request_in: RunRequest) -> None:
+    opening_file = request_in.folder.generation(1) / "opening.json"
+    record = read_json(opening_file)
+    del record["classes"]
+    write_json(opening_file, record)
+    assert classes_of(request_in.folder, 1, "good") is None
+    text_bundle(request_in.folder.root / "b", release=1).path.rename(student_files(request_in.folder, 1, "good").bundle)
+    assert classes_of(request_in.folder, 1, "good") == ("ham", "spam")

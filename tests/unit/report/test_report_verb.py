@@ -12,7 +12,7 @@ from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.reports import figures_on_test, trained, verdict
 from workers.cli import app
-from workers.driver.folder import RunFolder, write_json
+from workers.driver.folder import RunFolder, read_json, write_json
 from workers.driver.records import student_files
 
 CLASSES = ("ham", "spam")
@@ -120,3 +120,31 @@ def test_open_shows_it_in_the_browser_or_says_that_there_is_none(over: RunFolder
     done = report(over, tmp_path / "report.html", "--open")
     assert shown == [(tmp_path / "report.html").as_uri()]
     assert "no browser was found here" in done.stderr
+
+
+def test_a_run_whose_labels_all_rotted_still_has_its_report_with_the_bad_shards(over: RunFolder, tmp_path: Path) -> None:
+    shards = [path for path in (over.labels / "shards").rglob("*") if path.is_file()]
+    for shard in shards:
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 255
+        shard.chmod(0o644)
+        shard.write_bytes(data)
+    done = report(over, tmp_path / "report.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "report.html").read_text()
+    assert f"No label counts. {len(shards)} shard" in page
+    assert all(shard.name in page for shard in shards)
+
+
+def test_a_verdict_is_shown_with_the_classes_it_was_made_for_whatever_the_run_file_says_now(over: RunFolder, tmp_path: Path) -> None:
+    opening = over.generation(1) / "opening.json"
+    origin = read_json(over.origin_file)
+    origin["run"]["classes"] = ["eggs"]
+    write_json(over.origin_file, origin)
+    assert report(over, tmp_path / "unnamed.html").exit_code == 0
+    assert "does not say over which" in (tmp_path / "unnamed.html").read_text()
+    write_json(opening, {**read_json(opening), "classes": {"small": CLASSES, "wide": CLASSES[::-1]}})
+    assert report(over, tmp_path / "named.html").exit_code == 0
+    named = (tmp_path / "named.html").read_text()
+    assert "ham taken for spam" in named
+    assert "eggs" not in named

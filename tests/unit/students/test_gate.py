@@ -61,6 +61,10 @@ def judged(candidate: Candidate, incumbent: Candidate | None, samples: Samples, 
     )
 
 
+def replace_in(section: GateSection, **changes: Any) -> GateSection:
+    return section.model_copy(update=changes)
+
+
 def line(report, name: str):
     return next(line for line in report.lines if line.name == name)
 
@@ -124,6 +128,46 @@ def test_the_same_file_again_is_not_better(files: dict[str, Candidate]) -> None:
     report = judged(files["good"], files["good"], mails(200, seed=5))
     assert not report.ships
     assert line(report, "better by estimate").says.startswith("not better: +0.0000 against the incumbent (0 samples won, 0 lost, of 200)")
+
+
+def test_an_incumbent_that_knows_the_classes_in_another_order_is_read_in_ours(files: dict[str, Candidate]) -> None:
+    samples = mails(200, seed=5)
+    turned = replace(files["wrong"], classes=CLASSES[::-1])
+    report = judged(files["mediocre"], turned, samples)
+    assert report.incumbent.accuracy == pytest.approx(1 - judged(files["wrong"], None, samples).candidate.accuracy)
+    assert report.incumbent.accuracy > report.candidate.accuracy
+    assert not report.ships
+
+
+def test_an_incumbent_of_other_classes_is_compared_with_nothing_and_the_budgets_decide(files: dict[str, Candidate]) -> None:
+    foreign = replace(files["good"], classes=("ham", "eggs", "toast", "jam", "tea"))
+    met, missed = (judged(files["wrong"], foreign, mails(100, seed=5), replace_in(OPEN, accuracy_min=least)) for least in (0.0, 1.0))
+    why = "compared with nothing: the incumbent's classes are others, without 'spam', with 'eggs' 'toast' 'jam' and 1 more"
+    assert met.ships
+    assert met.summary == f"ships ({why})"
+    assert met.incumbent is None
+    said = line(met, "not inferior to the incumbent")
+    assert (said.passed, said.says) == (None, f"{why}; the budgets decide alone")
+    assert missed.summary.startswith("keeps the incumbent: accuracy ")
+    assert missed.summary.endswith(f"({why})")
+
+
+def test_an_incumbent_that_does_not_eat_the_samples_is_compared_with_nothing(tmp_path: Path, files: dict[str, Candidate]) -> None:
+    """The run file's inputs have changed since."""
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("input", "logits")]
+    graph = helper.make_graph([helper.make_node("Identity", ["input"], ["logits"])], "numbers", shapes[:1], shapes[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "numbers.onnx")
+    report = judged(files["good"], Candidate(graph=tmp_path / "numbers.onnx", kind="floats", temperature=1.0), mails(50, seed=5))
+    assert report.ships
+    assert "compared with nothing: the incumbent does not eat these samples (" in report.summary
+
+
+def test_samples_too_few_to_let_any_successor_pass_are_told_with_how_many_would_do(files: dict[str, Candidate]) -> None:
+    few, enough = (line(judged(files["good"], files["good"], mails(n, seed=5)), "not inferior to the incumbent") for n in (60, 400))
+    found = re.search(r"with 60 samples identical answers would not pass; (\d+) do, or raise `gate.margin`$", few.says)
+    assert found is not None
+    assert 60 < int(found[1]) <= 400
+    assert (enough.passed, enough.says) == (True, "95 % bound")
 
 
 def test_mcnemars_p_is_shown_and_decides_nothing(files: dict[str, Candidate]) -> None:

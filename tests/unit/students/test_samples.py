@@ -1,5 +1,6 @@
 """Validation parts: whose they are, always the same way, and what is missing."""
 
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,3 +136,18 @@ def test_a_teacher_that_answers_nothing_of_a_part_ends_the_judging() -> None:
     one = samples.take([1])
     with pytest.raises(SamplesMissingError, match="no sample in fit that the teacher answers"):
         Validation(fit=one, choose=one, gate=one).answered(lambda part: part.with_teacher(Picky(samples)))
+
+
+def test_what_a_teacher_that_answers_nothing_raised_first_ends_the_message() -> None:
+    class Broken(Picky):
+        def log_probs(self, inputs: pa.Array) -> np.ndarray:
+            raise KeyError("my own bug" if len(inputs) > 1 else "a later one")
+
+    samples = mails(6, teacher=False)
+    with pytest.raises(SamplesMissingError) as raised:
+        Validation(fit=samples, choose=samples, gate=samples).answered(lambda part: part.with_teacher(Broken(samples)))
+    assert str(raised.value).endswith(
+        "no sample in fit that the teacher answers (fit 0, choose 0, gate 0); expected some in each of "
+        "fit, choose, gate; the teacher raised KeyError: 'my own bug'"
+    )
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)

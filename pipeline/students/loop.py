@@ -53,7 +53,7 @@ class Moved(Enum):
 
     STEPPED = "stepped"
     SKIPPED = "skipped"
-    """The gradient was not finite: the labels were read, the weights stay."""
+    """The gradient was not finite: the labels were read; weights and buffers stay."""
     WAITING = "waiting"
     """The next batch is not labelled yet."""
     DONE = "done"
@@ -169,9 +169,13 @@ class Trainer:
             return Moved.WAITING
         assert self._cursor is not None
         start, epoch = self._cursor.pos, self._cursor.epoch
+        # The forward pass writes into them, as BatchNorm does into its running mean: of a batch that is not finite, for good.
+        buffers = {name: buffer.clone() for name, buffer in self._student.module.named_buffers()}
         loss, seen_K = self._backward(batch, epoch=epoch, start=start)
         self._seen_K += seen_K
         taken = self._update(loss)
+        if not taken:
+            self._take_back(buffers)
         self._cursor = batch.cursor_after
         self._count(batch, loss, epoch=epoch, taken=taken)
         if self._average and self.step >= self._section.steps:
@@ -287,6 +291,11 @@ class Trainer:
         if self._average:
             self._average.update(self.step)
         return True
+
+    def _take_back(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in self._student.module.named_buffers():
+            if name in buffers:
+                buffer.copy_(buffers[name])
 
     def _count(self, batch: LabelBatch, loss: float, *, epoch: int, taken: bool) -> None:
         progress = self._progress

@@ -23,10 +23,10 @@ from pipeline.students.faults import (
     StudentRaisedError,
 )
 from pipeline.students.loop import Moved, load_model
-from pipeline.students.models import build_student
+from pipeline.students.models import Student, build_student
 from pipeline.students.schedule import learning_rate
 from tests.kit.ranks import Reduce, in_ranks
-from tests.kit.students import GrowingReader, finish, mails, reader_of, spec, trainer_of, weights
+from tests.kit.students import GrowingReader, finish, mails, numbers, reader_of, spec, trainer_of, weights
 
 
 def through_a_file(state: dict[str, Any]) -> Any:
@@ -175,6 +175,60 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing() 
     assert moves.count(Moved.SKIPPED) == trainer.skipped == 1 + (moves[-1] is Moved.SKIPPED)
     assert all(np.isfinite(value).all() for value in weights(student))
     assert trainer.step == 9
+
+
+class Normalises(torch.nn.Module):
+    """A student of somebody's with a BatchNorm, whose input overflows at some calls."""
+
+    features = 4
+
+    def __init__(self, *, overflows_at: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.norm, self.head, self.calls, self.overflows_at = torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2), 0, overflows_at
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        logits_BK: torch.Tensor = self.head(self.norm(inputs * (torch.inf if self.calls in self.overflows_at else 1.0)))
+        return logits_BK
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_skipped_step_leaves_no_trace_in_a_batchnorm(average: float, world: int) -> None:
+    """Of several ranks, also in those whose slice was finite: they skip together."""
+    made = spec(options={}, kind="floats", steps=8, average=average)
+
+    def work(rank: int, reduce: Reduce) -> Student:
+        module = Normalises(overflows_at=(3,) if rank == world - 1 else ())
+        student = Student(module=module, kind="floats", width=4, jitter_bytes=0)
+        reader = reader_of(numbers(64), rank=rank, world=world)
+        trainer, _ = trainer_of(made, reader, student=student, rank=rank, world=world, reduce=reduce if world > 1 else None)
+        taken = [trainer.advance() for _ in range(2)]
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        assert [*taken, trainer.advance()] == [Moved.STEPPED, Moved.STEPPED, Moved.SKIPPED]
+        assert_same_tree(dict(module.named_buffers()), before)
+        finish(trainer)
+        return student
+
+    for student in in_ranks(world, work):
+        assert isinstance(student, Student), student
+        assert torch.isfinite(student.module.eval()(torch.zeros(1, 4))).all()
+
+
+def test_an_average_ships_the_average_of_a_norms_running_statistics() -> None:
+    seen, shipped = Normalises(), Normalises()
+    plain, _ = trainer_of(
+        spec(options={}, steps=6), reader_of(numbers(64)), student=Student(module=seen, kind="floats", width=4, jitter_bytes=0)
+    )
+    expected = seen.norm.running_mean.clone()
+    for step in range(6):
+        plain.advance()
+        expected.lerp_(seen.norm.running_mean, 1 - min(0.9, (1 + step) / (10 + step)))
+    made = spec(options={}, steps=6, average=0.9)
+    trainer, _ = trainer_of(made, reader_of(numbers(64)), student=Student(module=shipped, kind="floats", width=4, jitter_bytes=0))
+    finish(trainer)
+    torch.testing.assert_close(shipped.norm.running_mean, expected)
+    assert shipped.norm.num_batches_tracked == 6
 
 
 def test_step_after_step_that_is_not_finite_ends_training_and_names_the_samples() -> None:

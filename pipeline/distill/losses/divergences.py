@@ -91,7 +91,7 @@ def dist(logits_BK: Tensor, lesson: Lesson, *, temperature: float, beta: float =
 
     Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher" (DIST); theirs is beta = gamma = 1. A correlation asks for less
     than equal values: a strong teacher's scale need not be met. The second part looks across the batch, so it is the same number for
-    every sample, and sees only the rows that one worker holds.
+    every sample, and sees only the rows of weight that one worker holds.
     """
     _refuse_negative(beta=beta, gamma=gamma)
     if not len(logits_BK):

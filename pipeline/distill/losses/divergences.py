@@ -78,8 +78,9 @@ def dkd(logits_BK: Tensor, lesson: Lesson, *, temperature: float, alpha: float =
     target_B1 = torch.where(lesson.hard_B >= 0, lesson.hard_B, lesson.log_probs_BK.argmax(1))[:, None]
     p_BK, q_BK = _tempered(logits_BK, lesson, temperature)
     p_target_B1, q_target_B1 = p_BK.gather(1, target_B1), q_BK.gather(1, target_B1)
-    others_BK = torch.ones_like(p_BK, dtype=torch.bool).scatter(1, target_B1, value=False)
-    p_others_BJ, q_others_BJ = (of_BK[others_BK].view(len(of_BK), of_BK.shape[1] - 1) for of_BK in (p_BK, q_BK))
+    others_J = torch.arange(p_BK.shape[1] - 1, device=p_BK.device)
+    others_BJ = others_J + (others_J >= target_B1)
+    p_others_BJ, q_others_BJ = (of_BK.gather(1, others_BJ) for of_BK in (p_BK, q_BK))
     p_rest_B1, q_rest_B1 = p_others_BJ.logsumexp(1, keepdim=True), q_others_BJ.logsumexp(1, keepdim=True)
     target_B = _kl(torch.cat([p_target_B1, p_rest_B1], dim=1), torch.cat([q_target_B1, q_rest_B1], dim=1))
     others_B = _kl(p_others_BJ - p_rest_B1, q_others_BJ - q_rest_B1)

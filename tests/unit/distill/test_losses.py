@@ -123,6 +123,17 @@ def test_a_batch_of_which_nothing_counts_teaches_nothing() -> None:
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_loss_computes_where_its_logits_are(loss: str) -> None:
+    """`meta` computes nothing, and refuses tensors of another device as a GPU does."""
+    logits = torch.from_numpy(draw(5)).to("meta").requires_grad_()
+    lesson = replace(lesson_of(draw(6), [0, 1, NO_LABEL, 3, 0, 2]), embedding_BD=torch.zeros(6, 4)).to(torch.device("meta"))
+    lesson = replace(lesson, projected_BD=logits * 2)
+    found = LOSSES[loss](logits, lesson, temperature=1.0)
+    found.sum().backward()
+    assert (found.device.type, found.shape) == ("meta", (6,))
+
+
 def test_a_wrong_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(LossUnknownError, match=r"students\.small\.loss: no loss named 'kll'; expected known: ce, dist, dkd, .*"):
         check_losses({"kll": 1.0}, where="students.small.loss")

@@ -60,7 +60,21 @@ class StateForeignError(StudentError):
     def __str__(self) -> str:
         return (
             f"student {self.name}: what it should go on from has {self.what} {self.found}; expected {self.expected}; "
-            "move that checkpoint or incumbent away to train afresh"
+            f"did a library change below its module? with any key of students.{self.name} changed it trains afresh"
+        )
+
+
+class StudentEditedError(StudentError):
+    """A user's own student is another on this worker than where its run began."""
+
+    def __init__(self, name: str, use: str) -> None:
+        super().__init__(name, use)
+        self.name, self.use = name, use
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: the code of {self.use} is another than when the run began; expected the same on every machine until it "
+            "ends; run again: a student that was edited trains afresh"
         )
 
 

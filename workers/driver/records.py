@@ -13,7 +13,7 @@
 Each file is written atomically when its step is done, so a step is done exactly if its file is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.config import RunFile, StudentSection
 from pipeline.labels.cost import Training
 from pipeline.loop.generation import FAILURES, Fate, Opening, StudentFacts, wanted_digests
+from pipeline.references import source_of
 from workers.driver.folder import RunFolder, read_json, write_json
 
 
@@ -80,6 +81,11 @@ def populations_of(run: RunFile, student: str) -> list[str]:
     return sorted(name for name, population in run.fleet.populations.items() if population.student == student)
 
 
+def sources_of(run: RunFile, base: Path) -> dict[str, str]:
+    """What names the code of each student, as it lies there now; empty for those that kdpipe ships."""
+    return {name: source_of(section.use, base=base) for name, section in run.students.items()}
+
+
 def facts_of(folder: RunFolder, run: RunFile, opening: Opening, *, failed: set[str]) -> dict[str, StudentFacts]:
     """What the disk says of every student that takes part."""
     facts = {}
@@ -104,16 +110,15 @@ def open_generation(folder: RunFolder) -> Opening | None:
     if not numbers or (folder.generation(numbers[-1]) / "outcome.json").exists():
         return None
     record = read_json(_opening_file(folder, numbers[-1]))
-    del record["sections"]
-    record.pop("afresh", None)  # written before it was seen to follow from the digests
-    return Opening(**record)
+    return Opening(generation=record["generation"], new_rows=record["new_rows"], students=record["students"])
 
 
-def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
-    """Open a generation, or amend it. A student keeps the section it was opened with until its digest is the run file's."""
+def write_opening(folder: RunFolder, opening: Opening, run: RunFile, sources: Mapping[str, str]) -> None:
+    """Open a generation, or amend it. A student keeps the section and source it was opened with until its digest is the run file's."""
     path = _opening_file(folder, opening.generation)
-    before = (read_json(path) or {"sections": {}})["sections"]
-    wanted = wanted_digests(run)
+    before = read_json(path) or {}
+    wanted = wanted_digests(run, sources)
+    changed = [name for name, digest in opening.students.items() if wanted.get(name) == digest]
     write_json(
         path,
         {
@@ -121,9 +126,10 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
             "new_rows": opening.new_rows,
             "students": dict(opening.students),
             "sections": {
-                name: run.students[name].model_dump(mode="json") if wanted.get(name) == digest else before[name]
-                for name, digest in opening.students.items()
+                name: run.students[name].model_dump(mode="json") if name in changed else before["sections"][name]
+                for name in opening.students
             },
+            "sources": {name: sources[name] if name in changed else before.get("sources", {}).get(name, "") for name in opening.students},
         },
     )
 
@@ -143,9 +149,15 @@ def outcomes(folder: RunFolder) -> dict[int, dict[str, Any]]:
     return {number: outcome for number, outcome in found.items() if outcome}
 
 
-def trained_in(folder: RunFolder, opening: Opening) -> frozenset[str]:
-    """Students whose training in this generation is over."""
-    return frozenset(name for name in opening.students if student_files(folder, opening.generation, name).trained.exists())
+def trained_in(folder: RunFolder, opening: Opening, sources: Mapping[str, str]) -> frozenset[str]:
+    """Students whose training in this generation is over.
+
+    Not one whose code is another now, while nobody has exported and judged it: what it was is not there any more.
+    """
+    opened_with = (read_json(_opening_file(folder, opening.generation)) or {}).get("sources", {})
+    files = {name: student_files(folder, opening.generation, name) for name in opening.students}
+    whole = {name for name in files if sources.get(name, "") == opened_with.get(name, "") or files[name].verdict.exists()}
+    return frozenset(name for name in whole if files[name].trained.exists())
 
 
 def trainings(folder: RunFolder) -> list[Training]:

@@ -19,7 +19,7 @@ from pipeline.labels.reader import LogEmptyError, MixedTeachersError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import load_checkpoint, load_trained, load_weights, save_checkpoint
-from pipeline.students.faults import StateForeignError
+from pipeline.students.faults import StateForeignError, StudentEditedError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import GrowingReader, mails, reader_of, section
 from tests.kit.training import Clock, Watched, training_spec
@@ -327,6 +327,18 @@ def test_a_students_resources_are_keys_of_it_and_no_other_key_is_left_out_of_wha
         new = {"x": {"y": 1.0}} if key.endswith("_options") else other[type(value)](value)
         changed = replace(before, student=before.student.model_copy(update={key: new}))
         assert (changed.digest() == before.digest()) is (key in TRAINING_RESOURCES), key
+
+
+def test_an_edited_module_is_another_student_and_no_worker_takes_it_for_what_the_run_began_with(tmp_path: Path) -> None:
+    code = tmp_path / "not_loaded.py"
+    code.write_text("# as it was")
+    spec = spec_of(tmp_path, use="not_loaded:make", options={})
+    code.write_text("# as it is now")
+    assert spec_of(tmp_path, use="not_loaded:make", options={}).digest() != spec.digest()
+    with pytest.raises(
+        StudentEditedError, match=r"student small: the code of not_loaded:make is another than when the run began; .* afresh"
+    ):
+        run(spec)
 
 
 def test_a_warm_start_begins_with_the_incumbents_weights(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ With several ranks, each reads its slice of the same batch and its gradient is a
 up over ranks. A rank calls `reduce` only once its slice is there, also if the slice is empty, and all ranks see the same sums, so they
 skip a step that is not finite together. Left to others: reading order (`pipeline.labels`), losses and weights (`pipeline.distill`).
 
-Shapes: B batch (this rank's slice), K classes.
+Shapes: B batch (this rank's slice), K classes, P parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -206,14 +206,15 @@ class Trainer:
         loss = self._teach(batch, epoch=epoch, start=start) if len(batch.rows_B) else torch.zeros((), device=self._device)
         seen_K = torch.from_numpy(np.exp(batch.log_probs_BK).sum(axis=0, dtype=np.float32)).to(self._device)
         if self._reduce is not None:
-            flat = torch.cat(
-                [loss.reshape(1), seen_K, *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)]
-            )
+            reached_P = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=self._device)
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            flat = torch.cat([loss.reshape(1), seen_K, reached_P, *(grad.reshape(-1) for grad in grads)])
             self._finite_share = bool(torch.isfinite(flat).all())
             self._reduce(flat)
-            loss, seen_K, *grads = torch.split(flat, [1, len(seen_K), *(p.numel() for p in parameters)])
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.grad = grad.reshape(parameter.shape).clone()
+            loss, seen_K, reached_P, *grads = torch.split(flat, [1, len(seen_K), len(parameters), *(p.numel() for p in parameters)])
+            for parameter, grad, reached in zip(parameters, grads, reached_P.tolist(), strict=True):
+                # What no rank's loss reaches has no gradient: of zeros, weight decay would move it.
+                parameter.grad = grad.reshape(parameter.shape).clone() if reached else None
         return float(loss), seen_K.double().cpu()
 
     def _teach(self, batch: LabelBatch, *, epoch: int, start: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The training loop: order, exact resumption, ranks, steps that are not finite."""
 
+import copy
 import io
 import pickle
 from collections.abc import Callable
@@ -156,6 +157,40 @@ def weights_of_ranks(world: int, *, rows: int, steps: int) -> list[Any]:
         return weights(student)
 
     return in_ranks(world, work)
+
+
+class PartlyUnused(torch.nn.Module):
+    """A student of somebody's with a layer that no loss reaches, and one that some inputs alone do."""
+
+    features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.some, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        rare = inputs[0, 0] > 0
+        logits_BK: torch.Tensor = self.head(self.some(inputs) if rare else inputs)
+        return logits_BK
+
+
+def test_weights_that_no_loss_reaches_stay_as_they_are_with_any_number_of_workers() -> None:
+    made = spec(options={}, steps=12, weight_decay=0.5)
+    start = PartlyUnused()
+
+    def work(world: int, rank: int, reduce: Reduce | None) -> PartlyUnused:
+        module = copy.deepcopy(start)
+        student = Student(module=module, kind="floats", width=4, jitter_bytes=0)
+        reader = reader_of(numbers(64), rank=rank, world=world)
+        finish(trainer_of(made, reader, student=student, rank=rank, world=world, reduce=reduce)[0])
+        return module
+
+    alone = work(1, 0, None)
+    first, second = in_ranks(2, lambda rank, reduce: work(2, rank, reduce))
+    for trained in (alone, first, second):
+        assert trained.unused.weight.equal(start.unused.weight)
+        assert not trained.some.weight.equal(start.some.weight)
+    assert_same_tree(first.state_dict(), second.state_dict())
 
 
 def poisoned(samples: Any, rows: list[int]) -> Any:

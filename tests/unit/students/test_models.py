@@ -95,7 +95,7 @@ def test_a_users_own_module_comes_from_their_folder_and_what_depends_on_workers_
         assert [warning[:28] for warning in build_student(several).warnings] == ["student small drops out (lay"] * warns
     halved = replace(mine, section=mine.section.model_copy(update={"use": "my_students:halved"}))
     says = (
-        r"small\.use: my_students:halved has weights 'layer\.0\.weight' of torch\.bfloat16; expected torch\.float32; .*`precision = \"bf16"
+        r"small\.use: my_students:halved has weights 'layer\.0\.weight' of torch\.bfloat16; expected torch\.float32; .*precision = \"bf16"
     )
     with pytest.raises(StudentBuildError, match=says):
         build_student(halved)

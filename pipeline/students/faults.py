@@ -64,6 +64,20 @@ class StateForeignError(StudentError):
         )
 
 
+class LabelsOfCodecError(StudentError):
+    """Labels of which a student's loss would learn something else than the teacher: stored before `labelling.codec` was changed."""
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(name, found)
+        self.name, self.found = name, found
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: {self.found}; expected labels by a codec that its loss learns from; these are of before "
+            f"`labelling.codec` was changed: take another students.{self.name}.loss, or throw all labels away with `kdpipe clean DIR --labels`"
+        )
+
+
 class StudentEditedError(StudentError):
     """A user's own student is another on this worker than where its run began."""
 

@@ -25,12 +25,20 @@ from torch import Tensor
 from pipeline.config import StudentSection
 from pipeline.distill.losses import HINTS, mean_loss
 from pipeline.distill.weighting import weights
+from pipeline.errors import ConfigError
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.answering import logits_of
 from pipeline.students.averaging import Average
 from pipeline.students.checkpoint import copied
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteElsewhereError, NotFiniteError, StateForeignError
+from pipeline.students.faults import (
+    SKIPS_IN_A_ROW_MAX,
+    LabelsOfCodecError,
+    NoLabelsError,
+    NotFiniteElsewhereError,
+    NotFiniteError,
+    StateForeignError,
+)
 from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
@@ -97,6 +105,8 @@ class Trainer:
         self._since: list[float] = []
         self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
         """Summed probabilities of each class, of all labels read."""
+        self._codecs: frozenset[str] = frozenset()
+        """Of labels that may be learnt from."""
         self._optimiser = _adamw(student.module, section)
         self._hint: Hint | None = None
         """From the first embedding on, where a loss asks for it."""
@@ -161,7 +171,10 @@ class Trainer:
         return state
 
     def advance(self) -> Moved:
-        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, and what `logits_of` and the reader raise."""
+        """Take one step if its labels are there.
+
+        Raises NotFiniteError, NoLabelsError, LabelsOfCodecError, and what `logits_of` and the reader raise.
+        """
         if self.step >= self._section.steps:
             return Moved.DONE
         batch = self._next_batch()
@@ -169,6 +182,7 @@ class Trainer:
             return Moved.WAITING
         assert self._cursor is not None
         start, epoch = self._cursor.pos, self._cursor.epoch
+        self._check_codecs(batch)
         # The forward pass writes into them, as BatchNorm does into its running mean: of a batch that is not finite, for good.
         buffers = {name: buffer.clone() for name, buffer in self._student.module.named_buffers()}
         loss, seen_K = self._backward(batch, epoch=epoch, start=start)
@@ -195,6 +209,15 @@ class Trainer:
                 break
             self._cursor = found.next
         raise NoLabelsError(self._name)
+
+    def _check_codecs(self, batch: LabelBatch) -> None:
+        """Raises LabelsOfCodecError. The run's own codec was checked before it began; a replay may meet that of an earlier one."""
+        for codec in sorted(batch.codecs - self._codecs):
+            try:
+                check_section(self._name, self._section, classes=len(self._seen_K), codec=codec)
+            except ConfigError as error:
+                raise LabelsOfCodecError(self._name, error.found) from error
+        self._codecs |= batch.codecs
 
     def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> tuple[float, Tensor]:
         """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""

@@ -73,8 +73,8 @@ class LabelsOfCodecError(StudentError):
 
     def __str__(self) -> str:
         return (
-            f"student {self.name}: {self.found}; expected labels by a codec that its loss learns from; these are of before "
-            f"`labelling.codec` was changed: take another students.{self.name}.loss, or throw all labels away with `kdpipe clean DIR --labels`"
+            f"student {self.name}: {self.found}; expected labels by a codec that its loss learns from; these were stored before "
+            f"`labelling.codec` was changed: take another students.{self.name}.loss, or throw all away with `kdpipe clean DIR --labels`"
         )
 
 

@@ -52,15 +52,14 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
             raise
         lines.append(f"  samples: not there yet; {run.prepare.use} makes them ({type(error).__name__})")
         return "\n".join(lines)
-    sources = sources_of(run, request.base)
-    wanted = wanted_digests(run, sources)
+    wanted = wanted_digests(run, sources_of(run, request.base))
     if left:
-        found: Opening | None = amended(left, wanted=wanted, trained=trained_in(folder, left, sources))
+        found: Opening | None = amended(left, wanted=wanted, trained=trained_in(folder, left, request.base))
     else:
         found = opening(last_generation=number - 1, new_rows=summary.rows_left, wanted=wanted, trained=trained_digests(folder))
     stored = summarise(open_store(store_url(request)))
     if stored.rows_committed:
-        learns = found is not None and (not summary.ended or trained_in(folder, found, sources) < found.students.keys())
+        learns = found is not None and (not summary.ended or trained_in(folder, found, request.base) < found.students.keys())
         lines += _teacher_plan(labelling, fingerprint(), learns=learns)
     cost = f", {_teacher_seconds(request, summary.rows_left)}" if summary.rows_left else ""
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")

@@ -118,7 +118,7 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile, sources: Ma
     path = _opening_file(folder, opening.generation)
     before = read_json(path) or {}
     wanted = wanted_digests(run, sources)
-    changed = [name for name, digest in opening.students.items() if wanted.get(name) == digest]
+    current = [name for name, digest in opening.students.items() if wanted.get(name) == digest]
     write_json(
         path,
         {
@@ -126,10 +126,10 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile, sources: Ma
             "new_rows": opening.new_rows,
             "students": dict(opening.students),
             "sections": {
-                name: run.students[name].model_dump(mode="json") if name in changed else before["sections"][name]
+                name: run.students[name].model_dump(mode="json") if name in current else before["sections"][name]
                 for name in opening.students
             },
-            "sources": {name: sources[name] if name in changed else before.get("sources", {}).get(name, "") for name in opening.students},
+            "sources": {name: sources[name] if name in current else before.get("sources", {}).get(name, "") for name in opening.students},
         },
     )
 
@@ -149,15 +149,19 @@ def outcomes(folder: RunFolder) -> dict[int, dict[str, Any]]:
     return {number: outcome for number, outcome in found.items() if outcome}
 
 
-def trained_in(folder: RunFolder, opening: Opening, sources: Mapping[str, str]) -> frozenset[str]:
+def trained_in(folder: RunFolder, opening: Opening, base: Path) -> frozenset[str]:
     """Students whose training in this generation is over.
 
-    Not one whose code is another now, while nobody has exported and judged it: what it was is not there any more.
+    Not one that nobody has judged yet and whose code below `base` is another by now: what it was is not there to be exported.
     """
-    opened_with = (read_json(_opening_file(folder, opening.generation)) or {}).get("sources", {})
-    files = {name: student_files(folder, opening.generation, name) for name in opening.students}
-    whole = {name for name in files if sources.get(name, "") == opened_with.get(name, "") or files[name].verdict.exists()}
-    return frozenset(name for name in whole if files[name].trained.exists())
+    record = read_json(_opening_file(folder, opening.generation)) or {"sections": {}}
+    found = set()
+    for name, section in record["sections"].items():
+        files = student_files(folder, opening.generation, name)
+        as_opened = source_of(section["use"], base=base) == record.get("sources", {}).get(name, "")
+        if files.trained.exists() and (as_opened or files.verdict.exists()):
+            found.add(name)
+    return frozenset(found)
 
 
 def trainings(folder: RunFolder) -> list[Training]:

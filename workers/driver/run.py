@@ -185,7 +185,7 @@ def _open(context: RunContext, planner: Labelling | None = None) -> Opening | No
     """
     left, wanted = open_generation(context.folder), wanted_digests(context.run, context.sources)
     if left:
-        going_on = amended(left, wanted=wanted, trained=trained_in(context.folder, left, context.sources))
+        going_on = amended(left, wanted=wanted, trained=trained_in(context.folder, left, context.base))
         _forget_training(context, left, going_on)
         write_opening(context.folder, going_on, context.run, context.sources)
         if going_on.students.keys() >= wanted.keys():

@@ -97,6 +97,11 @@ def source_fingerprint(reference: str, *, base: Path) -> str:
     return digest.hexdigest()
 
 
+def source_of(use: str, *, base: Path) -> str:
+    """`source_fingerprint` of a user's own callable; empty for a name that kdpipe ships. Imports nothing."""
+    return source_fingerprint(use, base=base) if ":" in use else ""
+
+
 def _open_path(base: Path) -> None:
     if str(base) not in sys.path:
         sys.path.append(str(base))

@@ -11,8 +11,9 @@ state goes on from exactly there: its first time through is what was left of tha
 The next batch is read while the last one is learnt from.
 """
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.prefetch import ReadingAhead
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, LabelReader, NotYet
+from pipeline.labels.state import LogState
 from pipeline.labels.store import open_store
 from pipeline.students.lessons import recorded_of
 
@@ -54,7 +56,7 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     `embedding`   float32 [B, D], what the teacher sees, NaN in rows without; None where no row has one
     `batch_rows`  int, over all ranks: divide the sum of losses by it
 
-    Raises NoLabelsThereError, and what `LabelReader` raises.
+    Raises ConfigError, NoLabelsThereError, and what `LabelReader` raises.
     """
 
     def __init__(
@@ -70,13 +72,12 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         wait: Callable[[], None] = lambda: time.sleep(POLL_S),
     ) -> None:
         """`labels` is DIR/labels or a store's URL; without `generation`, the newest that has labels. Rank and world are those of
-        `torch.distributed`, if that is set up, unless given. With `mixed_teachers` labels of teachers that differ are read, too.
+        `torch.distributed` when reading begins, unless given. With `mixed_teachers` labels of teachers that differ are read, too.
 
-        `wait` is called while the next labels are not there yet; what it raises ends the iteration.
+        `wait` is called while the next labels are not there yet; what it raises ends the iteration. Raises ConfigError.
         """
-        if rank is None or world is None:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+        if (rank is None) != (world is None):
+            raise ConfigError("LabelDataset", f"rank = {rank}, world = {world}", "both, or neither")
         self._options: dict[str, Any] = {"batch": batch, "seed": seed, "mixed_teachers": mixed_teachers}
         self._rank, self._world = rank, world
         self._labels, self._generation, self._wait = labels, generation, wait
@@ -107,7 +108,9 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
             raise NoLabelsThereError(self._labels)
         if self._generation is None:  # of a saved place, its own
             self._generation = self._cursor.generation if self._cursor else state.newest_generation
-        return LabelReader(store, generation=self._generation, rank=self._rank, world=self._world, **self._options)
+        _refuse_never(self._generation, state)
+        rank, world = _place() if self._rank is None or self._world is None else (self._rank, self._world)
+        return LabelReader(store, generation=self._generation, rank=rank, world=world, **self._options)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
@@ -116,6 +119,35 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there, with any number of ranks. Reading raises CursorForeignError if log, seed, batch or generation differ."""
         self._cursor = Cursor(**state["cursor"]) if state["cursor"] else None
+
+
+def _place() -> tuple[int, int]:
+    """Rank and world of the process group. Raises ConfigError where there is none and a launcher started several processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started != "1":
+        raise ConfigError(
+            "LabelDataset",
+            f"WORLD_SIZE is {started} and there is no process group, so that each rank would read every sample",
+            "a group, or `rank` and `world`",
+            "call torch.distributed.init_process_group before the first batch",
+        )
+    return 0, 1
+
+
+def _refuse_never(generation: int, state: LogState) -> None:
+    """Raises ConfigError for a generation whose labels never come: generations end one after the other, and the next may be waited for.
+
+    A log without an ended one may begin with any: the labels of older ones were thrown away.
+    """
+    ended = max(state.ends, default=0)
+    if generation < 1 or (ended and generation not in state.ends and generation != ended + 1):
+        raise ConfigError("LabelDataset", f"generation = {generation}", f"one that ended ({_shown(state.ends)}), or {ended + 1}, the next")
+
+
+def _shown(ends: Collection[int]) -> str:
+    return f"{min(ends)} to {max(ends)}" if len(ends) > 1 else ", ".join(map(str, ends)) or "none so far"
 
 
 def _as_tensors(batch: LabelBatch) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pipeline.labels.prefetch import ReadingAhead
 from pipeline.labels.reader import LabelReader, LogEmptyError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
+from pipeline.references import source_of
 from pipeline.students.checkpoint import (
     CheckpointInvalidError,
     Trained,
@@ -34,6 +35,7 @@ from pipeline.students.checkpoint import (
     save_trained,
     save_weights,
 )
+from pipeline.students.faults import StudentEditedError
 from pipeline.students.loop import Moved, Reader, Trainer, load_model
 from pipeline.students.models import StudentSpec, build_student
 from workers.board import TrainingProgress, TrainingState
@@ -54,6 +56,8 @@ class TrainingSpec:
 
     name: str
     student: StudentSection
+    source: str
+    """`pipeline.references.source_of` the student, of when the run began: its code is the same in every worker and in the driver."""
     classes: tuple[str, ...]
     kind: InputKind
     store_url: str
@@ -87,8 +91,8 @@ class TrainingSpec:
         """Names everything that decides what the weights will be, but for the labels."""
         section = self.student.model_dump(mode="json", exclude=set(TRAINING_RESOURCES))
         warm = hashlib.sha256(self.warm_start.read_bytes()).hexdigest() if self.warm_start else None
-        text = json.dumps([section, self.classes, self.kind, self.generation, self.seed, warm], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        made_of = [section, self.classes, self.kind, self.generation, self.seed, warm, *([self.source] if self.source else [])]
+        return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 class Reports(Protocol):
@@ -111,7 +115,8 @@ def teach(
 ) -> Trained | None:
     """A worker's body: from the newest checkpoint, the incumbent's weights or afresh, to the final weights. None if told to stop.
 
-    Raises what `Trainer` and the reader raise. A shard that went bad is no error: it waits for the repair and says so on the board.
+    Raises StudentEditedError, and what `Trainer` and the reader raise. A shard that went bad is no error: it waits for the repair and says
+    so on the board.
     """
     session = _Session(
         spec, board=board, clock=clock, wall_clock=wall_clock, sleep=sleep, rank=rank, world=world, reduce=reduce, reader=reader
@@ -168,6 +173,8 @@ class _Session:
         self._device = torch.device("cuda" if spec.student.gpus and torch.cuda.is_available() else "cpu")
         self._digest = spec.digest()
         self._folder = spec.checkpoints
+        if source_of(spec.student.use, base=spec.base) != spec.source:
+            raise StudentEditedError(spec.name, spec.student.use)
         student_spec = StudentSpec(
             name=spec.name, section=spec.student, classes=spec.classes, kind=spec.kind, base=spec.base, seed=spec.seed
         )

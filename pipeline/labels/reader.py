@@ -107,6 +107,8 @@ class LabelBatch:
     embedding_BD: NDArray[np.float32] | None
     """What the teacher sees in the inputs; NaN in the rows of shards that were written without, None if all were."""
     teacher: str
+    codecs: frozenset[str]
+    """By which the labels are stored; empty for such as never were."""
     rows_B: NDArray[np.int64]
     """Global row numbers."""
     batch_rows: int
@@ -231,6 +233,7 @@ class LabelReader:
             agreement_B=rows.numbers["agreement"],
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
+            codecs=frozenset[str]().union(*(window.codecs for window in windows)),
             rows_B=rows_B,
             batch_rows=batch_rows,
         )

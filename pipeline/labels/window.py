@@ -88,6 +88,7 @@ class Window:
     embedding_ND: NDArray[np.float16] | None
     shuffled_N: NDArray[np.int64]
     teachers: frozenset[str]
+    codecs: frozenset[str]
 
     @property
     def row_bytes(self) -> int:
@@ -134,6 +135,7 @@ def window_of(shards: Sequence[Shard], shuffled_N: NDArray[np.int64]) -> Window:
         embedding_ND=joined_embeddings([(embeddings_of(shard.table), len(shard.table)) for shard in shards]),
         shuffled_N=shuffled_N,
         teachers=frozenset(shard.teacher for shard in shards),
+        codecs=frozenset(shard.codec.name for shard in shards),
     )
 
 

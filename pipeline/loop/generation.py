@@ -62,16 +62,19 @@ class Opening:
     """Name -> spec digest of those that train. One starts from its incumbent if that is of the same digest."""
 
 
-def spec_digest(run: RunFile, student: str) -> str:
-    """16 hex digits that name what a student is made of; a change means it starts afresh."""
+def spec_digest(run: RunFile, student: str, *, source: str) -> str:
+    """16 hex digits that name what a student is made of; a change means it starts afresh.
+
+    `source` names the code of a user's own module, and is empty for a student that kdpipe ships.
+    """
     section = run.students[student].model_dump(mode="json", exclude=set(TRAINING_RESOURCES))
-    text = json.dumps([section, run.classes, run.stream.kind, run.seed], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    made_of = [section, run.classes, run.stream.kind, run.seed, *([source] if source else [])]
+    return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def wanted_digests(run: RunFile) -> dict[str, str]:
-    """Spec digest of every student of the run file."""
-    return {name: spec_digest(run, name) for name in run.students}
+def wanted_digests(run: RunFile, sources: Mapping[str, str]) -> dict[str, str]:
+    """Spec digest of every student of the run file. `sources` has what names the code of each."""
+    return {name: spec_digest(run, name, source=sources[name]) for name in run.students}
 
 
 def opening(*, last_generation: int, new_rows: int, wanted: Mapping[str, str], trained: Mapping[str, str]) -> Opening | None:
@@ -88,7 +91,7 @@ def amended(left: Opening, *, wanted: Mapping[str, str], trained: frozenset[str]
     """An opened generation after the run file changed.
 
     A student that has not finished training follows the run file: changed, it starts afresh; taken out, it leaves. One that has
-    (`trained`) goes on as what it is, and the next generation sees to the change.
+    (`trained`) goes on as what it is, and the next generation sees to the change. `trained` leaves out whom nobody can judge as what it is.
     """
     students = {
         name: digest if name in trained else wanted[name] for name, digest in left.students.items() if name in trained or name in wanted

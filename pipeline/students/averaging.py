@@ -2,7 +2,10 @@
 
     average <- d average + (1 - d) weights,   d = min(decay, (1 + n) / (10 + n)) after n updates
 
-so that it does not remember where training began. Buffers are copied. A plain dict of tensors, for the checkpoint.
+so that it does not remember where training began. Buffers of floats are averaged with the weights, so that a norm's running statistics are
+of the weights they ship with: those of the last step belong to other ones. `torch.optim.swa_utils` does so with `use_buffers=True`, its
+advice for this average; its default copies buffers and asks for another pass over the data (`update_bn`). Counts are copied. A plain dict
+of tensors, for the checkpoint.
 """
 
 from collections.abc import Mapping

@@ -74,7 +74,35 @@ class StateForeignError(StudentError):
     def __str__(self) -> str:
         return (
             f"student {self.name}: what it should go on from has {self.what} {self.found}; expected {self.expected}; "
-            "move that checkpoint or incumbent away to train afresh"
+            f"did a library change below its module? with any key of students.{self.name} changed it trains afresh"
+        )
+
+
+class LabelsOfCodecError(StudentError):
+    """Labels of which a student's loss would learn something else than the teacher: stored before `labelling.codec` was changed."""
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(name, found)
+        self.name, self.found = name, found
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: {self.found}; expected labels by a codec that its loss learns from; these were stored before "
+            f"`labelling.codec` was changed: take another students.{self.name}.loss, or throw all away with `kdpipe clean DIR --labels`"
+        )
+
+
+class StudentEditedError(StudentError):
+    """A user's own student is another on this worker than where its run began."""
+
+    def __init__(self, name: str, use: str) -> None:
+        super().__init__(name, use)
+        self.name, self.use = name, use
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.name}: the code of {self.use} is another than when the run began; expected the same on every machine until it "
+            "ends; run again: a student that was edited trains afresh"
         )
 
 

@@ -9,7 +9,7 @@ With several ranks, each reads its slice of the same batch and its gradient is a
 up over ranks. A rank calls `reduce` only once its slice is there, also if the slice is empty, and all ranks see the same sums, so they
 skip a step that is not finite together. Left to others: reading order (`pipeline.labels`), losses and weights (`pipeline.distill`).
 
-Shapes: B batch (this rank's slice), K classes.
+Shapes: B batch (this rank's slice), K classes, P parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,12 +25,20 @@ from torch import Tensor
 from pipeline.config import StudentSection
 from pipeline.distill.losses import HINTS, mean_loss
 from pipeline.distill.weighting import weights
+from pipeline.errors import ConfigError
 from pipeline.labels.order import Cursor
 from pipeline.labels.reader import EndOfEpoch, LabelBatch, NotYet
 from pipeline.students.answering import logits_of
 from pipeline.students.averaging import Average
 from pipeline.students.checkpoint import copied
-from pipeline.students.faults import SKIPS_IN_A_ROW_MAX, NoLabelsError, NotFiniteElsewhereError, NotFiniteError, StateForeignError
+from pipeline.students.faults import (
+    SKIPS_IN_A_ROW_MAX,
+    LabelsOfCodecError,
+    NoLabelsError,
+    NotFiniteElsewhereError,
+    NotFiniteError,
+    StateForeignError,
+)
 from pipeline.students.hint import Hint, HintImpossibleError
 from pipeline.students.lessons import check_section, draw, evidence_of, inputs_of, lesson_of
 from pipeline.students.models import Student
@@ -53,7 +61,7 @@ class Moved(Enum):
 
     STEPPED = "stepped"
     SKIPPED = "skipped"
-    """The gradient was not finite: the labels were read, the weights stay."""
+    """The gradient was not finite: the labels were read; weights and buffers stay."""
     WAITING = "waiting"
     """The next batch is not labelled yet."""
     DONE = "done"
@@ -97,6 +105,8 @@ class Trainer:
         self._since: list[float] = []
         self._seen_K = torch.zeros(len(classes), dtype=torch.float64)
         """Summed probabilities of each class, of all labels read."""
+        self._codecs: frozenset[str] = frozenset()
+        """Of labels that may be learnt from."""
         self._optimiser = _adamw(student.module, section)
         self._hint: Hint | None = None
         """From the first embedding on, where a loss asks for it."""
@@ -161,7 +171,10 @@ class Trainer:
         return state
 
     def advance(self) -> Moved:
-        """Take one step if its labels are there. Raises NotFiniteError, NoLabelsError, and what `logits_of` and the reader raise."""
+        """Take one step if its labels are there.
+
+        Raises NotFiniteError, NoLabelsError, LabelsOfCodecError, and what `logits_of` and the reader raise.
+        """
         if self.step >= self._section.steps:
             return Moved.DONE
         batch = self._next_batch()
@@ -169,9 +182,14 @@ class Trainer:
             return Moved.WAITING
         assert self._cursor is not None
         start, epoch = self._cursor.pos, self._cursor.epoch
+        self._check_codecs(batch)
+        # The forward pass writes into them, as BatchNorm does into its running mean: of a batch that is not finite, for good.
+        buffers = {name: buffer.clone() for name, buffer in self._student.module.named_buffers()}
         loss, seen_K = self._backward(batch, epoch=epoch, start=start)
         self._seen_K += seen_K
         taken = self._update(loss)
+        if not taken:
+            self._take_back(buffers)
         self._cursor = batch.cursor_after
         self._count(batch, loss, epoch=epoch, taken=taken)
         if self._average and self.step >= self._section.steps:
@@ -192,6 +210,15 @@ class Trainer:
             self._cursor = found.next
         raise NoLabelsError(self._name)
 
+    def _check_codecs(self, batch: LabelBatch) -> None:
+        """Raises LabelsOfCodecError. The run's own codec was checked before it began; a replay may meet that of an earlier one."""
+        for codec in sorted(batch.codecs - self._codecs):
+            try:
+                check_section(self._name, self._section, classes=len(self._seen_K), codec=codec)
+            except ConfigError as error:
+                raise LabelsOfCodecError(self._name, error.found) from error
+        self._codecs |= batch.codecs
+
     def _backward(self, batch: LabelBatch, *, epoch: int, start: int) -> tuple[float, Tensor]:
         """Leave this batch's gradient on the module, summed over ranks. The whole batch's loss, and its classes' summed probabilities."""
         self._student.module.train()
@@ -202,14 +229,15 @@ class Trainer:
         loss = self._teach(batch, epoch=epoch, start=start) if len(batch.rows_B) else torch.zeros((), device=self._device)
         seen_K = torch.from_numpy(np.exp(batch.log_probs_BK).sum(axis=0, dtype=np.float32)).to(self._device)
         if self._reduce is not None:
-            flat = torch.cat(
-                [loss.reshape(1), seen_K, *((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters)]
-            )
+            reached_P = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=self._device)
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            flat = torch.cat([loss.reshape(1), seen_K, reached_P, *(grad.reshape(-1) for grad in grads)])
             self._finite_share = bool(torch.isfinite(flat).all())
             self._reduce(flat)
-            loss, seen_K, *grads = torch.split(flat, [1, len(seen_K), *(p.numel() for p in parameters)])
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.grad = grad.reshape(parameter.shape).clone()
+            loss, seen_K, reached_P, *grads = torch.split(flat, [1, len(seen_K), len(parameters), *(p.numel() for p in parameters)])
+            for parameter, grad, reached in zip(parameters, grads, reached_P.tolist(), strict=True):
+                # What no rank's loss reaches has no gradient: of zeros, weight decay would move it.
+                parameter.grad = grad.reshape(parameter.shape).clone() if reached else None
         return float(loss), seen_K.double().cpu()
 
     def _teach(self, batch: LabelBatch, *, epoch: int, start: int) -> Tensor:
@@ -287,6 +315,11 @@ class Trainer:
         if self._average:
             self._average.update(self.step)
         return True
+
+    def _take_back(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in self._student.module.named_buffers():
+            if name in buffers:
+                buffer.copy_(buffers[name])
 
     def _count(self, batch: LabelBatch, loss: float, *, epoch: int, taken: bool) -> None:
         progress = self._progress

@@ -87,6 +87,7 @@ class MemoryReader:
             agreement_B=self._agreement_N[rows_B],
             embedding_BD=None if self._extras.embedding_ND is None else self._extras.embedding_ND[rows_B],
             teacher=self._teacher,
+            codecs=frozenset(),
             rows_B=rows_B,
             batch_rows=rows,
         )

@@ -215,6 +215,7 @@ def _train(folder: Path, options: Mapping[str, Any], board: FolderBoard) -> Call
     spec = TrainingSpec(
         name=name,
         student=section,
+        source="",
         classes=NAMES,
         kind="floats",
         store_url=options["labels"],

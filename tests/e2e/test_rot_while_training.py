@@ -62,6 +62,7 @@ def spec_in(folder: Path, elsewhere: Path) -> TrainingSpec:
     return TrainingSpec(
         name="small",
         student=section_of(run_folder, 1, "small"),
+        source="",
         classes=request.run.classes,
         kind=request.run.stream.kind,
         store_url=str(folder / "labels"),

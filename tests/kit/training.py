@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config import StudentSection
+from pipeline.references import source_of
 from tests.kit.labelling import CLASSES
 from workers.board import TrainingProgress, TrainingState
 from workers.teaching import TrainingSpec
@@ -14,6 +15,7 @@ def training_spec(folder: Path, student: StudentSection, *, name: str = "small")
     return TrainingSpec(
         name=name,
         student=student,
+        source=source_of(student.use, base=folder),
         classes=CLASSES,
         kind="text",
         store_url=str(folder / "labels"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipeline.config import SourceSection
+from pipeline.errors import ConfigError
 from pipeline.labels.reader import CursorForeignError, LabelReader, MixedTeachersError
 from pipeline.labels.store import LocalStore
 from tests.kit.labelling import Bench, MemorySource, expected_log_probs, read_epoch
@@ -122,6 +123,32 @@ def test_a_loader_process_whose_place_would_be_lost_with_it_is_refused(labels: s
     """It would begin at the same place each time through, and the data set here would say that nothing was read."""
     with pytest.raises(RuntimeError, match=r"num_workers = 1: a copy in a process of its own.*; expected num_workers = 0"):
         list(DataLoader(LabelDataset(labels, batch=BATCH), batch_size=None, num_workers=1))
+
+
+def test_ranks_that_do_not_know_each_other_are_refused_and_known_when_reading_begins(labels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would learn from everything, as where the data set is made before the process group."""
+    early = LabelDataset(labels, batch=BATCH, seed=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2 and there is no process group.*; call torch.distributed.init_process_group"):
+        list(early)
+    with pytest.raises(ConfigError, match=r"rank = 1, world = None; expected both, or neither"):
+        LabelDataset(labels, batch=BATCH, rank=1)
+    assert [len(batch) for batch in ids(LabelDataset(labels, batch=BATCH, rank=1, world=2))] == [4] * 6 + [1]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert ids(early) == ids(LabelDataset(labels, batch=BATCH, seed=3, rank=1, world=2))
+
+
+@pytest.mark.parametrize("generation", [7, 0, -1])
+def test_a_generation_whose_labels_never_come_is_refused_and_the_next_is_waited_for(labels: str, generation: int) -> None:
+    def wait() -> None:
+        raise TimeoutError
+
+    with pytest.raises(ConfigError, match=rf"generation = {generation}; expected one that ended \(1\), or 2, the next"):
+        list(LabelDataset(labels, batch=BATCH, generation=generation, wait=wait))
+    with pytest.raises(TimeoutError):
+        list(LabelDataset(labels, batch=BATCH, generation=2, wait=wait))
 
 
 def test_a_place_without_labels_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from workers.driver.cluster import Cluster
 from workers.driver.control import Controls
 from workers.driver.folder import RunFolder
 from workers.driver.metrics import RunMetrics
+from workers.driver.records import sources_of
 from workers.driver.reporter import Reporter
 from workers.driver.stopping import Stop, StoppedError
 
@@ -38,6 +39,11 @@ class RunContext:
     def teacher(self) -> Teacher:
         """The run's teacher in this process, loaded when it is first asked for: it answers for the samples that judge."""
         return load_teacher(self.run.teacher, classes=self.run.classes, base=self.base)
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """What names the code of each student: of when the run began, which is what this process has imported."""
+        return sources_of(self.run, self.base)
 
     def check_stop(self) -> None:
         """Raises StoppedError once the user asked to stop."""

@@ -13,7 +13,7 @@ from pipeline.inputs import InputShapeError, encode
 from pipeline.labels.codecs import codec_of
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
-from pipeline.loop.generation import Opening, amended, opening, spec_digest, wanted_digests
+from pipeline.loop.generation import Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
@@ -27,7 +27,7 @@ from pipeline.students.samples import Samples, SamplesMissingError, SampleUnfitE
 from pipeline.students.scaling import TRAINER
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of, store_url
-from workers.driver.records import incumbent_of, open_generation, outcomes, trained_digests, trained_in
+from workers.driver.records import incumbent_of, open_generation, outcomes, sources_of, trained_digests, trained_in
 from workers.driver.request import RunRequest
 from workers.driver.standing import start_of, taken_back
 from workers.fetch import cache_folder, fetch
@@ -55,18 +55,19 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
             raise
         lines.append(f"  samples: not there yet; {run.prepare.use} makes them ({type(error).__name__})")
         return "\n".join(lines)
-    wanted = wanted_digests(run)
+    wanted = wanted_digests(run, sources_of(run, request.base))
     if left:
-        found: Opening | None = amended(left, wanted=wanted, trained=trained_in(folder, left))
+        found: Opening | None = amended(left, wanted=wanted, trained=trained_in(folder, left, request.base))
     else:
         found = opening(last_generation=number - 1, new_rows=summary.rows_left, wanted=wanted, trained=trained_digests(folder))
     stored = summarise(open_store(store_url(request)))
     if stored.rows_committed:
-        lines += _teacher_plan(labelling, fingerprint(), learns=found is not None and _learns(request, found, ended=summary.ended))
+        learns = found is not None and (not summary.ended or trained_in(folder, found, request.base) < found.students.keys())
+        lines += _teacher_plan(labelling, fingerprint(), learns=learns)
     cost = f", {_teacher_seconds(request, summary.rows_left)}" if summary.rows_left else ""
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name, section in run.students.items():
-        lines.append(f"  student {name}: {_student_plan(request, name, found, left)}{_workers_plan(section)}")
+        lines.append(f"  student {name}: {_student_plan(request, name, found, left, wanted[name])}{_workers_plan(section)}")
         lines += [*_taken_back(request, name, found), *_approximate(request, name), *_seen(name, section, found, summary.rows_known)]
     lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
     return "\n".join(lines)
@@ -140,11 +141,6 @@ def _spec(request: RunRequest, name: str) -> StudentSpec:
     return StudentSpec(name=name, section=run.students[name], classes=run.classes, kind=run.stream.kind, base=request.base, seed=run.seed)
 
 
-def _learns(request: RunRequest, found: Opening, *, ended: bool) -> bool:
-    """Whether this generation still has something to label or a student to train."""
-    return not ended or trained_in(request.folder, found) < found.students.keys()
-
-
 def _teacher_plan(labelling: Labelling, fingerprint: str, *, learns: bool) -> list[str]:
     try:
         labelling.check_teacher(fingerprint)
@@ -164,14 +160,14 @@ def _used_bytes(root: Path) -> int:
     return used
 
 
-def _student_plan(request: RunRequest, name: str, found: Opening | None, left: Opening | None) -> str:
+def _student_plan(request: RunRequest, name: str, found: Opening | None, left: Opening | None, wanted: str) -> str:
     incumbent = incumbent_of(request.folder, name)
     if left and name not in left.students:
         return f"waits for the generation after {left.generation}, which is open"
     if found is None or name not in found.students:
         return f"stays as it is (generation {incumbent.generation})" if incumbent else "stays as it is"
     if left:
-        return _open_student_plan(request, name, found, left)
+        return _open_student_plan(name, found, left, wanted)
     start = start_of(request.folder, name)
     if start is None or start.spec != found.students[name]:
         return f"trains afresh in generation {found.generation}"
@@ -214,11 +210,11 @@ def _workers_plan(section: StudentSection) -> str:
     )
 
 
-def _open_student_plan(request: RunRequest, name: str, found: Opening, left: Opening) -> str:
+def _open_student_plan(name: str, found: Opening, left: Opening, wanted: str) -> str:
     """Of a student whose generation is open."""
     if found.students[name] != left.students[name]:
         return f"changed: trains afresh in generation {found.generation}; its checkpoints there go"
-    if found.students[name] != spec_digest(request.run, name):
+    if found.students[name] != wanted:
         return f"goes on in generation {found.generation} as it was trained; what changed counts in the next"
     return f"goes on in generation {found.generation}"
 

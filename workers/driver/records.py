@@ -13,7 +13,7 @@
 Each file is written atomically when its step is done, so a step is done exactly if its file is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.config import RunFile, StudentSection
 from pipeline.labels.cost import Training
 from pipeline.loop.generation import FAILURES, Fate, Opening, StudentFacts, wanted_digests
+from pipeline.references import source_of
 from pipeline.releases.bundle import open_bundle
 from workers.driver.folder import RunFolder, read_json, write_json
 
@@ -81,6 +82,11 @@ def populations_of(run: RunFile, student: str) -> list[str]:
     return sorted(name for name, population in run.fleet.populations.items() if population.student == student)
 
 
+def sources_of(run: RunFile, base: Path) -> dict[str, str]:
+    """What names the code of each student, as it lies there now; empty for those that kdpipe ships."""
+    return {name: source_of(section.use, base=base) for name, section in run.students.items()}
+
+
 def facts_of(folder: RunFolder, run: RunFile, opening: Opening, *, failed: set[str]) -> dict[str, StudentFacts]:
     """What the disk says of every student that takes part."""
     facts = {}
@@ -105,17 +111,15 @@ def open_generation(folder: RunFolder) -> Opening | None:
     if not numbers or (folder.generation(numbers[-1]) / "outcome.json").exists():
         return None
     record = read_json(_opening_file(folder, numbers[-1]))
-    del record["sections"]
-    record.pop("classes", None)
-    record.pop("afresh", None)  # written before it was seen to follow from the digests
-    return Opening(**record)
+    return Opening(generation=record["generation"], new_rows=record["new_rows"], students=record["students"])
 
 
-def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
+def write_opening(folder: RunFolder, opening: Opening, run: RunFile, sources: Mapping[str, str]) -> None:
     """Open a generation, or amend it. A student keeps what it was opened with until its digest is the run file's."""
     path = _opening_file(folder, opening.generation)
     before = read_json(path) or {}
-    wanted = wanted_digests(run)
+    wanted = wanted_digests(run, sources)
+    current = [name for name, digest in opening.students.items() if wanted.get(name) == digest]
     write_json(
         path,
         {
@@ -123,13 +127,11 @@ def write_opening(folder: RunFolder, opening: Opening, run: RunFile) -> None:
             "new_rows": opening.new_rows,
             "students": dict(opening.students),
             "sections": {
-                name: run.students[name].model_dump(mode="json") if wanted.get(name) == digest else before["sections"][name]
-                for name, digest in opening.students.items()
+                name: run.students[name].model_dump(mode="json") if name in current else before["sections"][name]
+                for name in opening.students
             },
-            "classes": {
-                name: run.classes if wanted.get(name) == digest else before.get("classes", {}).get(name)
-                for name, digest in opening.students.items()
-            },
+            "classes": {name: run.classes if name in current else before.get("classes", {}).get(name) for name in opening.students},
+            "sources": {name: sources[name] if name in current else before.get("sources", {}).get(name, "") for name in opening.students},
         },
     )
 
@@ -161,9 +163,19 @@ def outcomes(folder: RunFolder) -> dict[int, dict[str, Any]]:
     return {number: outcome for number, outcome in found.items() if outcome}
 
 
-def trained_in(folder: RunFolder, opening: Opening) -> frozenset[str]:
-    """Students whose training in this generation is over."""
-    return frozenset(name for name in opening.students if student_files(folder, opening.generation, name).trained.exists())
+def trained_in(folder: RunFolder, opening: Opening, base: Path) -> frozenset[str]:
+    """Students whose training in this generation is over.
+
+    Not one that nobody has judged yet and whose code below `base` is another by now: what it was is not there to be exported.
+    """
+    record = read_json(_opening_file(folder, opening.generation)) or {"sections": {}}
+    found = set()
+    for name, section in record["sections"].items():
+        files = student_files(folder, opening.generation, name)
+        as_opened = source_of(section["use"], base=base) == record.get("sources", {}).get(name, "")
+        if files.trained.exists() and (as_opened or files.verdict.exists()):
+            found.add(name)
+    return frozenset(found)
 
 
 def trainings(folder: RunFolder) -> list[Training]:

@@ -29,7 +29,7 @@ from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
 from workers.driver.planning import check_prepared, check_samples, check_students, plan_text
 from workers.driver.ports import check_ports
-from workers.driver.records import open_generation, outcomes, trained_digests, trained_in, write_opening
+from workers.driver.records import open_generation, outcomes, student_files, trained_digests, trained_in, write_opening
 from workers.driver.rendering import render
 from workers.driver.repairing import label_again, teachers_on
 from workers.driver.reporter import Gauge, Reporter
@@ -190,12 +190,11 @@ def _open(context: RunContext, planner: Labelling | None = None) -> Opening | No
 
     `planner` is the labelling that watched for samples, if one did: it knows which files are still being written.
     """
-    left = open_generation(context.folder)
+    left, wanted = open_generation(context.folder), wanted_digests(context.run, context.sources)
     if left:
-        wanted = wanted_digests(context.run)
-        going_on = amended(left, wanted=wanted, trained=trained_in(context.folder, left))
+        going_on = amended(left, wanted=wanted, trained=trained_in(context.folder, left, context.base))
         _forget_training(context, left, going_on)
-        write_opening(context.folder, going_on, context.run)
+        write_opening(context.folder, going_on, context.run, context.sources)
         if going_on.students.keys() >= wanted.keys():
             labelling_of(context, going_on.generation).plan()  # else what is new is for a generation of all
         context.reporter.say(f"generation {going_on.generation} goes on")
@@ -204,18 +203,19 @@ def _open(context: RunContext, planner: Labelling | None = None) -> Opening | No
     found = opening(
         last_generation=last,
         new_rows=(planner or labelling_of(context, last + 1)).plan().rows_left,
-        wanted=wanted_digests(context.run),
+        wanted=wanted,
         trained=trained_digests(context.folder),
     )
     if found:
-        write_opening(context.folder, found, context.run)
+        write_opening(context.folder, found, context.run, context.sources)
     return found
 
 
 def _forget_training(context: RunContext, before: Opening, after: Opening) -> None:
-    """Checkpoints of a student whose spec changed while it trained are of no use to what it is now."""
+    """Checkpoints and weights of a student whose spec changed before it was done are of no use to what it is now."""
     for name, digest in before.students.items():
         if after.students.get(name) != digest:
+            student_files(context.folder, before.generation, name).trained.unlink(missing_ok=True)
             shutil.rmtree(context.folder.training / f"{name}-{before.generation:06d}", ignore_errors=True)
 
 

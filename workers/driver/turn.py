@@ -130,6 +130,7 @@ class Turn:
         return TrainingSpec(
             name=name,
             student=section_of(context.folder, self._opening.generation, name),
+            source=context.sources.get(name, ""),
             classes=run.classes,
             kind=run.stream.kind,
             store_url=store_url(context),

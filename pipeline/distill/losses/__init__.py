@@ -88,9 +88,12 @@ def mean_loss(
     """The weighted sum of the named losses, added up over these samples and divided by `batch_rows`.
 
     `batch_rows` counts the whole batch: where ranks hold slices of it, the sum over ranks is the mean over the batch, also for
-    uneven slices. A sample of weight 0 counts as a sample that teaches nothing. Logits of any precision are compared in float32, in which
-    the result is.
+    uneven slices. A sample of weight 0 counts as a sample that teaches nothing: no loss sees it, neither beside others nor where its label
+    is NaN. Logits of any precision are compared in float32, in which the result is.
     """
+    counts_B = weight_B != 0  # NaN counts: a step of it is to be skipped
+    if not bool(counts_B.all()):
+        logits_BK, lesson, weight_B = logits_BK[counts_B], lesson.rows(counts_B), weight_B[counts_B]
     own, said_BK = options or {}, logits_BK.float()
     total_B = sum(
         (share * LOSSES[name](said_BK, lesson, temperature=temperature, **own.get(name, {})) for name, share in losses.items()),

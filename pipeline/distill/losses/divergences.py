@@ -13,7 +13,11 @@ from torch import Tensor
 
 from pipeline.distill.losses.lesson import Lesson
 
-EPSILON = 1e-7
+FLAT = 1e-3
+"""A deviation below it counts as this. What is brought to deviation 1 has a gradient of one over its deviation: at the 1e-7 of Sun et al.
+one sample whose logits are alike outweighs a million others. Logits that differ by a thousandth are no answer yet."""
+LEAST_MEAN = 1e-8
+"""Of a class's probabilities in a batch, so that dividing by it overflows nothing."""
 
 
 def kl(logits_BK: Tensor, lesson: Lesson, *, temperature: float) -> Tensor:
@@ -58,7 +62,8 @@ def standardised_kl(logits_BK: Tensor, lesson: Lesson, *, temperature: float) ->
     """T^2 KL of both sides' logits after each row was brought to mean 0 and deviation 1: the student need not copy the teacher's scale.
 
     Sun et al. 2024, "Logit Standardization in Knowledge Distillation"; theirs is T = 2 and a weight of 9 beside 0.1 of `ce`.
-    Log-probabilities are logits but for a constant of each row, which standardising takes away.
+    Log-probabilities are logits but for a constant of each row, which standardising takes away. Near even logits are not stretched to
+    deviation 1 (`FLAT`), where the authors' code does it.
     """
     teacher_BK = F.log_softmax(_standardised(lesson.log_probs_BK) / temperature, dim=1)
     student_BK = F.log_softmax(_standardised(logits_BK) / temperature, dim=1)
@@ -78,8 +83,9 @@ def dkd(logits_BK: Tensor, lesson: Lesson, *, temperature: float, alpha: float =
     target_B1 = torch.where(lesson.hard_B >= 0, lesson.hard_B, lesson.log_probs_BK.argmax(1))[:, None]
     p_BK, q_BK = _tempered(logits_BK, lesson, temperature)
     p_target_B1, q_target_B1 = p_BK.gather(1, target_B1), q_BK.gather(1, target_B1)
-    others_BK = torch.ones_like(p_BK, dtype=torch.bool).scatter(1, target_B1, value=False)
-    p_others_BJ, q_others_BJ = (of_BK[others_BK].view(len(of_BK), of_BK.shape[1] - 1) for of_BK in (p_BK, q_BK))
+    others_J = torch.arange(p_BK.shape[1] - 1, device=p_BK.device)
+    others_BJ = others_J + (others_J >= target_B1)
+    p_others_BJ, q_others_BJ = (of_BK.gather(1, others_BJ) for of_BK in (p_BK, q_BK))
     p_rest_B1, q_rest_B1 = p_others_BJ.logsumexp(1, keepdim=True), q_others_BJ.logsumexp(1, keepdim=True)
     target_B = _kl(torch.cat([p_target_B1, p_rest_B1], dim=1), torch.cat([q_target_B1, q_rest_B1], dim=1))
     others_B = _kl(p_others_BJ - p_rest_B1, q_others_BJ - q_rest_B1)
@@ -91,7 +97,8 @@ def dist(logits_BK: Tensor, lesson: Lesson, *, temperature: float, beta: float =
 
     Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher" (DIST); theirs is beta = gamma = 1. A correlation asks for less
     than equal values: a strong teacher's scale need not be met. The second part looks across the batch, so it is the same number for
-    every sample, and sees only the rows that one worker holds.
+    every sample, and sees only the rows of weight that one worker holds. Probabilities that deviate from their mean by less than `FLAT` of
+    it correlate as if by that much, where the authors' code has no bound that matters.
     """
     _refuse_negative(beta=beta, gamma=gamma)
     if not len(logits_BK):
@@ -127,9 +134,15 @@ def _mixture(first_BK: Tensor, second_BK: Tensor, share: float) -> Tensor:
 def _standardised(logits_BK: Tensor) -> Tensor:
     centred_BK = logits_BK - logits_BK.mean(1, keepdim=True)
     variance_B1 = centred_BK.square().sum(1, keepdim=True) / (logits_BK.shape[1] - 1)
-    return centred_BK / (variance_B1 + EPSILON**2).sqrt()
+    return centred_BK / variance_B1.clamp(min=FLAT**2).sqrt()
 
 
 def _pearson(first_BK: Tensor, second_BK: Tensor, *, dim: int) -> Tensor:
-    first_BK, second_BK = (values - values.mean(dim, keepdim=True) for values in (first_BK, second_BK))
-    return F.cosine_similarity(first_BK, second_BK, dim=dim)
+    first_BK, second_BK = (_relative(values_BK, dim) for values_BK in (first_BK, second_BK))
+    return F.cosine_similarity(first_BK, second_BK, dim=dim, eps=FLAT * math.sqrt(first_BK.shape[dim]))
+
+
+def _relative(probs_BK: Tensor, dim: int) -> Tensor:
+    """Deviations from the mean, as shares of it."""
+    mean_BK = probs_BK.mean(dim, keepdim=True)
+    return (probs_BK - mean_BK) / mean_BK.detach().clamp(min=LEAST_MEAN)

@@ -22,7 +22,7 @@ class Recorded:
     tail_B: Tensor
     """float32, log of the mass of all classes without a record; -inf where there is none."""
 
-    def rows(self, some: slice) -> "Recorded":
+    def rows(self, some: slice | Tensor) -> "Recorded":
         return Recorded(ids_BR=self.ids_BR[some], log_probs_BR=self.log_probs_BR[some], tail_B=self.tail_B[some])
 
     def to(self, device: torch.device) -> "Recorded":
@@ -44,10 +44,15 @@ class Lesson:
     projected_BD: Tensor | None = None
     """What the student sees in them, brought into the teacher's space."""
 
-    def rows(self, some: slice) -> "Lesson":
-        recorded = self.recorded.rows(some) if self.recorded else None
-        embedding_BD = None if self.embedding_BD is None else self.embedding_BD[some]
-        return Lesson(log_probs_BK=self.log_probs_BK[some], hard_B=self.hard_B[some], recorded=recorded, embedding_BD=embedding_BD)
+    def rows(self, some: slice | Tensor) -> "Lesson":
+        """Those of a slice, or of a mask over B."""
+        return Lesson(
+            log_probs_BK=self.log_probs_BK[some],
+            hard_B=self.hard_B[some],
+            recorded=self.recorded.rows(some) if self.recorded else None,
+            embedding_BD=None if self.embedding_BD is None else self.embedding_BD[some],
+            projected_BD=None if self.projected_BD is None else self.projected_BD[some],
+        )
 
     def to(self, device: torch.device) -> "Lesson":
         recorded = self.recorded.to(device) if self.recorded else None

@@ -44,6 +44,6 @@ def _recorded(lesson: Lesson) -> Recorded:
     """What was recorded; of a dense label, every class."""
     if lesson.recorded is not None:
         return lesson.recorded
-    rows, classes = lesson.log_probs_BK.shape
-    ids_BK = torch.arange(classes).expand(rows, classes)
-    return Recorded(ids_BR=ids_BK, log_probs_BR=lesson.log_probs_BK, tail_B=torch.full((rows,), -torch.inf))
+    log_probs_BK = lesson.log_probs_BK
+    ids_BK = torch.arange(log_probs_BK.shape[1], device=log_probs_BK.device).expand(log_probs_BK.shape)
+    return Recorded(ids_BR=ids_BK, log_probs_BR=log_probs_BK, tail_B=log_probs_BK.new_full((len(log_probs_BK),), -torch.inf))

@@ -95,6 +95,7 @@ def build_student(spec: StudentSpec) -> Student:
             ) from error
     if not isinstance(module, nn.Module):
         raise StudentBuildError(f"{where}.use", f"{section.use} returned a {type(module).__name__}", "a torch.nn.Module")
+    _refuse_halves(spec, module)
     attribute = "max_bytes" if spec.kind == "text" else "features"
     width = getattr(module, attribute, None)
     if not isinstance(width, int) or width < 1:
@@ -126,6 +127,14 @@ def _users(spec: StudentSpec) -> Callable[..., Any]:
             f"students.{spec.name}.use", f"no student named {spec.section.use!r}", f"one of {', '.join(sorted(MODELS))}, or module:callable"
         )
     return import_reference(spec.section.use, base=spec.base)
+
+
+def _refuse_halves(spec: StudentSpec, module: nn.Module) -> None:
+    """Raises StudentBuildError: steps, their average and the export are of float32."""
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            found = f"{spec.section.use} has weights {name!r} of {parameter.dtype}"
+            raise StudentBuildError(f"students.{spec.name}.use", found, 'torch.float32; to compute in less, set `precision = "bf16"`')
 
 
 def _warnings(spec: StudentSpec, module: nn.Module) -> tuple[str, ...]:

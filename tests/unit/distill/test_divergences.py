@@ -1,5 +1,7 @@
 """Every divergence against its formula in scipy's float64, its limits and its invariants; gradients where they decide."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,18 @@ def test_extreme_logits_give_finite_losses_and_gradients(loss: str) -> None:
     assert torch.isfinite(found).all()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {*HINTS}))
+def test_even_logits_have_a_bounded_gradient(loss: str) -> None:
+    """What brings each row to deviation 1 divides by its deviation: unbounded, one flat row would outweigh all others."""
+    for classes, spread in itertools.product((3, 100), (0.0, 1e-9, 1e-6, 1e-4, 1e-2)):
+        even = torch.from_numpy(draw(1, 8, classes, scale=1.0) * spread + 0.5).requires_grad_()
+        found = LOSSES[loss](even, lesson_of(draw(2, 8, classes), [0] * 8), temperature=1.0)
+        found.mean().backward()
+        assert torch.isfinite(found).all()
+        assert even.grad is not None
+        assert even.grad.abs().max() < 500
 
 
 @pytest.mark.parametrize("loss", sorted(set(LOSSES) - {*HINTS}))

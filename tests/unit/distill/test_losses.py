@@ -1,5 +1,6 @@
 """Losses against implementations that nobody here wrote, and their invariants."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,49 @@ def test_logits_of_any_precision_are_compared_in_float32(loss: str, dtype: torch
     assert rounded.grad is not None
     assert (rounded.grad.dtype, rounded.grad.shape) == (dtype, (rows, classes))
     assert LOSSES[loss](rounded, lesson, temperature=1.0).shape == (rows,)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_sample_of_weight_0_moves_no_other_whatever_its_label_is(loss: str) -> None:
+    """`dist` looks across a batch, and 0 times a label of NaN is NaN."""
+
+    def taught(label: float) -> tuple[float, torch.Tensor]:
+        logits = torch.from_numpy(draw(5)).requires_grad_()
+        lesson = lesson_of(draw(6), [0, 1, NO_LABEL, 3, 0, 2])
+        lesson.log_probs_BK[4] = label
+        seen = replace(lesson, embedding_BD=lesson.log_probs_BK + 1, projected_BD=logits * 2)
+        weight = torch.tensor([1.0, 1, 1, 0.5, 0, 1])
+        found = mean_loss(logits, seen, weight_B=weight, losses={loss: 1.0}, temperature=1.0, batch_rows=6)
+        found.backward()
+        assert logits.grad is not None
+        return found.item(), logits.grad
+
+    (loss_here, grad_here), (loss_there, grad_there) = taught(-1.0), taught(torch.nan)
+    assert loss_here == loss_there != 0
+    assert torch.equal(grad_here, grad_there)
+    assert not grad_here[4].any()
+    assert grad_here[3].any()
+
+
+def test_a_batch_of_which_nothing_counts_teaches_nothing() -> None:
+    logits = torch.from_numpy(draw(5)).requires_grad_()
+    losses = dict.fromkeys(LOSSES.keys() - HINTS, 1.0)
+    found = mean_loss(logits, lesson_of(draw(6)), weight_B=torch.zeros(6), losses=losses, temperature=1.0, batch_rows=6)
+    found.backward()
+    assert found.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_loss_computes_where_its_logits_are(loss: str) -> None:
+    """`meta` computes nothing, and refuses tensors of another device as a GPU does."""
+    logits = torch.from_numpy(draw(5)).to("meta").requires_grad_()
+    lesson = replace(lesson_of(draw(6), [0, 1, NO_LABEL, 3, 0, 2]), embedding_BD=torch.zeros(6, 4)).to(torch.device("meta"))
+    lesson = replace(lesson, projected_BD=logits * 2)
+    found = LOSSES[loss](logits, lesson, temperature=1.0)
+    found.sum().backward()
+    assert (found.device.type, found.shape) == ("meta", (6,))
 
 
 def test_a_wrong_name_is_refused_with_the_known_ones() -> None:

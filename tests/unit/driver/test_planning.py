@@ -27,7 +27,7 @@ from workers.driver import run
 from workers.driver.folder import read_json, write_json
 from workers.driver.labels import labelling_of
 from workers.driver.planning import check_prepared, check_samples, check_students, plan_text
-from workers.driver.records import student_files, write_opening
+from workers.driver.records import sources_of, student_files, write_opening
 from workers.driver.request import RunRequest
 from workers.labelling import Demand
 from workers.labelling.faults import TeacherChangedError
@@ -88,8 +88,8 @@ def label(request: RunRequest) -> None:
 
 
 def leave_open(request: RunRequest) -> Opening:
-    left = Opening(generation=1, new_rows=40, students=wanted_digests(request.run))
-    write_opening(request.folder, left, request.run)
+    left = Opening(generation=1, new_rows=40, students=wanted_digests(request.run, sources_of(request.run, request.base)))
+    write_opening(request.folder, left, request.run, sources_of(request.run, request.base))
     return left
 
 
@@ -112,6 +112,52 @@ def test_a_student_that_was_trained_when_it_changed_goes_on_as_it_was(project: P
     left = leave_open(asked(project))
     write_json(student_files(asked(project).folder, left.generation, "tiny").trained, {})
     assert "student tiny: goes on in generation 1 as it was trained; what" in plan(asked(project, "students.tiny.temperature=3.0"))
+
+
+def edited_later(project: Path) -> tuple[RunRequest, Path]:
+    """A request whose student `tiny` is of the user's own module."""
+    code = project / f"mine_{project.name}.py"
+    code.write_text("# as it was")
+    return asked(project, f"students.tiny.use={code.stem}:make"), code
+
+
+@pytest.mark.parametrize(("left", "told"), [((), "afresh"), (("trained",), "afresh"), (("trained", "verdict"), "on as it was")])
+def test_an_edited_students_training_goes_on_only_where_nobody_needs_its_code_any_more(
+    project: Path, left: tuple[str, ...], told: str
+) -> None:
+    request, code = edited_later(project)
+    opening = leave_open(request)
+    files = student_files(request.folder, 1, "tiny")
+    for name in left:
+        write_json(getattr(files, name), {"ships": False})
+    assert "student tiny: goes on in generation 1\n" in plan(request)
+    code.write_text("# as it is now")
+    afresh = told == "afresh"
+    says = "changed: trains afresh in generation 1" if afresh else "goes on in generation 1 as it was trained"
+    assert f"student tiny: {says}" in plan(request)
+    sources = sources_of(request.run, request.base)
+    context: Any = SimpleNamespace(
+        run=request.run, base=request.base, folder=request.folder, sources=sources, reporter=SimpleNamespace(say=lambda text: None)
+    )
+    going_on = run._open(context)
+    assert going_on is not None
+    assert (going_on.students["tiny"] != opening.students["tiny"]) is afresh
+    assert going_on.students["other"] == opening.students["other"]
+    assert files.trained.exists() is not afresh
+    assert "student tiny: goes on in generation 1" in plan(request), "and no longer afresh"
+
+
+def test_a_student_that_was_edited_after_its_generation_trains_afresh_in_the_next(project: Path) -> None:
+    request, code = edited_later(project)
+    opening = leave_open(request)
+    students = {name: {"fate": "shipped", "spec": digest, "steps_total": 1} for name, digest in opening.students.items()}
+    label(request)
+    write_json(request.folder.generation(1) / "outcome.json", {"students": students})
+    assert "student tiny: stays as it is (generation 1)\n" in plan(request)
+    code.write_text("# as it is now")
+    told = plan(request)
+    assert "student tiny: trains afresh in generation 2\n" in told
+    assert "student other: stays as it is (generation 1)\n" in told
 
 
 def test_a_student_added_while_a_generation_is_open_waits_for_the_next(project: Path) -> None:
@@ -249,8 +295,8 @@ def test_nothing_starts_from_a_release_that_was_taken_back_and_the_plan_says_so(
     folder, now = request.folder, datetime.now(UTC)
     create_repository(folder.keys, folder.releases, now=now)
     target = Trust(folder.keys, folder.releases).publish(text_bundle(project / "b"), now=now)
-    opening = Opening(generation=1, new_rows=0, students=wanted_digests(request.run))
-    write_opening(folder, opening, request.run)
+    opening = Opening(generation=1, new_rows=0, students=wanted_digests(request.run, sources_of(request.run, request.base)))
+    write_opening(folder, opening, request.run, sources_of(request.run, request.base))
     student = {"fate": "shipped", "spec": opening.students["tiny"], "steps_total": 1}
     write_json(folder.generation(1) / "outcome.json", {"students": {"tiny": student}})
     write_json(student_files(folder, 1, "tiny").release, {"target": target.path})

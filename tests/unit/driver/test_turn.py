@@ -36,6 +36,7 @@ students.good = {{ options = {{ max_bytes = 64, width = 16 }} }}
 students.odd = {{ options = {{ max_bytes = 64, width = 16 }} }}
 fleet.populations.phones = {{ student = "good", devices = 1 }}
 """
+SOURCES = {"good": "", "odd": ""}
 TEACHER = """
 import numpy as np
 class Two:
@@ -60,7 +61,7 @@ def request_in(tmp_path: Path) -> RunRequest:
     (tmp_path / "run.toml").write_text(RUN.format(module=module))
     request = RunRequest.of(str(tmp_path / "run.toml"), None, ())
     label(request, 1)
-    write_opening(request.folder, Opening(generation=1, new_rows=8, students=wanted_digests(request.run)), request.run)
+    write_opening(request.folder, Opening(generation=1, new_rows=8, students=wanted_digests(request.run, SOURCES)), request.run, SOURCES)
     for name in request.run.students:
         write_json(student_files(request.folder, 1, name).trained, {})
     return request
@@ -70,6 +71,7 @@ def turn_of(request: RunRequest, said: list[str]) -> Turn:
     anything = SimpleNamespace(generation=lambda number: None, verdict=lambda name, *, ships: None)
     context: Any = SimpleNamespace(
         run=request.run,
+        sources=SOURCES,
         base=request.base,
         folder=request.folder,
         stop=SimpleNamespace(at_once=contextlib.nullcontext),
@@ -134,8 +136,8 @@ def test_checkpoints_of_a_training_that_failed_stay_until_the_student_is_trained
     assert outcomes(folder)[1]["students"]["odd"]["fate"] == Fate.FAILED
     assert [path.name for path in folder.training.iterdir()] == ["odd-000001"]
     label(request_in, 2)
-    again = {"odd": wanted_digests(request_in.run)["odd"]}
-    write_opening(folder, Opening(generation=2, new_rows=0, students=again), request_in.run)
+    again = {"odd": wanted_digests(request_in.run, SOURCES)["odd"]}
+    write_opening(folder, Opening(generation=2, new_rows=0, students=again), request_in.run, SOURCES)
     write_json(student_files(folder, 2, "odd").trained, {})
     write_json(student_files(folder, 2, "odd").verdict, {"ships": False, "why": ""})
     turn_of(request_in, []).run()
@@ -143,15 +145,15 @@ def test_checkpoints_of_a_training_that_failed_stay_until_the_student_is_trained
 
 
 def test_a_student_that_failed_trains_again_without_new_rows_and_from_the_version_before(request_in: RunRequest) -> None:
-    folder, digests = request_in.folder, wanted_digests(request_in.run)
+    folder, digests = request_in.folder, wanted_digests(request_in.run, SOURCES)
     for generation, fate in ((1, Fate.NOT_DEPLOYED), (2, Fate.FAILED)):
-        write_opening(folder, Opening(generation=generation, new_rows=0, students=digests), request_in.run)
+        write_opening(folder, Opening(generation=generation, new_rows=0, students=digests), request_in.run, SOURCES)
         students = {name: {"fate": fate, "spec": digests[name], "steps_total": 10} for name in digests}
         write_json(folder.generation(generation) / "outcome.json", {"generation": generation, "new_rows": 0, "students": students})
     due = opening(last_generation=2, new_rows=0, wanted=digests, trained=trained_digests(folder))
     assert due is not None
     assert due.students.keys() == {"good", "odd"}
-    write_opening(folder, due, request_in.run)
+    write_opening(folder, due, request_in.run, SOURCES)
     starts = {name: turn_of(request_in, [])._spec(name).warm_start for name in digests}
     assert starts == {name: student_files(folder, 1, name).weights for name in digests}
 

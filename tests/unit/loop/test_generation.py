@@ -5,10 +5,19 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loop.generation import Opening, Step, StudentFacts, amended, next_step, opening
+from pipeline.config import load
+from pipeline.loop.generation import Opening, Step, StudentFacts, amended, next_step, opening, spec_digest, wanted_digests
+from pipeline.recipes import recipe_text
 
 ORDER = list(Step)
 DIGESTS = st.dictionaries(st.sampled_from(["small", "base", "tiny"]), st.sampled_from(["a", "b"]), min_size=1)
+
+
+def test_the_code_of_a_users_own_student_is_part_of_what_it_is_and_that_of_a_shipped_one_is_not() -> None:
+    made = load(recipe_text("spam"), where="spam")
+    mine, edited, shipped = (spec_digest(made, "small", source=source) for source in ("one", "two", ""))
+    assert len({mine, edited, shipped}) == 3
+    assert shipped == wanted_digests(made, dict.fromkeys(made.students, ""))["small"]
 
 
 def test_nothing_new_and_nothing_changed_opens_no_generation() -> None:

@@ -1,9 +1,6 @@
 """The training loop: order, exact resumption, ranks, steps that are not finite."""
 
 import io
-import pickle
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +12,10 @@ from hypothesis import strategies as st
 from pipeline.distill.losses import LossUnknownError
 from pipeline.students.faults import (
     SKIPS_IN_A_ROW_MAX,
-    LogitsShapeError,
     NoLabelsError,
     NotFiniteElsewhereError,
     NotFiniteError,
     StateForeignError,
-    StudentRaisedError,
 )
 from pipeline.students.loop import Moved, load_model
 from pipeline.students.models import build_student
@@ -224,65 +219,6 @@ def assert_same_tree(found: Any, expected: Any) -> None:
             assert_same_tree(found[key], value)
     else:
         assert found == expected
-
-
-class Breaks(torch.nn.Module):
-    """A student of somebody's that cannot take some batch."""
-
-    def __init__(self, student: torch.nn.Module, *, at_call: int) -> None:
-        super().__init__()
-        self.student, self._calls_left = student, at_call
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        self._calls_left -= 1
-        if self._calls_left < 0:
-            raise ValueError("no such token: 17")
-        logits_BK: torch.Tensor = self.student(inputs)
-        return logits_BK
-
-
-def test_a_module_that_raises_is_named_with_its_step_and_pickles() -> None:
-    student = build_student(spec())
-    broken = replace(student, module=Breaks(student.module, at_call=5))
-    trainer, _ = trainer_of(spec(), reader_of(mails(60)), student=broken)
-    for _ in range(5):
-        trainer.advance()
-    with pytest.raises(
-        StudentRaisedError, match=r"student small: its module raised ValueError: no such token: 17 at step 5; .*run again"
-    ) as raised:
-        trainer.advance()
-    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
-
-
-class Reshapes(torch.nn.Module):
-    """A student of somebody's whose answer is not what it should be."""
-
-    def __init__(self, student: torch.nn.Module, reshape: Callable[[torch.Tensor], Any]) -> None:
-        super().__init__()
-        self.student, self.reshape = student, reshape
-
-    def forward(self, inputs: torch.Tensor) -> Any:
-        return self.reshape(self.student(inputs))
-
-
-@pytest.mark.parametrize(
-    ("reshape", "found"),
-    [
-        (lambda logits_BK: logits_BK[:, :1], r"a tensor of shape \[8, 1\]"),
-        (lambda logits_BK: logits_BK.mean(0, keepdim=True), r"a tensor of shape \[1, 2\]"),
-        (lambda logits_BK: torch.cat([logits_BK, logits_BK], 1), r"a tensor of shape \[8, 4\]"),
-        (lambda logits_BK: (logits_BK,), "a tuple"),
-    ],
-)
-def test_logits_that_are_not_a_row_for_each_input_and_a_column_for_each_class_are_refused(
-    reshape: Callable[[torch.Tensor], Any], found: str
-) -> None:
-    """One logit a sample would train by broadcasting."""
-    student = build_student(spec())
-    odd = replace(student, module=Reshapes(student.module, reshape))
-    trainer, _ = trainer_of(spec(), reader_of(mails(60)), student=odd)
-    with pytest.raises(LogitsShapeError, match=rf"answered {found} at step 0; expected logits of shape \[8, 2\]"):
-        trainer.advance()
 
 
 def test_a_generation_without_a_label_is_an_error_not_a_hang() -> None:

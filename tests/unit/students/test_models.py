@@ -74,6 +74,9 @@ class Mine(nn.Module):
     def forward(self, x):
         return self.layer(x.float())
 
+def halved(classes):
+    return Mine(classes).bfloat16()
+
 def nothing(classes):
     return "a student"
 """
@@ -90,6 +93,12 @@ def test_a_users_own_module_comes_from_their_folder_and_what_depends_on_workers_
     for workers, dropout, warns in ((1, 0.1, False), ((1, 4), 0.0, False), ((1, 4), 0.1, True), (2, 0.1, True)):
         several = replace(mine, section=mine.section.model_copy(update={"options": {"dropout": dropout}, "workers": workers}))
         assert [warning[:28] for warning in build_student(several).warnings] == ["student small drops out (lay"] * warns
+    halved = replace(mine, section=mine.section.model_copy(update={"use": "my_students:halved"}))
+    says = (
+        r"small\.use: my_students:halved has weights 'layer\.0\.weight' of torch\.bfloat16; expected torch\.float32; .*precision = \"bf16"
+    )
+    with pytest.raises(StudentBuildError, match=says):
+        build_student(halved)
     with pytest.raises(StudentBuildError, match="my_students:nothing returned a str"):
         build_student(replace(mine, section=mine.section.model_copy(update={"use": "my_students:nothing"})))
     with pytest.raises(ReferenceNotFoundError):

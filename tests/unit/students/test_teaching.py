@@ -19,7 +19,7 @@ from pipeline.labels.reader import LogEmptyError, MixedTeachersError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
 from pipeline.students.checkpoint import load_checkpoint, load_trained, load_weights, save_checkpoint
-from pipeline.students.faults import StateForeignError
+from pipeline.students.faults import LabelsOfCodecError, StateForeignError, StudentEditedError
 from tests.kit.labelling import Bench, MemorySource
 from tests.kit.students import GrowingReader, mails, reader_of, section
 from tests.kit.training import Clock, Watched, training_spec
@@ -329,6 +329,18 @@ def test_a_students_resources_are_keys_of_it_and_no_other_key_is_left_out_of_wha
         assert (changed.digest() == before.digest()) is (key in TRAINING_RESOURCES), key
 
 
+def test_an_edited_module_is_another_student_and_no_worker_takes_it_for_what_the_run_began_with(tmp_path: Path) -> None:
+    code = tmp_path / "not_loaded.py"
+    code.write_text("# as it was")
+    spec = spec_of(tmp_path, use="not_loaded:make", options={})
+    code.write_text("# as it is now")
+    assert spec_of(tmp_path, use="not_loaded:make", options={}).digest() != spec.digest()
+    with pytest.raises(
+        StudentEditedError, match=r"student small: the code of not_loaded:make is another than when the run began; .* afresh"
+    ):
+        run(spec)
+
+
 def test_a_warm_start_begins_with_the_incumbents_weights(tmp_path: Path) -> None:
     labelled(tmp_path)
     first = spec_of(tmp_path)
@@ -354,6 +366,21 @@ def test_a_student_learns_from_two_teachers_only_where_the_run_file_says_so(tmp_
         run(spec)
     assert run(replace(spec, mixed_teachers=True))
     assert spec.digest() == replace(spec, mixed_teachers=True).digest(), "a student that is trained stays"
+
+
+def test_older_labels_of_a_codec_that_the_loss_can_not_learn_from_are_refused_when_they_are_replayed(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    bench = Bench(open_store(str(tmp_path / "labels")), MemorySource({"mail": ["one", "two", "three"]}), codec="top_k", codec_k=1)
+    bench.run()
+    bench.source.texts["more"] = ["four", "five"]
+    bench.section = bench.section.model_copy(update={"codec": "sampled"})
+    bench.run(2)
+    spec = replace(spec_of(tmp_path, loss={"rs_kd": 1.0}, temperature=1.0), generation=2)
+    live = replace(spec, student=spec.student.model_copy(update={"steps": 1, "warmup_steps": 0}))
+    assert run(live).live_rows == 2, "the live pass is of today's codec"
+    with pytest.raises(LabelsOfCodecError, match=r"student small: rs_kd on labels of codec top_k, .*: take another students.small.loss"):
+        run(spec)
+    assert run(replace(spec, student=spec.student.model_copy(update={"loss": {"ghost": 1.0}}))).rows > 5
 
 
 class FullDisk:

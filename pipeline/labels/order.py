@@ -42,6 +42,11 @@ class EpochOrder:
     def rows(self) -> int:
         return int(self.stops_W[-1]) if self.stops_W.size else 0
 
+    def after(self, window: int) -> int | None:
+        """The window that comes after that one; None if that is the last so far."""
+        (places,) = np.nonzero(self.windows_W[:-1] == window)
+        return int(self.windows_W[places[0] + 1]) if places.size else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:

@@ -5,7 +5,6 @@ only. A shard that went bad raises ShardCorruptError; once the log has its repai
 the same positions. Plain objects, no Ray: one reader per rank, each with its own cursor or all with the same.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,13 +17,12 @@ from pipeline.errors import LabelStoreError
 from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
-from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
-from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
+from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, pieces, rank_slice
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import Rows, Window, joined, window_of
+from pipeline.labels.window import Rows, Window, joined
+from pipeline.labels.windows import Windows
 
-WINDOWS_HELD = 3
 DECODED_BYTES = 2**20
 """Of rows taken and decoded at a time, so that small batches share what a call costs. Twice as many were seen to cost half as much again a
 row: malloc gives arrays of that size back to the system each time, which clears the pages anew."""
@@ -49,35 +47,6 @@ class LogEmptyError(LabelStoreError):
 
     def __str__(self) -> str:
         return "the label log is empty; expected a plan; `kdpipe run` plans the source before trainers start"
-
-
-class WindowDroppedError(LabelStoreError):
-    """A window that the retention policy let go."""
-
-    def __init__(self, window: int, first_kept: int) -> None:
-        super().__init__(window, first_kept)
-        self.window, self.first_kept = window, first_kept
-
-    def __str__(self) -> str:
-        return (
-            f"window {self.window} was dropped by the retention policy; expected one from {self.first_kept} on; "
-            "a generation that older labels are needed for is over: `kdpipe run` goes on with the newest"
-        )
-
-
-class MixedTeachersError(LabelStoreError):
-    """The labels were written by teachers that differ."""
-
-    def __init__(self, teachers: tuple[str, ...]) -> None:
-        super().__init__(teachers)
-        self.teachers = teachers
-
-    def __str__(self) -> str:
-        return (
-            f"labels of {len(self.teachers)} different teachers ({', '.join(sorted(self.teachers))}); expected one; "
-            "use another --dir, throw the labels away with `kdpipe clean DIR --labels`, or learn from all with "
-            "`--set labelling.mixed_teachers=true`"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +130,13 @@ class LabelReader:
     ) -> None:
         if not 0 <= rank < world or batch < 1:
             raise ValueError(f"rank {rank} of {world}, batch {batch}")
-        self._store = store
         self._log = LogReader(store)
         self._generation, self._batch, self._seed = generation, batch, seed
-        self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
+        self._rank, self._world = rank, world
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
         self._weighed: tuple[LogState, Intervals] | None = None
         self._held: _Decoded | None = None
-        self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
+        self._windows = Windows(store, self._log, seed=seed, mixed_teachers=mixed_teachers)
 
     def start(self) -> Cursor:
         """The first position of the live pass. Raises LogEmptyError before the first plan."""
@@ -255,36 +223,8 @@ class LabelReader:
         return weight_B
 
     def _window(self, window: int, epoch: int) -> Window:
-        held = self._windows.get((window, epoch))
-        if held is None:
-            held = self._windows[window, epoch] = self._load(window, epoch)
-            if len(self._windows) > WINDOWS_HELD:
-                self._windows.popitem(last=False)
-        return held
-
-    def _load(self, window: int, epoch: int) -> Window:
-        try:
-            shards = self._shards(self._log.state, window)
-        except ShardCorruptError:
-            shards = self._shards(self._log.refresh(), window)  # perhaps repaired by now
-        teachers = frozenset(shard.teacher for shard in shards)
-        if not self._mixed_teachers and len(teachers | self._log.state.teachers) > 1:
-            raise MixedTeachersError(tuple(teachers | self._log.state.teachers))
-        rows = sum(len(shard.table) for shard in shards)
-        return window_of(shards, permutation(rows, self._seed, epoch, window))
-
-    def _shards(self, state: LogState, window: int) -> list[Shard]:
-        """The checked shards of a window, in log order. A bad one is named as its commit names it."""
-        if window < state.dropped_windows:
-            raise WindowDroppedError(window, state.dropped_windows)
-        seal = state.windows[window]
-        shards = []
-        for commit in state.commits[seal.first_commit : seal.stop_commit]:
-            try:
-                shards.append(read_shard(self._store, state.shard_of(commit)))
-            except ShardCorruptError as error:
-                raise ShardCorruptError(commit.shard.key, error.expected, error.found) from error
-        return shards
+        held = self._windows.held(window, epoch)
+        return held or self._windows.load(window, epoch, after=self._epoch(epoch).after(window))
 
     def _refuse_foreign(self, cursor: Cursor) -> None:
         mine = {"log": self._log.state.log, "seed": self._seed, "batch": self._batch, "generation": self._generation}

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipeline.config import SourceSection
-from pipeline.labels.reader import CursorForeignError, LabelReader, MixedTeachersError
+from pipeline.labels.reader import CursorForeignError, LabelReader
 from pipeline.labels.store import LocalStore
+from pipeline.labels.windows import MixedTeachersError
 from tests.kit.labelling import Bench, MemorySource, expected_log_probs, read_epoch
 from workers.dataset import LabelDataset, NoLabelsThereError
 

@@ -16,10 +16,11 @@ from pipeline.labels.codecs.top_k import TopK
 from pipeline.labels.entries import Tombstone
 from pipeline.labels.log import LogReader, LogWriter
 from pipeline.labels.order import Cursor, permutation, rank_slice
-from pipeline.labels.reader import CursorForeignError, EndOfEpoch, LabelBatch, LabelReader, LogEmptyError, MixedTeachersError, NotYet
+from pipeline.labels.reader import CursorForeignError, EndOfEpoch, LabelBatch, LabelReader, LogEmptyError, NotYet
 from pipeline.labels.shard import LabelledRows, ShardCorruptError, encode_shard, put_shard, read_shard
 from pipeline.labels.verify import summarise, verify
 from pipeline.labels.window import window_of
+from pipeline.labels.windows import MixedTeachersError
 from tests.kit.labelling import CLASSES, Bench, MemorySource, expected_log_probs, read_epoch
 from tests.kit.stores import MemoryStore
 from workers.labelling import Demand

@@ -90,7 +90,7 @@ def rank_slice(start: int, stop: int, *, rank: int, world: int) -> tuple[int, in
 def pieces(order: EpochOrder, start: int, stop: int) -> list[Piece]:
     """Where the positions [start, stop) lie, in order."""
     found = []
-    index = int(np.searchsorted(order.stops_W, start, side="right"))
+    index = int(order.stops_W.searchsorted(start, side="right"))
     while start < stop:
         ends = int(order.stops_W[index])
         begins = int(order.stops_W[index - 1]) if index else 0

@@ -7,7 +7,7 @@ the same positions. Plain objects, no Ray: one reader per rank, each with its ow
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, pieces, rank_slice
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import Rows, Window, joined
+from pipeline.labels.window import Matrix, Narrow, Rows, Window, column_of, joined
 from pipeline.labels.windows import Windows
 
 DECODED_BYTES = 2**20
@@ -54,42 +54,63 @@ class LabelBatch:
     """B samples, this rank's slice of a batch; B may be 0 for a rank, and is short only at the end of an epoch."""
 
     cursor_after: Cursor
-    id_B: pa.Array
-    """string; as a list, `sample_ids`."""
-    inputs: pa.Array
-    inputs_BF: NDArray[Any] | None
-    """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
+    given: pa.Array | Matrix
+    """The inputs, as `inputs` or `inputs_BF` has them."""
+    narrow: Narrow
+    """What the properties give, from when they are asked for."""
     log_probs_BK: NDArray[np.float32]
     """Every class; what a sparse codec left out is spread evenly."""
     recorded: SparseLabels | None
     """What a sparse codec kept; None where every class was."""
     weight_B: NDArray[np.float32]
     """1, or 0 for a sample that was forgotten, or whose file was replaced before this generation."""
-    entropy_B: NDArray[np.float32]
-    margin_B: NDArray[np.float32]
-    disagreement_B: NDArray[np.float32]
-    """NaN where the teacher is one model."""
-    hard_B: pa.Array
-    """string, null where the source has none; as a list, `hard_label`."""
-    agreement_B: NDArray[np.float32]
-    """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
     embedding_BD: NDArray[np.float32] | None
     """What the teacher sees in the inputs; NaN in the rows of shards that were written without, None if all were."""
     teacher: str
-    rows_B: NDArray[np.int64]
-    """Global row numbers."""
     batch_rows: int
     """Rows of the whole batch, over all ranks."""
 
-    # Lists are made for those who ask: a string each is a tenth of what reading a row costs.
+    @cached_property
+    def inputs(self) -> pa.Array:
+        """Texts, or lists of numbers."""
+        return column_of(self.given)
+
+    @property
+    def inputs_BF(self) -> NDArray[Any] | None:
+        """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
+        return self.given.rows if isinstance(self.given, Matrix) else None
+
+    @property
+    def rows_B(self) -> NDArray[np.int64]:
+        """Global row numbers."""
+        return cast(NDArray[np.int64], self.narrow["row"])
+
+    @property
+    def entropy_B(self) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self.narrow["entropy"])
+
+    @property
+    def margin_B(self) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self.narrow["margin"])
+
+    @property
+    def disagreement_B(self) -> NDArray[np.float32]:
+        """NaN where the teacher is one model."""
+        return cast(NDArray[np.float32], self.narrow["disagreement"])
+
+    @property
+    def agreement_B(self) -> NDArray[np.float32]:
+        """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
+        return cast(NDArray[np.float32], self.narrow["agreement"])
 
     @cached_property
     def sample_ids(self) -> list[str]:
-        return [*self.id_B.to_numpy(zero_copy_only=False)]
+        return [*self.narrow["sample_id"].to_numpy(zero_copy_only=False)]
 
     @cached_property
     def hard_label(self) -> list[str | None]:
-        return [*self.hard_B.to_numpy(zero_copy_only=False)]
+        """None where the source has none."""
+        return [*self.narrow["label"].to_numpy(zero_copy_only=False)]
 
 
 @dataclass(frozen=True)
@@ -183,23 +204,16 @@ class LabelReader:
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
         windows = [self._window(piece.window, epoch) for piece in found]
         rows = joined([self._rows(window, piece) for window, piece in zip(windows, found, strict=True)])
-        rows_B, embedding_BD = rows.numbers["row"], rows.embedding_BD
+        embedding_BD = rows.embedding_BD
         return LabelBatch(
             cursor_after=cursor_after,
-            id_B=rows.words["sample_id"],
-            inputs=rows.inputs,
-            inputs_BF=rows.inputs_BF,
+            given=rows.inputs,
+            narrow=rows.narrow,
             log_probs_BK=rows.log_probs_BK,
             recorded=rows.recorded,
-            weight_B=self._weights(rows_B),
-            entropy_B=rows.numbers["entropy"],
-            margin_B=rows.numbers["margin"],
-            disagreement_B=rows.numbers["disagreement"],
-            hard_B=rows.words["label"],
-            agreement_B=rows.numbers["agreement"],
+            weight_B=self._weights(rows),
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
             teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
-            rows_B=rows_B,
             batch_rows=batch_rows,
         )
 
@@ -213,13 +227,13 @@ class LabelReader:
             held = self._held = _Decoded(window=window, start=piece.start, stop=stop, rows=window.rows(piece.start, stop))
         return held.rows.piece(piece.start - held.start, piece.stop - held.start)
 
-    def _weights(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _weights(self, rows: Rows) -> NDArray[np.float32]:
         state = self._log.state
         if self._weighed is None or self._weighed[0] is not state:
             self._weighed = state, state.weightless(self._generation)
-        weight_B = np.ones(len(rows_B), dtype=np.float32)
+        weight_B = np.ones(len(rows.log_probs_BK), dtype=np.float32)
         if weightless := self._weighed[1]:
-            weight_B[weightless.mask(rows_B)] = 0
+            weight_B[weightless.mask(rows.narrow["row"])] = 0
         return weight_B
 
     def _window(self, window: int, epoch: int) -> Window:
@@ -227,6 +241,8 @@ class LabelReader:
         return held or self._windows.load(window, epoch, after=self._epoch(epoch).after(window))
 
     def _refuse_foreign(self, cursor: Cursor) -> None:
+        if (cursor.log, cursor.seed, cursor.batch, cursor.generation) == (self._log.state.log, self._seed, self._batch, self._generation):
+            return
         mine = {"log": self._log.state.log, "seed": self._seed, "batch": self._batch, "generation": self._generation}
         for what, expected in mine.items():
             if getattr(cursor, what) != expected:

@@ -354,5 +354,5 @@ def test_a_window_of_two_codecs_is_read_as_every_class() -> None:
         shards.append(read_shard(store, ref))
     found = window_of(shards, np.array([3, 0, 2, 1])).rows(0, 4)
     np.testing.assert_allclose(np.exp(found.log_probs_BK), np.exp(log_probs)[[1, 0, 0, 1]], atol=2e-3)
-    assert found.numbers["row"].tolist() == [3, 0, 2, 1]
+    assert found.narrow["row"].tolist() == [3, 0, 2, 1]
     assert found.recorded is None

@@ -23,9 +23,8 @@ from pipeline.labels.store import Store
 from pipeline.labels.window import Matrix, Narrow, Rows, Window, column_of, joined
 from pipeline.labels.windows import Windows
 
-DECODED_BYTES = 2**20
-"""Of rows taken and decoded at a time, so that small batches share what a call costs. Twice as many were seen to cost half as much again a
-row: malloc gives arrays of that size back to the system each time, which clears the pages anew."""
+DECODED_BYTES = 2**21
+"""Of rows taken and decoded at a time, so that small batches share what a call costs."""
 
 
 class CursorForeignError(LabelStoreError):
@@ -69,6 +68,11 @@ class LabelBatch:
     teacher: str
     batch_rows: int
     """Rows of the whole batch, over all ranks."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is wide."""
+        return int(self.given.nbytes) + self.log_probs_BK.nbytes
 
     @cached_property
     def inputs(self) -> pa.Array:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.labels.arrays import rows_taken
 from pipeline.labels.codecs import Codec, DenseFp16, SparseLabels
 from pipeline.labels.embedding import embeddings_of, joined_embeddings
 from pipeline.labels.shard import Shard
@@ -80,7 +81,7 @@ class Matrix:
 
     def taken(self, places: NDArray[np.int64]) -> "Matrix":
         """A copy of those rows."""
-        return Matrix(self.kind, self.rows.take(places, axis=0))
+        return Matrix(self.kind, rows_taken(self.rows, places))
 
     def column(self) -> pa.Array:
         """As Arrow has it, over the same memory."""
@@ -145,7 +146,7 @@ class Window:
 
     def _said(self, places: NDArray[np.int64]) -> tuple[NDArray[np.float32], SparseLabels | None]:
         if isinstance(self.labels, np.ndarray):
-            return self.labels.take(places, axis=0), None
+            return rows_taken(self.labels, places), None
         labels = column_of(_taken(self.labels, places))
         recorded = None if isinstance(self.codec, DenseFp16) else self.codec.sparse(labels, self.classes)
         return self.codec.decode(labels, self.classes), recorded

@@ -1,7 +1,7 @@
 """Arrays for rows that are read, in memory of Arrow's allocator.
 
-That one keeps for a while what it is given back. malloc returns an array of a megabyte to the system again and again, which clears its
-pages anew: depending on what else a process holds, that was seen to cost three times as much as all the reading of a row.
+That one keeps for a while what it is given back. malloc may return an array of a megabyte to the system each time, which clears its pages
+anew: depending on what else the process held, taking and decoding rows was seen to last three times as long.
 """
 
 from collections.abc import Sequence

@@ -27,6 +27,10 @@ class Cursor:
     pos: int
     """Position of the next sample, within the epoch."""
 
+    def at(self, pos: int) -> "Cursor":
+        """Another position of the same epoch."""
+        return Cursor(log=self.log, seed=self.seed, batch=self.batch, generation=self.generation, epoch=self.epoch, pos=pos)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:

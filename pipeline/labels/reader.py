@@ -5,6 +5,7 @@ only. A shard that went bad raises ShardCorruptError; once the log has its repai
 the same positions. Plain objects, no Ray: one reader per rank, each with its own cursor or all with the same.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -139,6 +140,11 @@ class _Decoded:
     rows: Rows
 
 
+@functools.lru_cache
+def _named(teachers: frozenset[str]) -> str:
+    return "+".join(sorted(teachers))
+
+
 class LabelReader:
     """One rank's view of the labels of one generation."""
 
@@ -190,7 +196,7 @@ class LabelReader:
         if not found:  # a rank without rows still needs columns of the right types
             first = pieces(order, span[0], span[0] + 1)[0]
             found = [replace(first, stop=first.start)]
-        return self._batch_of(found, epoch=cursor.epoch, cursor_after=replace(cursor, pos=span[1]), batch_rows=span[1] - span[0])
+        return self._batch_of(found, epoch=cursor.epoch, cursor_after=cursor.at(span[1]), batch_rows=span[1] - span[0])
 
     def rows_known(self, epoch: int) -> tuple[int, bool]:
         """Rows of an epoch as far as the log has them, and whether more may come. Reads the log's tail."""
@@ -217,7 +223,7 @@ class LabelReader:
             recorded=rows.recorded,
             weight_B=self._weights(rows),
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
-            teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
+            teacher=_named(frozenset.union(*(window.teachers for window in windows))),
             batch_rows=batch_rows,
         )
 

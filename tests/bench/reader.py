@@ -6,8 +6,8 @@ the time is up. The files are in the page cache of the machine for all. `rows pe
 the machine disturbs least.
 
 For a row everyone copies it into a shuffled batch and widens its halves. Ours checks the crc32 of its shard each epoch and renormalises its
-label in float32 besides. Ours reads with three threads: the loop's, one that reads ahead, one that loads the next window; the others with
-what their streaming begins by itself.
+label in float32 besides. Ours reads with the loop's thread and one that loads the next window, the data set with one more that reads ahead;
+the others with what their streaming begins by itself.
 """
 
 import json

@@ -71,17 +71,16 @@ def write_kdpipe(folder: Path, rows: int) -> None:
 
 
 def kdpipe_reader() -> Read:
-    """As kdpipe's own trainers read: a thread reads ahead, and another loads the next window."""
+    """What kdpipe's trainers and its data set read with, by itself: in this thread, and one that loads the next window."""
     import pyarrow as pa
 
-    from pipeline.labels.prefetch import ReadingAhead
     from pipeline.labels.reader import LabelBatch, LabelReader, NotYet
     from pipeline.labels.store import open_store
 
     pa.array(np.zeros(1))  # at its first array pyarrow imports pandas, where there is one
 
     def read(folder: Path) -> Batches:
-        reader = ReadingAhead(LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1))
+        reader = LabelReader(open_store(str(folder)), generation=1, batch=BATCH, seed=1)
         cursor = reader.start()
         while not isinstance(found := reader.read(cursor), NotYet):
             if isinstance(found, LabelBatch):
@@ -95,7 +94,8 @@ def kdpipe_reader() -> Read:
 
 
 def data_set_reader(columns: tuple[str, ...] | None) -> Read:
-    """As a training loop of one's own reads: what it asks for, or all there is, with ids, hard labels and evidence."""
+    """As a training loop of one's own reads, and kdpipe's: another thread reads ahead. What it asks for, or all there is, with ids, hard
+    labels and evidence."""
     import pyarrow as pa
 
     from workers.dataset import LabelDataset

@@ -62,6 +62,19 @@ class _InOrder(dict[str, Any]):
         return taken
 
 
+class _Joined(dict[str, Any]):
+    """Columns of several parts, one part after the other, each from when it is first asked for."""
+
+    def __init__(self, parts: Sequence[Narrow]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def __missing__(self, name: str) -> Any:
+        columns = [part[name] for part in self._parts]
+        self[name] = pa.concat_arrays(columns) if name in WORDS else np.concatenate(columns)
+        return self[name]
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A column of lists of one length: its Arrow type, and its rows over the memory of the column."""
@@ -215,10 +228,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     """The rows of all parts, one part after the other. Those of one part are not copied: few batches lie in two windows."""
     if len(parts) == 1:
         return parts[0]
-    columns = {name: np.concatenate([part.narrow[name] for part in parts]) for name in NUMBERS}
-    columns |= {name: pa.concat_arrays([part.narrow[name] for part in parts]) for name in WORDS}
     return Rows(
-        narrow=Narrow(columns, 0, len(columns["row"])),
+        narrow=Narrow(_Joined([part.narrow for part in parts]), 0, sum(len(part.log_probs_BK) for part in parts)),
         inputs=_joined_inputs([part.inputs for part in parts]),
         log_probs_BK=np.concatenate([part.log_probs_BK for part in parts]),
         recorded=_joined_labels(parts),

@@ -8,7 +8,7 @@ The first time through is the live pass, which waits for labels that are not the
 order is that of kdpipe's own trainers: a function of (log, seed, epoch), whatever the number of ranks; each rank gets its slice of every
 batch, and all ranks the same number of batches. `state_dict` says where the last batch that was handed out ended; a data set with that
 state goes on from exactly there: its first time through is what was left of that epoch.
-The next batch is read while the last one is learnt from.
+The next batches are read while the last ones are learnt from.
 """
 
 import os
@@ -17,7 +17,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import ConfigError, LabelStoreError
@@ -43,6 +45,26 @@ class NoLabelsThereError(LabelStoreError):
         return f"{self.labels}: no label log; expected DIR/labels of a run, or a `labelling.store`; correct it, or start `kdpipe run` first"
 
 
+def _owned(values: NDArray[np.float32]) -> torch.Tensor:
+    """A copy: the reader's own may not be written to."""
+    return torch.from_numpy(values.copy())
+
+
+_COLUMNS: Mapping[str, Callable[[LabelBatch], Any]] = {
+    "sample_id": lambda batch: batch.sample_ids,
+    "inputs": lambda batch: batch.inputs.to_pylist() if batch.inputs_BF is None else torch.from_numpy(batch.inputs_BF),
+    "log_probs": lambda batch: torch.from_numpy(batch.log_probs_BK),
+    "label": lambda batch: batch.hard_label,
+    "weight": lambda batch: torch.from_numpy(batch.weight_B),
+    "entropy": lambda batch: _owned(batch.entropy_B),
+    "margin": lambda batch: _owned(batch.margin_B),
+    "disagreement": lambda batch: _owned(batch.disagreement_B),
+    "agreement": lambda batch: _owned(batch.agreement_B),
+    "recorded": lambda batch: recorded_of(batch.recorded),
+    "embedding": lambda batch: None if batch.embedding_BD is None else torch.from_numpy(batch.embedding_BD),
+}
+
+
 class LabelDataset(IterableDataset[dict[str, Any]]):
     """Batches as dicts of B samples, this rank's slice: `batch` // ranks or one more, fewer at an epoch's end, perhaps none.
 
@@ -56,7 +78,9 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
     `embedding`   float32 [B, D], what the teacher sees, NaN in rows without; None where no row has one
     `batch_rows`  int, over all ranks: divide the sum of losses by it
 
-    Raises ConfigError, NoLabelsThereError, and what `LabelReader` raises.
+    With `columns`, those and `batch_rows`: what nobody asks for is not put in order, copied or made into lists.
+
+    Raises NoLabelsThereError, ConfigError for what cannot be meant, and what `LabelReader` raises.
     """
 
     def __init__(
@@ -69,6 +93,7 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         rank: int | None = None,
         world: int | None = None,
         mixed_teachers: bool = False,
+        columns: Collection[str] | None = None,
         wait: Callable[[], None] = lambda: time.sleep(POLL_S),
     ) -> None:
         """`labels` is DIR/labels or a store's URL; without `generation`, the newest that has labels. Rank and world are those of
@@ -78,6 +103,9 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
         """
         if (rank is None) != (world is None):
             raise ConfigError("LabelDataset", f"rank = {rank}, world = {world}", "both, or neither")
+        if unknown := sorted({*(columns or ())} - {*_COLUMNS}):
+            raise ConfigError("columns", ", ".join(unknown), f"some of {', '.join(_COLUMNS)}")
+        self._columns = [name for name in _COLUMNS if columns is None or name in columns]
         self._options: dict[str, Any] = {"batch": batch, "seed": seed, "mixed_teachers": mixed_teachers}
         self._rank, self._world = rank, world
         self._labels, self._generation, self._wait = labels, generation, wait
@@ -96,7 +124,7 @@ class LabelDataset(IterableDataset[dict[str, Any]]):
                     self._wait()
                 else:
                     cursor = self._cursor = found.cursor_after
-                    yield _as_tensors(found)
+                    yield {name: _COLUMNS[name](found) for name in self._columns} | {"batch_rows": found.batch_rows}
             self._cursor = found.next
         finally:
             reader.close()
@@ -148,23 +176,3 @@ def _refuse_never(generation: int, state: LogState) -> None:
 
 def _shown(ends: Collection[int]) -> str:
     return f"{min(ends)} to {max(ends)}" if len(ends) > 1 else ", ".join(map(str, ends)) or "none so far"
-
-
-def _as_tensors(batch: LabelBatch) -> dict[str, Any]:
-    evidence = {
-        "entropy": batch.entropy_B,
-        "margin": batch.margin_B,
-        "disagreement": batch.disagreement_B,
-        "agreement": batch.agreement_B,
-    }
-    return {
-        "sample_id": batch.sample_ids,
-        "inputs": batch.inputs.to_pylist() if batch.inputs_BF is None else torch.from_numpy(batch.inputs_BF),
-        "label": batch.hard_label,
-        "recorded": recorded_of(batch.recorded),
-        "embedding": None if batch.embedding_BD is None else torch.from_numpy(batch.embedding_BD),
-        "batch_rows": batch.batch_rows,
-        "log_probs": torch.from_numpy(batch.log_probs_BK),
-        "weight": torch.from_numpy(batch.weight_B),
-        **{name: torch.from_numpy(column.copy()) for name, column in evidence.items()},  # the reader's own may not be written to
-    }

@@ -27,6 +27,10 @@ class Cursor:
     pos: int
     """Position of the next sample, within the epoch."""
 
+    def at(self, pos: int) -> "Cursor":
+        """Another position of the same epoch."""
+        return Cursor(log=self.log, seed=self.seed, batch=self.batch, generation=self.generation, epoch=self.epoch, pos=pos)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:
@@ -41,6 +45,11 @@ class EpochOrder:
     @property
     def rows(self) -> int:
         return int(self.stops_W[-1]) if self.stops_W.size else 0
+
+    def after(self, window: int) -> int | None:
+        """The window that comes after that one; None if that is the last so far."""
+        (places,) = np.nonzero(self.windows_W[:-1] == window)
+        return int(self.windows_W[places[0] + 1]) if places.size else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,7 @@ def rank_slice(start: int, stop: int, *, rank: int, world: int) -> tuple[int, in
 def pieces(order: EpochOrder, start: int, stop: int) -> list[Piece]:
     """Where the positions [start, stop) lie, in order."""
     found = []
-    index = int(np.searchsorted(order.stops_W, start, side="right"))
+    index = int(order.stops_W.searchsorted(start, side="right"))
     while start < stop:
         ends = int(order.stops_W[index])
         begins = int(order.stops_W[index - 1]) if index else 0

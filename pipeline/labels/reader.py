@@ -5,10 +5,10 @@ only. A shard that went bad raises ShardCorruptError; once the log has its repai
 the same positions. Plain objects, no Ray: one reader per rank, each with its own cursor or all with the same.
 """
 
-from collections import OrderedDict
+import functools
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +18,14 @@ from pipeline.errors import LabelStoreError
 from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.intervals import Intervals
 from pipeline.labels.log import LogReader
-from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, permutation, pieces, rank_slice
-from pipeline.labels.shard import Shard, ShardCorruptError, read_shard
+from pipeline.labels.order import Cursor, EpochOrder, Piece, batch_span, epoch_order, pieces, rank_slice
 from pipeline.labels.state import LogState
 from pipeline.labels.store import Store
-from pipeline.labels.window import Rows, Window, joined, window_of
+from pipeline.labels.window import Matrix, Narrow, Rows, Window, column_of, joined
+from pipeline.labels.windows import Windows
 
-WINDOWS_HELD = 3
-DECODED_BYTES = 2**20
-"""Of rows taken and decoded at a time, so that small batches share what a call costs. Twice as many were seen to cost half as much again a
-row: malloc gives arrays of that size back to the system each time, which clears the pages anew."""
+DECODED_BYTES = 2**21
+"""Of rows taken and decoded at a time, so that small batches share what a call costs."""
 
 
 class CursorForeignError(LabelStoreError):
@@ -51,78 +49,75 @@ class LogEmptyError(LabelStoreError):
         return "the label log is empty; expected a plan; `kdpipe run` plans the source before trainers start"
 
 
-class WindowDroppedError(LabelStoreError):
-    """A window that the retention policy let go."""
-
-    def __init__(self, window: int, first_kept: int) -> None:
-        super().__init__(window, first_kept)
-        self.window, self.first_kept = window, first_kept
-
-    def __str__(self) -> str:
-        return (
-            f"window {self.window} was dropped by the retention policy; expected one from {self.first_kept} on; "
-            "a generation that older labels are needed for is over: `kdpipe run` goes on with the newest"
-        )
-
-
-class MixedTeachersError(LabelStoreError):
-    """The labels were written by teachers that differ."""
-
-    def __init__(self, teachers: tuple[str, ...]) -> None:
-        super().__init__(teachers)
-        self.teachers = teachers
-
-    def __str__(self) -> str:
-        return (
-            f"labels of {len(self.teachers)} different teachers ({', '.join(sorted(self.teachers))}); expected one; "
-            "use another --dir, throw the labels away with `kdpipe clean DIR --labels`, or learn from all with "
-            "`--set labelling.mixed_teachers=true`"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class LabelBatch:
     """B samples, this rank's slice of a batch; B may be 0 for a rank, and is short only at the end of an epoch."""
 
     cursor_after: Cursor
-    id_B: pa.Array
-    """string; as a list, `sample_ids`."""
-    inputs: pa.Array
-    inputs_BF: NDArray[Any] | None
-    """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
+    given: pa.Array | Matrix
+    """The inputs, as `inputs` or `inputs_BF` has them."""
+    narrow: Narrow
+    """What the properties give, from when they are asked for."""
     log_probs_BK: NDArray[np.float32]
     """Every class; what a sparse codec left out is spread evenly."""
     recorded: SparseLabels | None
     """What a sparse codec kept; None where every class was."""
     weight_B: NDArray[np.float32]
     """1, or 0 for a sample that was forgotten, or whose file was replaced before this generation."""
-    entropy_B: NDArray[np.float32]
-    margin_B: NDArray[np.float32]
-    disagreement_B: NDArray[np.float32]
-    """NaN where the teacher is one model."""
-    hard_B: pa.Array
-    """string, null where the source has none; as a list, `hard_label`."""
-    agreement_B: NDArray[np.float32]
-    """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
     embedding_BD: NDArray[np.float32] | None
     """What the teacher sees in the inputs; NaN in the rows of shards that were written without, None if all were."""
     teacher: str
     codecs: frozenset[str]
     """By which the labels are stored; empty for such as never were."""
-    rows_B: NDArray[np.int64]
-    """Global row numbers."""
     batch_rows: int
     """Rows of the whole batch, over all ranks."""
 
-    # Lists are made for those who ask: a string each is a tenth of what reading a row costs.
+    @property
+    def nbytes(self) -> int:
+        """Of what is wide."""
+        return int(self.given.nbytes) + self.log_probs_BK.nbytes
+
+    @cached_property
+    def inputs(self) -> pa.Array:
+        """Texts, or lists of numbers."""
+        return column_of(self.given)
+
+    @property
+    def inputs_BF(self) -> NDArray[Any] | None:
+        """The inputs as rows of F numbers, for the batch's owner to write to; None where they are none, or of several lengths."""
+        return self.given.rows if isinstance(self.given, Matrix) else None
+
+    @property
+    def rows_B(self) -> NDArray[np.int64]:
+        """Global row numbers."""
+        return cast(NDArray[np.int64], self.narrow["row"])
+
+    @property
+    def entropy_B(self) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self.narrow["entropy"])
+
+    @property
+    def margin_B(self) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self.narrow["margin"])
+
+    @property
+    def disagreement_B(self) -> NDArray[np.float32]:
+        """NaN where the teacher is one model."""
+        return cast(NDArray[np.float32], self.narrow["disagreement"])
+
+    @property
+    def agreement_B(self) -> NDArray[np.float32]:
+        """The teacher's probability of the hard label; NaN where there is none, or it is none of the classes."""
+        return cast(NDArray[np.float32], self.narrow["agreement"])
 
     @cached_property
     def sample_ids(self) -> list[str]:
-        return [*self.id_B.to_numpy(zero_copy_only=False)]
+        return [*self.narrow["sample_id"].to_numpy(zero_copy_only=False)]
 
     @cached_property
     def hard_label(self) -> list[str | None]:
-        return [*self.hard_B.to_numpy(zero_copy_only=False)]
+        """None where the source has none."""
+        return [*self.narrow["label"].to_numpy(zero_copy_only=False)]
 
 
 @dataclass(frozen=True)
@@ -147,6 +142,11 @@ class _Decoded:
     rows: Rows
 
 
+@functools.lru_cache
+def _named(teachers: frozenset[str]) -> str:
+    return "+".join(sorted(teachers))
+
+
 class LabelReader:
     """One rank's view of the labels of one generation."""
 
@@ -163,14 +163,13 @@ class LabelReader:
     ) -> None:
         if not 0 <= rank < world or batch < 1:
             raise ValueError(f"rank {rank} of {world}, batch {batch}")
-        self._store = store
         self._log = LogReader(store)
         self._generation, self._batch, self._seed = generation, batch, seed
-        self._rank, self._world, self._mixed_teachers = rank, world, mixed_teachers
+        self._rank, self._world = rank, world
         self._order: tuple[tuple[int, int, bool], EpochOrder] | None = None
         self._weighed: tuple[LogState, Intervals] | None = None
         self._held: _Decoded | None = None
-        self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
+        self._windows = Windows(store, self._log, seed=seed, mixed_teachers=mixed_teachers)
 
     def start(self) -> Cursor:
         """The first position of the live pass. Raises LogEmptyError before the first plan."""
@@ -199,7 +198,7 @@ class LabelReader:
         if not found:  # a rank without rows still needs columns of the right types
             first = pieces(order, span[0], span[0] + 1)[0]
             found = [replace(first, stop=first.start)]
-        return self._batch_of(found, epoch=cursor.epoch, cursor_after=replace(cursor, pos=span[1]), batch_rows=span[1] - span[0])
+        return self._batch_of(found, epoch=cursor.epoch, cursor_after=cursor.at(span[1]), batch_rows=span[1] - span[0])
 
     def rows_known(self, epoch: int) -> tuple[int, bool]:
         """Rows of an epoch as far as the log has them, and whether more may come. Reads the log's tail."""
@@ -217,24 +216,17 @@ class LabelReader:
     def _batch_of(self, found: list[Piece], *, epoch: int, cursor_after: Cursor, batch_rows: int) -> LabelBatch:
         windows = [self._window(piece.window, epoch) for piece in found]
         rows = joined([self._rows(window, piece) for window, piece in zip(windows, found, strict=True)])
-        rows_B, embedding_BD = rows.numbers["row"], rows.embedding_BD
+        embedding_BD = rows.embedding_BD
         return LabelBatch(
             cursor_after=cursor_after,
-            id_B=rows.words["sample_id"],
-            inputs=rows.inputs,
-            inputs_BF=rows.inputs_BF,
+            given=rows.inputs,
+            narrow=rows.narrow,
             log_probs_BK=rows.log_probs_BK,
             recorded=rows.recorded,
-            weight_B=self._weights(rows_B),
-            entropy_B=rows.numbers["entropy"],
-            margin_B=rows.numbers["margin"],
-            disagreement_B=rows.numbers["disagreement"],
-            hard_B=rows.words["label"],
-            agreement_B=rows.numbers["agreement"],
+            weight_B=self._weights(rows),
             embedding_BD=None if embedding_BD is None else embedding_BD.astype(np.float32),
-            teacher="+".join(sorted(frozenset[str]().union(*(window.teachers for window in windows)))),
-            codecs=frozenset[str]().union(*(window.codecs for window in windows)),
-            rows_B=rows_B,
+            teacher=_named(frozenset.union(*(window.teachers for window in windows))),
+            codecs=frozenset.union(*(window.codecs for window in windows)),
             batch_rows=batch_rows,
         )
 
@@ -248,48 +240,22 @@ class LabelReader:
             held = self._held = _Decoded(window=window, start=piece.start, stop=stop, rows=window.rows(piece.start, stop))
         return held.rows.piece(piece.start - held.start, piece.stop - held.start)
 
-    def _weights(self, rows_B: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _weights(self, rows: Rows) -> NDArray[np.float32]:
         state = self._log.state
         if self._weighed is None or self._weighed[0] is not state:
             self._weighed = state, state.weightless(self._generation)
-        weight_B = np.ones(len(rows_B), dtype=np.float32)
+        weight_B = np.ones(len(rows.log_probs_BK), dtype=np.float32)
         if weightless := self._weighed[1]:
-            weight_B[weightless.mask(rows_B)] = 0
+            weight_B[weightless.mask(rows.narrow["row"])] = 0
         return weight_B
 
     def _window(self, window: int, epoch: int) -> Window:
-        held = self._windows.get((window, epoch))
-        if held is None:
-            held = self._windows[window, epoch] = self._load(window, epoch)
-            if len(self._windows) > WINDOWS_HELD:
-                self._windows.popitem(last=False)
-        return held
-
-    def _load(self, window: int, epoch: int) -> Window:
-        try:
-            shards = self._shards(self._log.state, window)
-        except ShardCorruptError:
-            shards = self._shards(self._log.refresh(), window)  # perhaps repaired by now
-        teachers = frozenset(shard.teacher for shard in shards)
-        if not self._mixed_teachers and len(teachers | self._log.state.teachers) > 1:
-            raise MixedTeachersError(tuple(teachers | self._log.state.teachers))
-        rows = sum(len(shard.table) for shard in shards)
-        return window_of(shards, permutation(rows, self._seed, epoch, window))
-
-    def _shards(self, state: LogState, window: int) -> list[Shard]:
-        """The checked shards of a window, in log order. A bad one is named as its commit names it."""
-        if window < state.dropped_windows:
-            raise WindowDroppedError(window, state.dropped_windows)
-        seal = state.windows[window]
-        shards = []
-        for commit in state.commits[seal.first_commit : seal.stop_commit]:
-            try:
-                shards.append(read_shard(self._store, state.shard_of(commit)))
-            except ShardCorruptError as error:
-                raise ShardCorruptError(commit.shard.key, error.expected, error.found) from error
-        return shards
+        held = self._windows.held(window, epoch)
+        return held or self._windows.load(window, epoch, after=self._epoch(epoch).after(window))
 
     def _refuse_foreign(self, cursor: Cursor) -> None:
+        if (cursor.log, cursor.seed, cursor.batch, cursor.generation) == (self._log.state.log, self._seed, self._batch, self._generation):
+            return
         mine = {"log": self._log.state.log, "seed": self._seed, "batch": self._batch, "generation": self._generation}
         for what, expected in mine.items():
             if getattr(cursor, what) != expected:

@@ -17,7 +17,7 @@ from pipeline.labels.codecs import SparseLabels
 from pipeline.labels.evidence import entropy_nats, margin
 from pipeline.labels.order import Cursor, permutation
 from pipeline.labels.reader import EndOfEpoch, LabelBatch
-from pipeline.labels.window import matrix_of
+from pipeline.labels.window import Matrix, Narrow, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,7 @@ class MemoryReader:
         world: int = 1,
     ) -> None:
         self._ids, self._hard, self._teacher = pa.array(sample_ids, pa.string()), pa.array(hard_label, pa.string()), teacher
-        self._inputs = inputs if isinstance(inputs, pa.Array) else pa.array(inputs)
-        self._inputs_NF = matrix_of(pa.chunked_array([self._inputs]))
+        self._inputs = wide(pa.chunked_array([inputs if isinstance(inputs, pa.Array) else pa.array(inputs)]))
         self._log_probs_NK = log_probs_NK
         self._extras, nan_N = extras or Extras(), np.full(len(self._ids), np.nan, dtype=np.float32)
         self._agreement_N = nan_N if agreement_N is None else agreement_N
@@ -74,23 +73,27 @@ class MemoryReader:
         log_probs_BK = self._log_probs_NK[rows_B]
         return LabelBatch(
             cursor_after=replace(cursor, pos=stop),
-            id_B=self._ids.take(pa.array(rows_B)),
-            inputs=self._inputs.take(pa.array(rows_B)),
-            inputs_BF=None if self._inputs_NF is None else self._inputs_NF[rows_B],
+            given=self._inputs.taken(rows_B) if isinstance(self._inputs, Matrix) else self._inputs.take(pa.array(rows_B)),
+            narrow=Narrow(self._narrow(rows_B, log_probs_BK), 0, len(rows_B)),
             log_probs_BK=log_probs_BK,
             recorded=self._recorded(rows_B),
             weight_B=np.ones(len(rows_B), dtype=np.float32),
-            entropy_B=entropy_nats(log_probs_BK),
-            margin_B=margin(log_probs_BK),
-            disagreement_B=self._disagreement_N[rows_B],
-            hard_B=self._hard.take(pa.array(rows_B)),
-            agreement_B=self._agreement_N[rows_B],
             embedding_BD=None if self._extras.embedding_ND is None else self._extras.embedding_ND[rows_B],
             teacher=self._teacher,
             codecs=frozenset(),
-            rows_B=rows_B,
             batch_rows=rows,
         )
+
+    def _narrow(self, rows_B: NDArray[np.int64], log_probs_BK: NDArray[np.float32]) -> dict[str, Any]:
+        return {
+            "row": rows_B,
+            "sample_id": self._ids.take(pa.array(rows_B)),
+            "label": self._hard.take(pa.array(rows_B)),
+            "entropy": entropy_nats(log_probs_BK),
+            "margin": margin(log_probs_BK),
+            "disagreement": self._disagreement_N[rows_B],
+            "agreement": self._agreement_N[rows_B],
+        }
 
     def _recorded(self, rows_B: NDArray[np.int64]) -> SparseLabels | None:
         kept = self._extras.recorded

@@ -71,7 +71,7 @@ def write_kdpipe(folder: Path, rows: int) -> None:
 
 
 def kdpipe_reader() -> Read:
-    """As kdpipe's own trainers read."""
+    """What kdpipe's trainers and its data set read with, by itself: in this thread, and one that loads the next window."""
     import pyarrow as pa
 
     from pipeline.labels.reader import LabelBatch, LabelReader, NotYet
@@ -93,8 +93,9 @@ def kdpipe_reader() -> Read:
     return read
 
 
-def data_set_reader() -> Read:
-    """As a training loop of one's own reads: with ids, hard labels and evidence, and a thread that reads ahead."""
+def data_set_reader(columns: tuple[str, ...] | None) -> Read:
+    """As a training loop of one's own reads, and kdpipe's: another thread reads ahead. What it asks for, or all there is, with ids, hard
+    labels and evidence."""
     import pyarrow as pa
 
     from workers.dataset import LabelDataset
@@ -102,7 +103,7 @@ def data_set_reader() -> Read:
     pa.array(np.zeros(1))
 
     def read(folder: Path) -> Batches:
-        dataset = LabelDataset(str(folder), batch=BATCH, seed=1)
+        dataset = LabelDataset(str(folder), batch=BATCH, seed=1, columns=columns)
         while True:
             for batch in dataset:
                 yield batch["inputs"], batch["log_probs"]
@@ -246,6 +247,7 @@ def raw_reader() -> Read:
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {
     "kdpipe": write_kdpipe,
     "kdpipe data set": write_kdpipe,
+    "kdpipe data set, all columns": write_kdpipe,
     "mosaicml streaming": write_mosaicml,
     "litdata": write_litdata,
     "hf datasets": write_hf,
@@ -255,7 +257,8 @@ WRITERS: Mapping[str, Callable[[Path, int], None]] = {
 READERS: Mapping[str, Callable[[], Read]] = {
     "kdpipe": kdpipe_reader,
     "hf datasets": functools.partial(hf_reader, "arrow"),
-    "kdpipe data set": data_set_reader,
+    "kdpipe data set": functools.partial(data_set_reader, ("inputs", "log_probs", "weight")),
+    "kdpipe data set, all columns": functools.partial(data_set_reader, None),
     "hf datasets tensors": functools.partial(hf_reader, "torch"),
     "mosaicml streaming": mosaicml_reader,
     "litdata": litdata_reader,

@@ -38,8 +38,9 @@ from tests.kit.training import training_spec
 from workers.board import TrainingProgress
 from workers.teaching import TrainingSpec, teach
 
-ROWS, BATCH, STEPS = 600, 12, 300
-"""Six epochs: a live pass and five replays."""
+ROWS, BATCH, EPOCHS = 600, 12, 6
+"""A live pass and five replays."""
+STEPS = EPOCHS * ROWS // BATCH
 WORLDS = (4, 2, 3, 1)
 STARVED_S = 0.05
 LOSS_WITHIN = 1e-5
@@ -189,14 +190,14 @@ def _watch(folder: Path, start: int, workers: Sequence["subprocess.Popen[bytes]"
 
 
 def read_in(folder: Path, worlds: Sequence[int]) -> list[Batches]:
-    """What each start read: positions that all of its workers had come to."""
+    """What each start read: positions that all of its workers had come to, without those that were read ahead beyond the last step."""
     found = []
     for start, world in enumerate(worlds):
         ranks = []
         for rank in range(world):
             path = folder / f"heard-{start}-{rank}"
             lines = path.read_text().splitlines() if path.exists() else []
-            ranks.append({(epoch, pos): ids for epoch, pos, ids in map(json.loads, lines)})
+            ranks.append({(epoch, pos): ids for epoch, pos, ids in map(json.loads, lines) if epoch < EPOCHS})
         common = set(ranks[0]).intersection(*ranks[1:])
         found.append({place: [sample for rank in ranks for sample in rank[place]] for place in common})
     return found

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 
 from pipeline.config import SourceSection
 from pipeline.errors import ConfigError
-from pipeline.labels.reader import CursorForeignError, LabelReader, MixedTeachersError
+from pipeline.labels.reader import CursorForeignError, LabelReader
 from pipeline.labels.store import LocalStore
+from pipeline.labels.windows import MixedTeachersError
 from tests.kit.labelling import Bench, MemorySource, expected_log_probs, read_epoch
 from workers.dataset import LabelDataset, NoLabelsThereError
 
@@ -203,3 +204,13 @@ def test_torchrun_gives_each_process_its_slice(labels: str, tmp_path: Path) -> N
     parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     together = [sample for one, other in zip(*parts, strict=True) for sample in one + other]
     assert together == trainers_order(labels, 1)[0]
+
+
+def test_a_loop_may_ask_for_the_columns_it_looks_at(labels: str) -> None:
+    some = LabelDataset(labels, batch=BATCH, seed=3, columns=("log_probs", "sample_id"))
+    for found, whole in zip(some, LabelDataset(labels, batch=BATCH, seed=3), strict=True):
+        assert found.keys() == {"sample_id", "log_probs", "batch_rows"}
+        assert found["sample_id"] == whole["sample_id"]
+        assert torch.equal(found["log_probs"], whole["log_probs"])
+    with pytest.raises(ConfigError, match="lables; expected some of sample_id, inputs"):
+        LabelDataset(labels, batch=BATCH, columns=("lables",))

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.labels.arrays import unfilled
+
 CLAMP_NATS = -30.0
 _SIGN_AND_HALF = np.int32(-(2**31) | 0x7FFF << 13)
 
@@ -72,10 +74,11 @@ def widened(halves: NDArray[np.float16]) -> NDArray[np.float32]:
 
     A half's sign, exponent and mantissa are put where a float32 has them; the exponents differ in what stands for 0, which is a factor.
     """
-    bits = halves.view(np.int16).astype(np.int32)  # with its sign in all the bits above
+    wide = unfilled(halves.shape, np.float32)
+    bits = wide.view(np.int32)
+    bits[...] = halves.view(np.int16)  # with its sign in all the bits above
     bits <<= 13
     bits &= _SIGN_AND_HALF
-    wide: NDArray[np.float32] = bits.view(np.float32)
     wide *= np.float32(2.0**112)
     return wide
 
@@ -86,7 +89,8 @@ def renormalised(log_probs_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     Log-probabilities need not be shifted first as in `log_normalised`: none is so great that its exponential is too, and each row has one
     that is not tiny.
     """
-    log_probs_NK -= np.log(np.exp(log_probs_NK).sum(axis=1, keepdims=True))
+    probs_NK = np.exp(log_probs_NK, out=unfilled(log_probs_NK.shape, np.float32))
+    log_probs_NK -= np.log(probs_NK.sum(axis=1, keepdims=True))
     return log_probs_NK
 
 

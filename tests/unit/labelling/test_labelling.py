@@ -14,9 +14,10 @@ from pipeline.config import SourceSection
 from pipeline.labels.entries import record_key
 from pipeline.labels.log import HEAD_KEY, FencedError, LogReader, LogWriter
 from pipeline.labels.quarantine import SUPERSEDED
-from pipeline.labels.reader import LabelBatch, LabelReader, WindowDroppedError
+from pipeline.labels.reader import LabelBatch, LabelReader
 from pipeline.labels.store import StoreFullError
 from pipeline.labels.verify import teacher_cost, verify
+from pipeline.labels.windows import WindowDroppedError
 from pipeline.sources import SourceSpec
 from pipeline.teachers.checked import CheckedTeacher
 from tests.kit.labelling import CLASSES, Bench, MemorySource, MemoryTeacher, assert_exactly_once, read_epoch

@@ -97,17 +97,42 @@ def test_a_caller_may_go_anywhere_else(labels: MemoryStore, jumps: list[int]) ->
     ahead.close()
 
 
-def test_an_error_of_reading_ahead_is_raised_where_its_batch_is_asked_for_and_the_batch_can_be_had_later(labels: MemoryStore) -> None:
+@pytest.mark.parametrize("fails_at", [8, 24])
+def test_an_error_of_reading_ahead_is_raised_where_its_batch_is_asked_for_and_the_batch_can_be_had_later(
+    labels: MemoryStore, fails_at: int
+) -> None:
     watched = Watched(reader_of(labels))
-    watched.fails_at = 8
+    watched.fails_at = fails_at
     ahead = ReadingAhead(watched)
-    first = ahead.read(ahead.start())
-    assert isinstance(first, LabelBatch)
+    cursor = ahead.start()
+    while cursor.pos < fails_at:
+        found = ahead.read(cursor)
+        assert isinstance(found, LabelBatch)
+        cursor = found.cursor_after
     for _ in range(2):
         with pytest.raises(ShardCorruptError):
-            ahead.read(first.cursor_after)
+            ahead.read(cursor)
     watched.fails_at = None
-    assert isinstance(ahead.read(first.cursor_after), LabelBatch)
+    assert isinstance(ahead.read(cursor), LabelBatch)
+    ahead.close()
+
+
+@pytest.mark.parametrize(("ahead_bytes", "batches"), [(1, 1), (2**22, 3)])
+def test_no_more_is_held_than_twice_what_is_read_ahead(
+    labels: MemoryStore, monkeypatch: pytest.MonkeyPatch, ahead_bytes: int, batches: int
+) -> None:
+    monkeypatch.setattr("pipeline.labels.prefetch.AHEAD_BATCHES", 3)
+    monkeypatch.setattr("pipeline.labels.prefetch.AHEAD_BYTES", ahead_bytes)
+    watched = Watched(reader_of(labels))
+    ahead = ReadingAhead(watched)
+    cursor = ahead.start()
+    for handed_out in range(1, 8):
+        found = ahead.read(cursor)
+        assert isinstance(found, LabelBatch)
+        cursor = found.cursor_after
+        assert ahead._ahead is not None
+        ahead._ahead[1].result()
+        assert handed_out + batches <= len(watched.asked) < handed_out + 2 * batches
     ahead.close()
 
 

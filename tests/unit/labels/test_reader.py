@@ -16,10 +16,11 @@ from pipeline.labels.codecs.top_k import TopK
 from pipeline.labels.entries import Tombstone
 from pipeline.labels.log import LogReader, LogWriter
 from pipeline.labels.order import Cursor, permutation, rank_slice
-from pipeline.labels.reader import CursorForeignError, EndOfEpoch, LabelBatch, LabelReader, LogEmptyError, MixedTeachersError, NotYet
+from pipeline.labels.reader import CursorForeignError, EndOfEpoch, LabelBatch, LabelReader, LogEmptyError, NotYet
 from pipeline.labels.shard import LabelledRows, ShardCorruptError, encode_shard, put_shard, read_shard
 from pipeline.labels.verify import summarise, verify
 from pipeline.labels.window import window_of
+from pipeline.labels.windows import MixedTeachersError
 from tests.kit.labelling import CLASSES, Bench, MemorySource, expected_log_probs, read_epoch
 from tests.kit.stores import MemoryStore
 from workers.labelling import Demand
@@ -353,5 +354,5 @@ def test_a_window_of_two_codecs_is_read_as_every_class() -> None:
         shards.append(read_shard(store, ref))
     found = window_of(shards, np.array([3, 0, 2, 1])).rows(0, 4)
     np.testing.assert_allclose(np.exp(found.log_probs_BK), np.exp(log_probs)[[1, 0, 0, 1]], atol=2e-3)
-    assert found.numbers["row"].tolist() == [3, 0, 2, 1]
+    assert found.narrow["row"].tolist() == [3, 0, 2, 1]
     assert found.recorded is None

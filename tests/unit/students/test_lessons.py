@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.inputs import InputShapeError, encode
 from pipeline.labels.reader import LabelBatch
-from pipeline.labels.window import matrix_of
+from pipeline.labels.window import wide
 from pipeline.students.lessons import inputs_of
 from pipeline.students.models import build_student
 from tests.kit.students import numbers, reader_of, spec
@@ -29,9 +29,7 @@ def inputs(array: pa.Array) -> Any:
     batch = reader.read(reader.start())
     assert isinstance(batch, LabelBatch)
     student = build_student(spec(use="mlp", options={"features": 4}, kind="floats"))
-    return inputs_of(
-        replace(batch, inputs=array, inputs_BF=matrix_of(pa.chunked_array([array]))), student, seed=1, epoch=0, start=0, rank=0, world=1
-    )
+    return inputs_of(replace(batch, given=wide(pa.chunked_array([array]))), student, seed=1, epoch=0, start=0, rank=0, world=1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -15,9 +15,10 @@ from pipeline.config import TRAINING_RESOURCES, StudentSection
 from pipeline.labels.log import LogReader
 from pipeline.labels.order import Cursor
 from pipeline.labels.prefetch import Found
-from pipeline.labels.reader import LogEmptyError, MixedTeachersError
+from pipeline.labels.reader import LogEmptyError
 from pipeline.labels.shard import ShardCorruptError
 from pipeline.labels.store import open_store
+from pipeline.labels.windows import MixedTeachersError
 from pipeline.students.checkpoint import load_checkpoint, load_trained, load_weights, save_checkpoint
 from pipeline.students.faults import LabelsOfCodecError, StateForeignError, StudentEditedError
 from tests.kit.labelling import Bench, MemorySource

@@ -18,7 +18,7 @@ from pipeline.releases.assignment import ASSIGNMENT_VALID, MAX_GENERATION, Assig
 from pipeline.releases.online import BundleMissingError, ReleaseYankedError
 from pipeline.releases.target import ReleaseTarget
 from pipeline.rollout.comparison import USUAL_MARGINS, Margins
-from pipeline.rollout.events import Event
+from pipeline.rollout.events import Event, RolloutLogBrokenError
 from pipeline.rollout.evidence import Evidence, Progress
 from pipeline.rollout.forecast import Forecast, forecast
 from pipeline.rollout.gates import CONCURRENT_S
@@ -254,9 +254,12 @@ class Engine:
         """Go on with rollouts that move no more and left devices behind; populations in which nothing else begins before that is done."""
         held: set[str] = set()
         for rollout_id in sorted(unfinished(session.connection)):
-            rollout = session.all_rollouts().get(rollout_id)
+            try:
+                rollout = self.find(session, rollout_id)
+            except RolloutLogBrokenError:
+                continue  # nobody leads it
             if rollout is None:
-                continue  # its log is broken, and nobody leads it
+                continue
             if self._reconcile(session, desired(rollout), now):
                 note(session.connection, rollout_id, is_unfinished=False)
             elif rollout.is_terminal:

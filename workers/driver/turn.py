@@ -152,7 +152,7 @@ class Turn:
         back, start = taken_back(self._context.folder, name), self._start(name)
         if back:
             how = f"starts from generation {start.generation}" if start else "starts afresh"
-            self._context.reporter.say(f"{name}: {how}: generation {back.version.generation} was taken back ({back.yank.reason})")
+            self._context.reporter.say(f"{name}: {how}: {back.says}")
 
     def _steps_total(self, name: str) -> int:
         """Steps that a student has had, with those of the versions it started from."""

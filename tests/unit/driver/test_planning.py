@@ -252,3 +252,38 @@ def test_nothing_starts_from_a_release_that_was_taken_back_and_the_plan_says_so(
     told = plan(asked(project))
     assert "student tiny: trains afresh in generation 2\n" in told
     assert "  tiny: generation 1 was taken back (a typo): nothing starts from it" in told
+
+
+def close(request: RunRequest, fate: str) -> None:
+    """Generation 1 came to this for both students, on the labels that are there."""
+    label(request)
+    opening = leave_open(request)
+    students = {name: {"fate": fate, "spec": digest, "steps_total": 1} for name, digest in opening.students.items()}
+    write_json(request.folder.generation(1) / "outcome.json", {"generation": 1, "students": students})
+
+
+def test_a_release_taken_back_is_told_by_a_plan_in_which_nothing_trains(project: Path) -> None:
+    request = asked(project)
+    close(request, "shipped")
+    folder, now = request.folder, datetime.now(UTC)
+    create_repository(folder.keys, folder.releases, now=now)
+    target = Trust(folder.keys, folder.releases).publish(text_bundle(project / "b"), now=now)
+    write_json(student_files(folder, 1, "tiny").release, {"target": target.path})
+    assert "taken back" not in plan(request)
+    Trust(folder.keys, folder.releases).signer().yank(target.path, reason="a typo", now=now)
+    assert "  tiny: generation 1 was taken back (a typo): devices that run it go on; the next one trains once" in plan(request)
+
+
+def test_a_refused_student_is_told_not_to_be_judged_again_by_another_budget(project: Path) -> None:
+    request = asked(project)
+    close(request, "refused by the gate")
+    told = plan(asked(project, "gate.accuracy_min=0.1"))
+    assert "student tiny: stays as it is; generation 1 was refused by the gate, and none is judged before there are new samples" in told
+
+
+def test_a_device_that_the_run_file_no_longer_has_is_told_before_it_is_revoked(project: Path) -> None:
+    for name in ("phones-1", "phones-2"):
+        asked(project).folder.device(name).mkdir(parents=True)
+    told = plan(asked(project))
+    assert "  device phones-2: no longer in the run file: will be revoked for ever" in told
+    assert "phones-1" not in told

@@ -297,6 +297,21 @@ def test_a_rollout_that_reaches_nobody_is_refused_unless_that_is_meant(orchestra
     told("rollout", verb, file, *PLAN, "--label", "ring=nobody", "--for-nobody")
 
 
+def test_a_start_that_must_wait_for_another_rollout_leaves_no_draft_behind(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(2)
+    orchestrator.release()
+    told("rollout", "start", file, *PLAN)
+    refused = kdpipe("rollout", "start", file, *PLAN, "--id", "other")
+    assert getattr(refused.exception, "exit_code", 0) == 8
+    assert "not started, as mail-small-000001 of population mail is running; expected one at a time" in str(refused.exception)
+    told("rollout", "start", file, *PLAN)  # again, as after a lost answer
+    told("rollout", "abort", file, "mail-small-000001", "keep")
+    told("rollout", "start", file, *PLAN[:-1], "2m", "--id", "other")
+    told("rollout", "abort", file, "other", "keep")
+    again = kdpipe("rollout", "start", file, *PLAN[:-1], "3m", "--id", "other")
+    assert "another content, and is aborted; an id is given once; expected the same content, or another id: --id" in str(again.exception)
+
+
 def test_plan_says_that_devices_run_the_release_already(orchestrator: RunningOrchestrator, file: str) -> None:
     (device,) = orchestrator.devices(1)
     target = orchestrator.release()

@@ -64,7 +64,8 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name, section in run.students.items():
         lines.append(f"  student {name}: {_student_plan(request, name, found, left)}{_workers_plan(section)}")
-        lines += [*_taken_back(request, name, found), *_approximate(request, name), *_seen(name, section, found, summary.rows_known)]
+        lines += [*_taken_back(request, name, found), *_approximate(request, name), *_weighs_nothing(request, name)]
+        lines += _seen(name, section, found, summary.rows_known)
     for device in devices_gone(folder, run):
         lines.append(f"  device {device.name}: no longer in the run file: will be revoked for ever, and its folder removed")
     lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
@@ -180,6 +181,17 @@ def _approximate(request: RunRequest, name: str) -> list[str]:
         return []
     rest = f"`{codec}` keeps no record of how the rest divides"
     return [f"  {name}: its loss at temperature {section.temperature:g} is approximate: {rest}; `ghost` at temperature 1 needs none"]
+
+
+def _weighs_nothing(request: RunRequest, name: str) -> list[str]:
+    """A line for each weighting policy that has no evidence here, so that every sample keeps its weight."""
+    run = request.run
+    lacks = {"hard_label": "`stream.label` is not set"} if run.stream.label is None else {}
+    if ":" not in run.teacher.use and not run.teacher.members:  # a teacher of the user's own may say how far its parts are apart
+        lacks["disagreement"] = "the teacher is one model"
+    return [
+        f"  {name}: weighting by `{policy}` does nothing: {lacks[policy]}" for policy in run.students[name].weighting if policy in lacks
+    ]
 
 
 def _seen(name: str, section: StudentSection, found: Opening | None, rows_known: int) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import FAILURES, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
+from pipeline.releases.keys import Unlock
 from pipeline.students.scaling import trainers_offered
 from pipeline.teachers import Teacher, load_teacher
 from workers.driver.children import Children
@@ -37,7 +38,7 @@ from workers.driver.request import RunRequest
 from workers.driver.stopping import StoppedError, stop_on_signals
 from workers.driver.summary import answers_that_differ, summarise
 from workers.driver.turn import Turn
-from workers.driver.unlocking import take
+from workers.driver.unlocking import check_keys, take
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
 from workers.logs import log_as_json
@@ -83,6 +84,7 @@ def _say_plan(request: RunRequest) -> None:
     def teacher() -> Teacher:
         return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
 
+    check_keys(request.folder.keys, Unlock(environment=os.environ))
     warnings = check_students(request)
     check_prepared(request)
     with Reporter(request.folder, writes_status=False) as reporter:
@@ -110,6 +112,7 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
+    check_keys(request.folder.keys, context.unlock)
     warnings = check_students(request)
     check_ports(request.run.fleet, request.folder)
     _remember(request)

@@ -254,6 +254,14 @@ def test_nothing_starts_from_a_release_that_was_taken_back_and_the_plan_says_so(
     assert "  tiny: generation 1 was taken back (a typo): nothing starts from it" in told
 
 
+def test_a_policy_that_has_no_evidence_here_is_told(project: Path) -> None:
+    weighting = "students.tiny.weighting={ confidence = 1.0, hard_label = 1.0, disagreement = 2.0 }"
+    told = plan(asked(project, weighting, "teacher.use=onnx"))
+    assert "  tiny: weighting by `hard_label` does nothing: `stream.label` is not set" in told
+    assert "  tiny: weighting by `disagreement` does nothing: the teacher is one model" in told
+    assert "does nothing" not in plan(asked(project, weighting, "stream.label=text"))  # a teacher of one's own may tell
+
+
 def close(request: RunRequest, fate: str) -> None:
     """Generation 1 came to this for both students, on the labels that are there."""
     label(request)

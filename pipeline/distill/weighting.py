@@ -115,7 +115,7 @@ def weights(evidence: Evidence, policies: Mapping[str, float], options: Options 
 
 
 def check_policies(policies: Mapping[str, float], *, where: str, options: Options | None = None) -> None:
-    """Raises ConfigError for what is no policy, a power that is not positive or too high, an option that a policy does not have, a value it refuses."""
+    """Raises ConfigError for what is no policy, a power out of bounds, an option that a policy does not have, a value it refuses."""
     for name, power in policies.items():
         if name not in POLICIES:
             raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}", DESCRIBED)

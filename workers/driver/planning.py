@@ -189,9 +189,8 @@ def _weighs_nothing(request: RunRequest, name: str) -> list[str]:
     lacks = {"hard_label": "`stream.label` is not set"} if run.stream.label is None else {}
     if ":" not in run.teacher.use and not run.teacher.members:  # a teacher of the user's own may say how far its parts are apart
         lacks["disagreement"] = "the teacher is one model"
-    return [
-        f"  {name}: weighting by `{policy}` does nothing: {lacks[policy]}" for policy in run.students[name].weighting if policy in lacks
-    ]
+    chosen = [policy for policy in run.students[name].weighting if policy in lacks]
+    return [f"  {name}: weighting by `{policy}` does nothing: {lacks[policy]}" for policy in chosen]
 
 
 def _seen(name: str, section: StudentSection, found: Opening | None, rows_known: int) -> list[str]:

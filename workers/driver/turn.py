@@ -108,7 +108,11 @@ class Turn:
 
     def _leave_behind(self, name: str, error: KdpipeError) -> None:
         self._failed[name] = error
-        self._context.reporter.say(f"student {name} failed, the others go on: {error}")
+        trace = getattr(error, "trace", "")
+        if trace:
+            logger.error("a student's own module raised", extra={"student": name, "trace": trace})
+        shown = "; `kdpipe logs DIR driver` has its trace" if trace else ""
+        self._context.reporter.say(f"student {name} failed, the others go on: {error}{shown}")
 
     def _sign(self) -> None:
         for name in self._due(lambda facts: bool(facts.ships) and not facts.signed):

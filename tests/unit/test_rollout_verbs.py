@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
 from workers.commands.quantities import seconds, shown_s, size, waves
 from workers.commands.rollout.reach import compared
+from workers.edge import enrol
 from workers.orchestrator.views import DeviceView
 from workers.rpc import fleet_pb2
 
@@ -129,7 +131,24 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     assert "state       revoked; last not told" in told("device", "show", file, second.device_id)
     for malformed in ("ring", "ring=", "=beta"):
         assert kdpipe("device", "ls", file, "--label", malformed).exit_code == 2
-    assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
+        assert kdpipe("device", "label", file, first.device_id, malformed).exit_code == 2
+    for verb, *more in (("show",), ("revoke",), ("label", "ring=beta")):
+        unknown = str(kdpipe("device", verb, file, "d-nothere", *more).exception)
+        assert "device d-nothere: there is none" in unknown
+        assert "`kdpipe device ls FLEET` lists them" in unknown
+
+
+def test_a_device_that_a_run_plays_is_known_by_its_folders_name_too(
+    orchestrator: RunningOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (device,) = orchestrator.devices(1)
+    (tmp_path / "origin.json").write_text(json.dumps({"run": {"fleet": {"host": "127.0.0.1"}}}))
+    played = tmp_path / "devices" / "phones-1" / "identity"
+    monkeypatch.setattr(enrol, "identity_in_force", lambda folder: SimpleNamespace(device=device.device_id) if folder == played else None)
+    assert json.loads(told("device", "show", str(tmp_path), "phones-1", "--json"))["device_id"] == device.device_id
+    assert told("device", "label", str(tmp_path), "phones-1", "ring=beta") == f"{device.device_id}: ring=beta\n"
+    assert "device phones-2: there is none" in str(kdpipe("device", "show", str(tmp_path), "phones-2").exception)
+    assert told("device", "revoke", str(tmp_path), "phones-1").startswith(f"{device.device_id}: revoked")
 
 
 def test_devices_and_rollouts_say_which_way_the_release_came(orchestrator: RunningOrchestrator, file: str) -> None:

@@ -262,6 +262,15 @@ def test_a_policy_that_has_no_evidence_here_is_told(project: Path) -> None:
     assert "does nothing" not in plan(asked(project, weighting, "stream.label=text"))  # a teacher of one's own may tell
 
 
+def test_a_folder_that_init_made_is_as_good_as_the_run_file_in_it(project: Path) -> None:
+    by_folder = RunRequest.of(str(project), None)
+    assert (by_folder.base, by_folder.folder) == (asked(project).base, asked(project).folder)
+    with pytest.raises(ConfigError, match=r"run\.toml: unknown key 'stepz'"):
+        RunRequest.of(str(project), None, ("stepz=1",))
+    with pytest.raises(ConfigError, match="no such run file or recipe"):
+        RunRequest.of(str(project.parent), None)
+
+
 def close(request: RunRequest, fate: str) -> None:
     """Generation 1 came to this for both students, on the labels that are there."""
     label(request)

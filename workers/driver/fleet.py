@@ -276,7 +276,8 @@ class Fleet:
     def _has_called(self, view: FleetView, population: str) -> bool:
         """Whether each device of this machine called since it was started: before, nobody knows what it runs."""
         here = self._here(population)
-        return all(device.last_seen_unix_s >= self._since_unix_s for device in view.devices if device.device_id in here)
+        listed = [device for device in view.devices if device.device_id in here and not device.is_revoked]
+        return all(device.last_seen_unix_s >= self._since_unix_s for device in listed)
 
     def _count(self, view: FleetView, population: str, release: Mapping[str, Any]) -> Confirmed:
         devices = {d.device_id: d for d in view.devices if d.population == population and not d.is_revoked}

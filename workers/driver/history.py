@@ -29,7 +29,7 @@ def history_of(folder: RunFolder, *, made_at: str, progress: Callable[[int, int]
     counts, cost, spread = _labels(folder, unread, progress)
     versions = tuple(version for number in folder.generations() for version in _versions(folder, number, unread))
     return RunFacts(
-        name=origin["name"],
+        name=origin["run"]["name"],
         folder=folder.root.name,
         classes=tuple(origin["run"]["classes"]),
         stage=status.get("stage", "not started"),

@@ -18,13 +18,13 @@ from pipeline.recipes import prepare_run
 from pipeline.releases.keys import Unlock
 from pipeline.students.scaling import trainers_offered
 from pipeline.teachers import Teacher, load_teacher
-from workers.driver.children import Children
+from workers.driver.children import Children, recorded
 from workers.driver.cluster import Cluster
 from workers.driver.context import RunContext
 from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import DevicesBehindError, Fleet
-from workers.driver.folder import Holder, read_json, write_json
+from workers.driver.folder import Holder, RunFolder, read_json, write_json
 from workers.driver.holding import holding_labels, refuse_useless_take_over
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
@@ -135,12 +135,28 @@ def _go(context: RunContext, request: RunRequest) -> None:
                 opened = None if errors else _open(context)
             errors += _finish(context, fleet)
             if not request.continuous:
+                if request.keep:
+                    context.reporter.say(what_runs_on(request.folder, kind=request.run.stream.kind))
                 if errors:
                     raise errors[0]
                 return
             for error in errors:
                 context.reporter.say(f"{type(error).__name__}: {error}")
             planner = _wait_for_samples(context, fleet)
+
+
+def what_runs_on(folder: RunFolder, *, kind: str) -> str:
+    """Of a run that ends with --keep: what lives on, how to ask it and how to end it."""
+    living = [child.part for child in recorded(folder).values() if child.alive()]
+    if not living:
+        return "kept       nothing runs on"
+    there = shlex.quote(str(folder.root))
+    lines = [f"kept       {', '.join(living)}: `kdpipe stop {there}` ends them"]
+    played = [part for part in living if folder.device(part).is_dir()]
+    if played:
+        words = "'some text'" if kind == "text" else "'[0.5, 1, 2]'"
+        lines.append(f"           `kdpipe edge predict {shlex.quote(str(folder.device(played[0])))} {words}` asks one")
+    return "\n".join(lines)
 
 
 def _repair(context: RunContext) -> None:

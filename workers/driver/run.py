@@ -84,7 +84,7 @@ def _say_plan(request: RunRequest) -> None:
     def teacher() -> Teacher:
         return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
 
-    check_keys(request.folder.keys, Unlock(environment=os.environ))
+    check_keys(request.folder, Unlock(environment=os.environ))
     warnings = check_students(request)
     check_prepared(request)
     with Reporter(request.folder, writes_status=False) as reporter:
@@ -112,7 +112,7 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
-    check_keys(request.folder.keys, context.unlock)
+    check_keys(request.folder, context.unlock)
     warnings = check_students(request)
     check_ports(request.run.fleet, request.folder)
     _remember(request)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pipeline.releases.journal import JOURNAL
 from pipeline.releases.keys import ONLINE, OWNERS, RELEASE, Unlock, load_key, variables_of
+from workers.driver.children import recorded
+from workers.driver.folder import RunFolder
 
 
 def take(environment: MutableMapping[str, str], keys: Path) -> Unlock:
@@ -16,15 +18,17 @@ def take(environment: MutableMapping[str, str], keys: Path) -> Unlock:
     return Unlock(environment={name: environment.pop(name) for name in names if name in environment})
 
 
-def check_keys(keys: Path, unlock: Unlock) -> None:
+def check_keys(folder: RunFolder, unlock: Unlock) -> None:
     """Open what will sign later, where it is there already: before anything is labelled or trained, not an hour after.
 
-    Raises KeyLockedError and its like. A change of keys that a crash left half done is finished by the run, and not looked into.
+    Raises KeyLockedError and its like. A change of keys that a crash left half done is finished by the run, and not looked into; an
+    orchestrator that an earlier run left alive has opened its own.
     """
-    if (keys / JOURNAL).exists():
+    if (folder.keys / JOURNAL).exists():
         return
-    for owner in (RELEASE, ONLINE):
-        for path in sorted({path.with_suffix(".pem") for path in (keys / owner).glob("*") if path.suffix in (".pem", ".uri")}):
+    kept = recorded(folder).get("orchestrator")
+    for owner in (RELEASE,) if kept and kept.alive() else (RELEASE, ONLINE):
+        for path in sorted({path.with_suffix(".pem") for path in (folder.keys / owner).glob("*") if path.suffix in (".pem", ".uri")}):
             load_key(path, unlock)
 
 

@@ -86,12 +86,12 @@ def test_a_forgotten_passphrase_is_replaced_with_all_keys_of_its_owner(sealed: S
 
 
 def test_a_run_asks_for_the_passphrases_of_what_will_sign_before_it_begins(sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_keys(sealed.folder.keys, Unlock(environment=sealed.RIGHT))
-    check_keys(sealed.folder.root / "nothing", Unlock())
+    check_keys(sealed.folder, Unlock(environment=sealed.RIGHT))
+    check_keys(RunFolder(sealed.folder.root / "nothing"), Unlock())
     for owner in (RELEASE, ONLINE):
         without = {name: text for name, text in sealed.RIGHT.items() if name != passphrase_variable(owner)}
         with pytest.raises(KeyLockedError, match=f"none was given; expected the key's passphrase in KDPIPE_{owner.upper()}_PASSPHRASE"):
-            check_keys(sealed.folder.keys, Unlock(environment=without))
+            check_keys(sealed.folder, Unlock(environment=without))
     asked = RunRequest.of("digits", sealed.folder.root, dry_run=True)
     monkeypatch.delenv(passphrase_variable(RELEASE), raising=False)
     monkeypatch.setattr(run, "check_students", lambda _: pytest.fail("the keys come first"))
@@ -101,4 +101,4 @@ def test_a_run_asks_for_the_passphrases_of_what_will_sign_before_it_begins(seale
 
 def test_a_change_of_keys_that_a_crash_left_is_for_the_run_to_finish(sealed: Sealed) -> None:
     (sealed.folder.keys / JOURNAL).write_bytes(b"{}")
-    check_keys(sealed.folder.keys, Unlock())
+    check_keys(sealed.folder, Unlock())

@@ -177,7 +177,8 @@ class StudentSection(Section):
     temperature: float = Field(2.0, gt=0)
     """Softens teacher and student alike in the loss."""
     weighting: Mapping[str, float] = {}
-    """Name of a weighting policy in `pipeline.distill.weighting` -> power; several are multiplied. Empty: every sample counts the same."""
+    """Name of a weighting policy in `pipeline.distill.weighting` -> power, at most 10; several are multiplied.
+    Empty: every sample counts the same."""
     weighting_options: Mapping[str, Mapping[str, float]] = {}
     """Name of a policy -> its own numbers, such as `hard_label = { least = 0.1 }`."""
     batch: int = Field(32, ge=1)

@@ -102,15 +102,17 @@ class MachineError(KdpipeError):
 
 
 class FolderBusyError(KdpipeError):
-    """Another live run holds the folder."""
+    """Another live process holds the folder: a run, or, where `next_command` says what ends it, something else."""
 
     exit_code = 11
 
-    def __init__(self, folder: str, holder: str) -> None:
-        super().__init__(folder, holder)
-        self.folder, self.holder = folder, holder
+    def __init__(self, folder: str, holder: str, next_command: str = "") -> None:
+        super().__init__(folder, holder, next_command)
+        self.folder, self.holder, self.next_command = folder, holder, next_command
 
     def __str__(self) -> str:
+        if self.next_command:
+            return f"{self.folder} is held by {self.holder}; expected a folder that nobody holds; {self.next_command}"
         return (
             f"{self.folder} is held by a live run ({self.holder}); expected a folder of its own per run; "
             f"`kdpipe status {self.folder}` shows it, `kdpipe stop {self.folder}` ends it, `kill -KILL PID` one that is frozen: "

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,14 +49,18 @@ def fault_of(error: BaseException, *, base: Path) -> str:
     return f"{type(error).__name__}: {' '.join(str(what).split())[:300]}{place}"
 
 
-def import_reference(reference: str, *, base: Path) -> Callable[..., Any]:
+def import_reference(reference: str, *, base: Path, shipped: Iterable[str] = ()) -> Callable[..., Any]:
     """The callable that `module:callable` names, with `base` as the last place where modules are looked for.
+
+    `shipped` are the bare names that would have done in its place, for the message.
 
     Raises ReferenceNotFoundError, and ReferenceBrokenError from whatever the user's own module raises.
     """
     module_name, colon, attribute = reference.partition(":")
     if not colon:
-        raise ReferenceNotFoundError(f"use = {reference!r}", "a name that kdpipe does not ship", "module:callable from your own folder")
+        known = ", ".join(sorted(shipped))
+        expected = f"one of: {known}, or module:callable from your own folder" if known else "module:callable from your own folder"
+        raise ReferenceNotFoundError(f"use = {reference!r}", "a name that kdpipe does not ship", expected)
     base = base.resolve()
     _open_path(base)
     module = _import(module_name, reference, base)

@@ -59,7 +59,20 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> Conf
     if first["type"] == "value_error":
         found = str(first["ctx"]["error"])
         return ConfigError(".".join([where, *path]), found, "a value that fits", DESCRIBED)
-    return ConfigError(".".join([where, *path]), f"found {found}", _expected(first["msg"]), DESCRIBED)
+    return ConfigError(".".join([where, *path]), f"found {found}", _wanted(first, path) or _expected(first["msg"]), DESCRIBED)
+
+
+def _wanted(error: Any, path: Sequence[str]) -> str:
+    """What pydantic would say in its own words and a run file's author would not: how a table is written, that a share is no percentage."""
+    kind, found = error["type"], error["input"]
+    if kind in ("dict_type", "mapping_type"):
+        name, value = (found, "1.0") if isinstance(found, str) and found.isidentifier() else ("NAME", "VALUE")
+        return f"a table, such as {{ {name} = {value} }}"
+    if kind.startswith("model_"):
+        return f"a section, [{'.'.join(path)}]"
+    if kind == "less_than_equal" and error["ctx"]["le"] == 1 and 1 < found <= 100:
+        return f"a share of at most 1: {found / 100:g} for {found:g} %"
+    return ""
 
 
 def _expected(said: str) -> str:

@@ -102,6 +102,10 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
+MAX_POWER = 10.0
+"""Of a weight of a half, a thousandth is left; beyond it a policy drops samples, and in float32 every sample."""
+
+
 def weights(evidence: Evidence, policies: Mapping[str, float], options: Options | None = None) -> Floats:
     """float32 [B], in [0, 1]: each policy's weight to its power, multiplied."""
     weight_B = evidence.weight_B
@@ -111,12 +115,13 @@ def weights(evidence: Evidence, policies: Mapping[str, float], options: Options 
 
 
 def check_policies(policies: Mapping[str, float], *, where: str, options: Options | None = None) -> None:
-    """Raises ConfigError for what is no policy, a power that is not positive, an option that a policy does not have, a value it refuses."""
+    """Raises ConfigError for what is no policy, a power out of bounds, an option that a policy does not have, a value it refuses."""
     for name, power in policies.items():
         if name not in POLICIES:
             raise ConfigError(where, f"no weighting named {name!r}", f"known: {', '.join(sorted(POLICIES))}", DESCRIBED)
-        if not power > 0:
-            raise ConfigError(f"{where}.{name}", f"{power:g}", "a power above 0; leave the policy out to switch it off", DESCRIBED)
+        if not 0 < power <= MAX_POWER:
+            expected = f"a power above 0, at most {MAX_POWER:g}; leave the policy out to switch it off"
+            raise ConfigError(f"{where}.{name}", f"{power:g}", expected, DESCRIBED)
     check_options(options or {}, {name: POLICIES[name] for name in policies}, given=("evidence",), where=f"{where}_options")
     for name, values in (options or {}).items():
         try:

@@ -24,6 +24,8 @@ class RecordInvalidError(DeviceError):
         self.found, self.other_version = found, other_version
 
     def __str__(self) -> str:
+        if not self.other_version:
+            return f"device state: {self.found}; expected a record; it is set aside, and the device goes on with the release that it had"
         return (
             f"device state: {self.found}; expected version {RECORD_VERSION}; update kdpipe: until then the device answers with the "
             "release that it had, and installs nothing"

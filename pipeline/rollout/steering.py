@@ -238,6 +238,8 @@ def _end_revert(rollout: Rollout, evidence: Evidence, now: float) -> Step | None
         return None
     kept = sum(1 for member in rollout.members.values() if member.stage is Stage.CONFIRMED and not member.previous)
     says = f"{len(waiting)} devices have not come back within {rollout.plan.deadline_s:g} s" if waiting else "every device is back"
+    before = sum(1 for m in rollout.members.values() if m.previous == rollout.plan.target and m.stage not in (Stage.LEFT, Stage.PENDING))
+    says += f"; {before} ran this release before the rollout and run it still" if before else ""
     says += f"; {kept} had no release before and keep this one" if kept else ""
     says += f"; it was halted: {rollout.halted_because}" if rollout.halted_because else ""
     return EventKind.REVERTED, {"reason": says}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.config import SourceSection
@@ -53,4 +54,4 @@ class SourceSpec:
 
 def open_source(section: SourceSection, *, base: Path) -> Source:
     """Open the source that a section of the run file describes; paths and modules are relative to `base`."""
-    return SOURCES.get(section.use, open_callable)(section, base)
+    return (SOURCES.get(section.use) or partial(open_callable, shipped=SOURCES))(section, base)

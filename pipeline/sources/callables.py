@@ -4,7 +4,7 @@ and `grown_from(identity)` if its parts may be appended to.
 What it returns is checked and brought into the schema of every source; what it does inside is its own business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from pipeline.sources.rows import row_ids
 from pipeline.sources.source import SCHEMAS, GrowingSource, Part, Source, UserSourceError
 
 
-def open_callable(section: SourceSection, base: Path) -> Source:
-    """Open the user's source. `options` are its keyword arguments, and `path`, where given, made absolute. Raises UserSourceError."""
-    make = import_reference(section.use, base=base)
+def open_callable(section: SourceSection, base: Path, *, shipped: Iterable[str] = ()) -> Source:
+    """Open the user's source; `shipped` are names of ours, for the message.
+
+    `options` are its keyword arguments, and `path`, where given, made absolute. Raises UserSourceError.
+    """
+    make = import_reference(section.use, base=base, shipped=shipped)
     options = dict(section.options)
     if section.path is not None:
         options["path"] = base / section.path

@@ -109,9 +109,10 @@ class StudentEditedError(StudentError):
 class StudentRaisedError(StudentError):
     """A student's own module raised where it was given a batch."""
 
-    def __init__(self, name: str, found: str, where: str) -> None:
-        super().__init__(name, found, where)
-        self.name, self.found, self.where = name, found, where
+    def __init__(self, name: str, found: str, where: str, trace: str = "") -> None:
+        """`trace` is for a log: what raised may be in another process, which takes its own along."""
+        super().__init__(name, found, where, trace)
+        self.name, self.found, self.where, self.trace = name, found, where, trace
 
     def __str__(self) -> str:
         return (

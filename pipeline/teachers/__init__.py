@@ -1,6 +1,7 @@
 """Teachers: what turns inputs into log-probabilities, behind one `Teacher` protocol."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pipeline.config import TeacherSection
@@ -70,5 +71,5 @@ def load_teacher(section: TeacherSection, *, classes: tuple[str, ...], base: Pat
 
     Raises TeacherClassesError where it knows other classes, TeacherLoadError where it cannot be loaded.
     """
-    loader = TEACHERS.get(section.use, load_callable)
+    loader = TEACHERS.get(section.use) or partial(load_callable, shipped=TEACHERS)
     return CheckedTeacher(loader(section, classes, base), name=section.use, classes=classes)

@@ -8,7 +8,7 @@ told apart by needing an argument that the options do not give. `path`, where th
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from pipeline.teachers.inputs import to_list_or_matrix
 from pipeline.teachers.teacher import RawTeacher, TeacherLoadError
 
 
-def load_callable(section: TeacherSection, classes: tuple[str, ...], base: Path) -> RawTeacher:
-    """The user's teacher. Raises ReferenceNotFoundError, TeacherLoadError."""
-    make = import_reference(section.use, base=base)
+def load_callable(section: TeacherSection, classes: tuple[str, ...], base: Path, *, shipped: Iterable[str] = ()) -> RawTeacher:
+    """The user's teacher; `shipped` are names of ours, for the message. Raises ReferenceNotFoundError, TeacherLoadError."""
+    make = import_reference(section.use, base=base, shipped=shipped)
     options = dict(section.options)
     if section.path is not None:
         options["path"] = base / section.path

@@ -1,6 +1,7 @@
 """Two students of a run, one of which raises in the middle: the other trains to its end and ships, and the run says what happened."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ def test_the_other_student_ships_and_exit_code_and_summary_say_which_failed_and_
         (tmp_path / f"{name}.jsonl").write_text("\n".join(texts))
     done = kdpipe("run", "run.toml", cwd=tmp_path)
     assert done.returncode == 6, done.stdout + done.stderr
-    assert "student breaks: its module raised ValueError: no such token: 17 at step 5" in done.stderr
+    assert re.search(r"student breaks: its module raised ValueError: no such token: 17 \(two.py line \d+\) at step 5", done.stderr)
+    assert "raise ValueError" in (tmp_path / "runs" / "mine" / "logs" / "driver.log").read_text()
     assert "student breaks failed, the others go on" in done.stdout
     assert len(committed(tmp_path / "runs" / "mine")) == ROWS
     students = read(tmp_path / "runs" / "mine" / "run.json")["outcome"]["students"]

@@ -119,6 +119,10 @@ def test_a_value_of_another_type_says_where_and_what_was_found(key: str, value: 
         ("name=../escape", "expected a string that matches pattern"),
         ('classes=["only"]', "expected a tuple with at least 2 items"),
         ("version=2", "expected 1"),
+        ("students.small.loss=kl", "found 'kl'; expected a table, such as { kl = 1.0 }"),
+        ("students.small.loss=3", "found 3; expected a table, such as { NAME = VALUE }"),
+        ("stream=samples.csv", "found 'samples.csv'; expected a section, [stream]"),
+        ("gate.accuracy_min=95", "found 95; expected a share of at most 1: 0.95 for 95 %"),
     ],
 )
 def test_what_was_expected_reads_as_a_sentence(override: str, says: str):

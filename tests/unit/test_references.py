@@ -9,7 +9,10 @@ import pytest
 
 import pipeline
 import workers
+from pipeline.config import SourceSection, TeacherSection
 from pipeline.references import ReferenceBrokenError, ReferenceNotFoundError, import_reference, source_fingerprint
+from pipeline.sources import open_source
+from pipeline.teachers import load_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,13 @@ def test_a_module_of_the_users_that_does_not_import_is_told_in_one_line_with_its
         import_reference("own_mod:make", base=tmp_path)
     assert "\n" not in str(refused.value)
     assert refused.value.__cause__ is not None
+
+
+def test_a_bare_name_that_is_not_shipped_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(ReferenceNotFoundError, match=r"one of: ensemble, onnx, .*, transformers, or module:callable from your own"):
+        load_teacher(TeacherSection(use="torch"), classes=("ham", "spam"), base=tmp_path)
+    with pytest.raises(ReferenceNotFoundError, match="expected one of: files, images, or module:callable"):
+        open_source(SourceSection(use="file", path="x.csv"), base=tmp_path)
 
 
 def test_a_module_hidden_by_one_of_the_same_name_is_refused_instead_of_swapped(tmp_path: Path) -> None:

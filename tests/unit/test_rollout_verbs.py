@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from tests.kit.orchestrators import RunningOrchestrator
 from workers.cli import app
 from workers.commands.quantities import seconds, shown_s, size, waves
 from workers.commands.rollout.reach import compared
+from workers.edge import enrol
 from workers.orchestrator.views import DeviceView
 from workers.rpc import fleet_pb2, fleet_pb2_grpc
 
@@ -133,7 +135,24 @@ def test_devices_are_listed_labelled_shown_and_revoked(orchestrator: RunningOrch
     assert "state       revoked; last not told" in told("device", "show", file, second.device_id)
     for malformed in ("ring", "ring=", "=beta"):
         assert kdpipe("device", "ls", file, "--label", malformed).exit_code == 2
-    assert "there is none" in str(kdpipe("device", "show", file, "d-none").exception)
+        assert kdpipe("device", "label", file, first.device_id, malformed).exit_code == 2
+    for verb, *more in (("show",), ("revoke",), ("label", "ring=beta")):
+        unknown = str(kdpipe("device", verb, file, "d-nothere", *more).exception)
+        assert "device d-nothere: there is none" in unknown
+        assert "`kdpipe device ls FLEET` lists them" in unknown
+
+
+def test_a_device_that_a_run_plays_is_known_by_its_folders_name_too(
+    orchestrator: RunningOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (device,) = orchestrator.devices(1)
+    (tmp_path / "origin.json").write_text(json.dumps({"run": {"fleet": {"host": "127.0.0.1"}}}))
+    played = tmp_path / "devices" / "phones-1" / "identity"
+    monkeypatch.setattr(enrol, "identity_in_force", lambda folder: SimpleNamespace(device=device.device_id) if folder == played else None)
+    assert json.loads(told("device", "show", str(tmp_path), "phones-1", "--json"))["device_id"] == device.device_id
+    assert told("device", "label", str(tmp_path), "phones-1", "ring=beta") == f"{device.device_id}: ring=beta\n"
+    assert "device phones-2: there is none" in str(kdpipe("device", "show", str(tmp_path), "phones-2").exception)
+    assert told("device", "revoke", str(tmp_path), "phones-1").startswith(f"{device.device_id}: revoked")
 
 
 def test_devices_and_rollouts_say_which_way_the_release_came(orchestrator: RunningOrchestrator, file: str) -> None:
@@ -299,6 +318,21 @@ def test_a_rollout_that_reaches_nobody_is_refused_unless_that_is_meant(orchestra
     assert getattr(unlabelled.exception, "exit_code", 0) == 2
     assert orchestrator.operator.get_fleet().rollouts == []
     told("rollout", verb, file, *PLAN, "--label", "ring=nobody", "--for-nobody")
+
+
+def test_a_start_that_must_wait_for_another_rollout_leaves_no_draft_behind(orchestrator: RunningOrchestrator, file: str) -> None:
+    orchestrator.devices(2)
+    orchestrator.release()
+    told("rollout", "start", file, *PLAN)
+    refused = kdpipe("rollout", "start", file, *PLAN, "--id", "other")
+    assert getattr(refused.exception, "exit_code", 0) == 8
+    assert "not started, as mail-small-000001 of population mail is running; expected one at a time" in str(refused.exception)
+    told("rollout", "start", file, *PLAN)  # again, as after a lost answer
+    told("rollout", "abort", file, "mail-small-000001", "keep")
+    told("rollout", "start", file, *PLAN[:-1], "2m", "--id", "other")
+    told("rollout", "abort", file, "other", "keep")
+    again = kdpipe("rollout", "start", file, *PLAN[:-1], "3m", "--id", "other")
+    assert "another content, and is aborted; an id is given once; expected the same content, or another id: --id" in str(again.exception)
 
 
 def test_plan_says_that_devices_run_the_release_already(orchestrator: RunningOrchestrator, file: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from workers.orchestrator.views import DeviceView
 
 app = typer.Typer(help="Look at the fleet's devices, label them, revoke them.", no_args_is_help=True, rich_markup_mode=None)
-DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="Its id; `kdpipe device ls FLEET` lists them.")]
+DeviceId = Annotated[
+    str,
+    typer.Argument(metavar="DEVICE", help="Its id (`kdpipe device ls FLEET`), or its name in a run's folder, like phones-1."),
+]
 
 
 @app.command("ls")
@@ -31,8 +35,7 @@ def ls(
     """Every device: what it runs, what it was told to run, when it called last. As JSON one object a line."""
     wanted = set(label or ())
     for pair in wanted:
-        if not all(pair.partition("=")[::2]):
-            raise typer.BadParameter(f"--label {pair!r:.80}; expected NAME=VALUE")
+        _check_pair(pair, "--label ")
     with open_operator(where) as operator:
         found = [
             device
@@ -61,7 +64,7 @@ def ls(
 def show(where: Where, device: DeviceId, as_json: AsJson = False) -> None:
     """All that the orchestrator knows of one device."""
     with open_operator(where) as operator:
-        found = _find(operator, device)
+        found = _find(operator, _id_of(where, device))
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
@@ -78,17 +81,37 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Give a device labels, for `kdpipe rollout start --label NAME=VALUE`. Another value of the same name is replaced."""
+    for pair in labels or ():
+        _check_pair(pair)
     with open_operator(where) as operator:
-        found = operator.label(device, put=labels or (), remove=remove or ())
+        found = operator.label(_id_of(where, device), put=labels or (), remove=remove or ())
     typer.echo(json.dumps(asdict(found)) if as_json else f"{found.device_id}: {' '.join(found.labels) or 'no label'}")
 
 
 @app.command("revoke")
 def revoke(where: Where, device: DeviceId) -> None:
     """Refuse a device from its next call on. It keeps what it runs; to come back it must be enrolled anew."""
+    device_id = _id_of(where, device)
     with open_operator(where) as operator:
-        operator.revoke(device)
-    typer.echo(f"{device}: revoked; it is refused from its next call on")
+        operator.revoke(device_id)
+    typer.echo(f"{device_id}: revoked; it is refused from its next call on")
+
+
+def _check_pair(pair: str, option: str = "") -> None:
+    """Raises BadParameter for what is no NAME=VALUE."""
+    if not all(pair.partition("=")[::2]):
+        raise typer.BadParameter(f"{option}{pair!r:.80}; expected NAME=VALUE")
+
+
+def _id_of(where: Path, device: str) -> str:
+    """The device's id: of one that a run plays, its folder's name there (`phones-1`) will do."""
+    from workers.edge.enrol import identity_in_force
+    from workers.edge.folder import DeviceFolder
+
+    if Path(device).name != device:
+        return device
+    identity = identity_in_force(DeviceFolder(where / "devices" / device).identity)
+    return identity.device if identity else device
 
 
 def _find(operator: "Operator", device_id: str) -> "DeviceView":
@@ -97,7 +120,7 @@ def _find(operator: "Operator", device_id: str) -> "DeviceView":
     for device in operator.get_fleet().devices:
         if device.device_id == device_id:
             return device
-    raise OrchestratorRefusedError("NOT_FOUND", f"device {device_id!r:.100}: there is none; `kdpipe device ls FLEET` lists them")
+    raise OrchestratorRefusedError("NOT_FOUND", f"device {device_id:.100}: there is none; `kdpipe device ls FLEET` lists them")
 
 
 def _lines(device: "DeviceView", now: float) -> list[str]:

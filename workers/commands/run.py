@@ -7,7 +7,9 @@ import typer
 
 
 def run(
-    runfile: Annotated[str, typer.Argument(metavar="RUNFILE|RECIPE", help="A run file (TOML), or a recipe: spam, digits.")],
+    runfile: Annotated[
+        str, typer.Argument(metavar="RUNFILE|RECIPE", help="A run file, a folder with a run.toml, or a recipe: spam, digits.")
+    ],
     directory: Annotated[Path | None, typer.Option("--dir", metavar="DIR", help="Folder of the run; runs/NAME by default.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the run file; repeatable.")

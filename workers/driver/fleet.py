@@ -26,7 +26,7 @@ from pipeline.rollout.rollout import RolloutState
 from workers.driver.context import RunContext
 from workers.driver.folder import RunFolder, read_json, write_json
 from workers.driver.ports import NAMES
-from workers.driver.records import Incumbent, StudentFiles, incumbent_of, populations_of
+from workers.driver.records import Incumbent, StudentFiles, devices_gone, devices_of, incumbent_of, populations_of
 from workers.driver.releasing import ensure_repository
 from workers.driver.renewing import Renewal, signed_releases
 from workers.driver.reporter import Gauge
@@ -36,7 +36,7 @@ from workers.edge.enrol import NotEnrolledError, load_identity
 from workers.edge.folder import DeviceFolder
 from workers.orchestrator.client import Operator, OrchestratorRefusedError, enrolment_files
 from workers.orchestrator.pki import ensure_pki
-from workers.orchestrator.views import RolloutView
+from workers.orchestrator.views import FleetView, RolloutView
 
 POLL_S = 0.2
 PYTHON = (sys.executable, "-P")
@@ -123,7 +123,10 @@ class Fleet:
         write_json(files.rollout(population), _record(view))
 
     def settle(self) -> dict[str, Confirmed]:
-        """Start what should run, and wait for this machine's devices until they run their population's release, or time is up."""
+        """Start what should run, and wait for this machine's devices until they run their population's release, or time is up.
+
+        After a rollout that halted nothing is expected of them but that they say what they run.
+        """
         if not self._wanted(incumbent_of):
             return {}
         operator = self.ensure()
@@ -132,8 +135,10 @@ class Fleet:
             self._adopt(operator, population, incumbent)
         deadline_s = time.monotonic() + SETTLE_S
         while True:
-            found = {population: self._count(operator, population, read_json(i.files.release)) for population, i in wanted.items()}
-            if not any(count.behind for count in found.values()) or time.monotonic() > deadline_s:
+            view = operator.get_fleet()
+            found = {population: self._count(view, population, read_json(i.files.release)) for population, i in wanted.items()}
+            settled = not any(count.behind for count in found.values()) and all(self._has_called(view, name) for name in found)
+            if settled or time.monotonic() > deadline_s:
                 return found
             self._context.reporter.show([Gauge(name=name, done=count.confirmed, total=count.devices) for name, count in found.items()])
             self._wait()
@@ -222,13 +227,11 @@ class Fleet:
         """Devices of this machine that the run file no longer has: ended, revoked, removed."""
         kept = {name for population in self._context.run.fleet.populations for name in self._names(population)}
         self._context.children.end_others({"orchestrator", *kept})
-        devices = self._context.folder.root / "devices"
-        for folder in sorted(devices.iterdir()) if devices.is_dir() else []:
-            if folder.name not in kept:
-                if _enrolled(folder):
-                    operator.revoke(load_identity(DeviceFolder(folder).identity).device)
-                shutil.rmtree(folder)
-                self._context.reporter.say(f"{folder.name}: no longer in the run file; revoked and removed")
+        for folder in devices_gone(self._context.folder, self._context.run):
+            if _enrolled(folder):
+                operator.revoke(load_identity(DeviceFolder(folder).identity).device)
+            shutil.rmtree(folder)
+            self._context.reporter.say(f"{folder.name}: no longer in the run file; revoked and removed")
 
     def _enrolled_in(self, operator: Operator, population: str) -> int:
         return sum(device.population == population and not device.is_revoked for device in operator.get_fleet().devices)
@@ -269,10 +272,19 @@ class Fleet:
         found = {name: version(self._context.folder, name) for name in self._context.run.students}
         return {p: i for name, i in found.items() if i for p in populations_of(self._context.run, name)}
 
-    def _count(self, operator: Operator, population: str, release: Mapping[str, Any]) -> Confirmed:
-        view = operator.get_fleet()
+    def _here(self, population: str) -> dict[str, str]:
+        """Device -> its folder's name, of this machine."""
+        return {load_identity(DeviceFolder(folder).identity).device: folder.name for folder in self.device_folders(population)}
+
+    def _has_called(self, view: FleetView, population: str) -> bool:
+        """Whether each device of this machine called since it was started: before, nobody knows what it runs."""
+        here = self._here(population)
+        listed = [device for device in view.devices if device.device_id in here and not device.is_revoked]
+        return all(device.last_seen_unix_s >= self._since_unix_s for device in listed)
+
+    def _count(self, view: FleetView, population: str, release: Mapping[str, Any]) -> Confirmed:
         devices = {d.device_id: d for d in view.devices if d.population == population and not d.is_revoked}
-        here = {load_identity(DeviceFolder(folder).identity).device: folder.name for folder in self.device_folders(population)}
+        here = self._here(population)
         running = {
             name
             for name, device in devices.items()
@@ -285,7 +297,7 @@ class Fleet:
 
     def _names(self, population: str) -> list[str]:
         """Devices of a population on this machine."""
-        return [f"{population}-{number + 1}" for number in range(self._context.run.fleet.populations[population].devices)]
+        return devices_of(self._context.run, population)
 
     @property
     def _enrolments(self) -> Path:

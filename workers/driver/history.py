@@ -30,7 +30,7 @@ def history_of(folder: RunFolder, *, made_at: str, progress: Callable[[int, int]
     classes = tuple(origin["run"]["classes"])
     versions = tuple(version for number in folder.generations() for version in _versions(folder, number, unread, classes))
     return RunFacts(
-        name=origin["name"],
+        name=origin["run"]["name"],
         folder=folder.root.name,
         stage=status.get("stage", "not started"),
         live=holder_of(folder) is not None,

@@ -13,7 +13,7 @@ from pipeline.inputs import InputShapeError, encode
 from pipeline.labels.codecs import codec_of
 from pipeline.labels.store import open_store
 from pipeline.labels.verify import LabelsSummary, summarise
-from pipeline.loop.generation import Opening, amended, opening, wanted_digests
+from pipeline.loop.generation import Fate, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
 from pipeline.recipes.prepared import MARKER
 from pipeline.sources import open_source
@@ -27,9 +27,9 @@ from pipeline.students.samples import Samples, SamplesMissingError, SampleUnfitE
 from pipeline.students.scaling import TRAINER
 from workers.driver.folder import read_json
 from workers.driver.labels import labelling_of, store_url
-from workers.driver.records import incumbent_of, open_generation, outcomes, sources_of, trained_digests, trained_in
+from workers.driver.records import devices_gone, incumbent_of, open_generation, outcomes, sources_of, trained_digests, trained_in
 from workers.driver.request import RunRequest
-from workers.driver.standing import start_of, taken_back
+from workers.driver.standing import start_of, taken_back, what_next
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
 from workers.labelling.faults import TeacherChangedError
@@ -68,7 +68,10 @@ def plan_text(request: RunRequest, *, fingerprint: Callable[[], str]) -> str:
     lines.append(f"  labels: {summary.rows_known:,} rows known, {summary.rows_new:,} new, {summary.rows_left:,} to label{cost}")
     for name, section in run.students.items():
         lines.append(f"  student {name}: {_student_plan(request, name, found, left, wanted[name])}{_workers_plan(section)}")
-        lines += [*_taken_back(request, name, found), *_approximate(request, name), *_seen(name, section, found, summary.rows_known)]
+        lines += [*_taken_back(request, name, found), *_approximate(request, name), *_weighs_nothing(request, name)]
+        lines += _seen(name, section, found, summary.rows_known)
+    for device in devices_gone(folder, run):
+        lines.append(f"  device {device.name}: no longer in the run file: will be revoked for ever, and its folder removed")
     lines.append(f"  disk: {_used_bytes(folder.root) / 2**20:,.1f} MiB in the folder now; {_bytes_to_come(summary.rows_left, stored)}")
     return "\n".join(lines)
 
@@ -165,7 +168,8 @@ def _student_plan(request: RunRequest, name: str, found: Opening | None, left: O
     if left and name not in left.students:
         return f"waits for the generation after {left.generation}, which is open"
     if found is None or name not in found.students:
-        return f"stays as it is (generation {incumbent.generation})" if incumbent else "stays as it is"
+        stays = f"stays as it is (generation {incumbent.generation})" if incumbent else "stays as it is"
+        return stays + _refused(request, name)
     if left:
         return _open_student_plan(name, found, left, wanted)
     start = start_of(request.folder, name)
@@ -174,13 +178,22 @@ def _student_plan(request: RunRequest, name: str, found: Opening | None, left: O
     return f"trains in generation {found.generation}, warm from generation {start.generation}"
 
 
+def _refused(request: RunRequest, name: str) -> str:
+    """Of a student whose latest generation did not pass: the gate's samples are not looked at again for a budget that changed."""
+    latest = [(number, outcome["students"][name]) for number, outcome in outcomes(request.folder).items() if name in outcome["students"]]
+    if not latest or latest[-1][1]["fate"] != Fate.REFUSED:
+        return ""
+    return f"; generation {latest[-1][0]} was refused by the gate, and none is judged before there are new samples"
+
+
 def _taken_back(request: RunRequest, name: str, found: Opening | None) -> list[str]:
-    """A line where the latest release was yanked, as nothing starts from it."""
+    """A line where the latest release was yanked."""
     back = taken_back(request.folder, name)
-    if back is None or found is None or name not in found.students:
+    if back is None:
         return []
-    gone = f"generation {back.version.generation} was taken back ({back.yank.reason})"
-    return [f"  {name}: {gone}: nothing starts from it, and it is to be beaten only while a device runs it"]
+    if found is None or name not in found.students:
+        return [f"  {name}: {what_next(request.folder, name, back)}"]
+    return [f"  {name}: {back.says}: nothing starts from it, and it is to be beaten only while a device runs it"]
 
 
 def _approximate(request: RunRequest, name: str) -> list[str]:
@@ -190,6 +203,16 @@ def _approximate(request: RunRequest, name: str) -> list[str]:
         return []
     rest = f"`{codec}` keeps no record of how the rest divides"
     return [f"  {name}: its loss at temperature {section.temperature:g} is approximate: {rest}; `ghost` at temperature 1 needs none"]
+
+
+def _weighs_nothing(request: RunRequest, name: str) -> list[str]:
+    """A line for each weighting policy that has no evidence here, so that every sample keeps its weight."""
+    run = request.run
+    lacks = {"hard_label": "`stream.label` is not set"} if run.stream.label is None else {}
+    if ":" not in run.teacher.use and not run.teacher.members:  # a teacher of the user's own may say how far its parts are apart
+        lacks["disagreement"] = "the teacher is one model"
+    chosen = [policy for policy in run.students[name].weighting if policy in lacks]
+    return [f"  {name}: weighting by `{policy}` does nothing: {lacks[policy]}" for policy in chosen]
 
 
 def _seen(name: str, section: StudentSection, found: Opening | None, rows_known: int) -> list[str]:

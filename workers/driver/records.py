@@ -87,6 +87,18 @@ def sources_of(run: RunFile, base: Path) -> dict[str, str]:
     return {name: source_of(section.use, base=base) for name, section in run.students.items()}
 
 
+def devices_of(run: RunFile, population: str) -> list[str]:
+    """Names of the population's devices that the run's machine plays."""
+    return [f"{population}-{number + 1}" for number in range(run.fleet.populations[population].devices)]
+
+
+def devices_gone(folder: RunFolder, run: RunFile) -> list[Path]:
+    """Folders of devices that the run file no longer has."""
+    kept = {name for population in run.fleet.populations for name in devices_of(run, population)}
+    devices = folder.root / "devices"
+    return [path for path in sorted(devices.iterdir()) if path.name not in kept] if devices.is_dir() else []
+
+
 def facts_of(folder: RunFolder, run: RunFile, opening: Opening, *, failed: set[str]) -> dict[str, StudentFacts]:
     """What the disk says of every student that takes part."""
     facts = {}

@@ -113,8 +113,13 @@ def _times(ratio: float) -> str:
 
 
 def _fates(summary: Mapping[str, Any]) -> str:
-    students = summary["outcome"]["students"]
-    return "\n".join(f"{name:<10} {student['fate']}. {student['says']}".rstrip() for name, student in students.items())
+    """What became of each student in the latest generation; of one that was taken back since, that too."""
+    lines, taken_back = [], summary["taken_back"]
+    for name, student in summary["outcome"]["students"].items():
+        since = taken_back.get(name, {}).get("generation") == summary["generation"]
+        then = "taken back since; before that, " if since else ""
+        lines.append(f"{name:<10} {then}{student['fate']}. {student['says']}".rstrip())
+    return "\n".join([*lines, *(f"{name:<10} {back['says']}" for name, back in taken_back.items())])
 
 
 def _devices(summary: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pipeline.files import read_bounded
 from pipeline.recipes import RECIPES, recipe_text
 from workers.driver.folder import RunFolder, read_json
 
+RUN_FILE = "run.toml"
 MAX_RUN_FILE_BYTES = 2**20
 
 
@@ -44,10 +45,15 @@ class RunRequest:
 
     @classmethod
     def of(cls, name: str, directory: Path | None, overrides: tuple[str, ...] = (), **modes: bool) -> Self:
-        """Read and check the run file or recipe called `name`; `modes` are dry_run, continuous, keep, take_over. Raises ConfigError."""
+        """Read and check the run file or recipe called `name`, or the run.toml of the folder called so.
+
+        `modes` are dry_run, continuous, keep, take_over. Raises ConfigError.
+        """
         path = Path(name)
+        if path.is_dir() and name not in RECIPES and (path / RUN_FILE).is_file():
+            path /= RUN_FILE
         is_recipe = name in RECIPES and not path.is_file()
-        run = load(recipe_text(name) if is_recipe else _read(path), where=name, overrides=overrides)
+        run = load(recipe_text(name) if is_recipe else _read(path), where=name if is_recipe else str(path), overrides=overrides)
         if is_recipe:
             root = base = (directory or Path("runs") / name).resolve()
         else:

@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import FAILURES, Opening, amended, opening, wanted_digests
 from pipeline.recipes import prepare_run
+from pipeline.releases.keys import Unlock
 from pipeline.students.scaling import trainers_offered
 from pipeline.teachers import Teacher, load_teacher
-from workers.driver.children import Children
+from workers.driver.children import Children, recorded
 from workers.driver.cluster import Cluster
 from workers.driver.context import RunContext
 from workers.driver.control import Controls
 from workers.driver.evaluation import begin_controls
 from workers.driver.fleet import DevicesBehindError, Fleet
-from workers.driver.folder import Holder, read_json, write_json
+from workers.driver.folder import Holder, RunFolder, read_json, write_json
 from workers.driver.holding import holding_labels, refuse_useless_take_over
 from workers.driver.labels import labelling_of, store_url
 from workers.driver.metrics import RunMetrics
@@ -37,7 +38,7 @@ from workers.driver.request import RunRequest
 from workers.driver.stopping import StoppedError, stop_on_signals
 from workers.driver.summary import answers_that_differ, summarise
 from workers.driver.turn import Turn
-from workers.driver.unlocking import take
+from workers.driver.unlocking import check_keys, take
 from workers.fetch import cache_folder, fetch
 from workers.labelling import Labelling
 from workers.logs import log_as_json
@@ -83,6 +84,7 @@ def _say_plan(request: RunRequest) -> None:
     def teacher() -> Teacher:
         return load_teacher(request.run.teacher, classes=request.run.classes, base=request.base)
 
+    check_keys(request.folder, Unlock(environment=os.environ))
     warnings = check_students(request)
     check_prepared(request)
     with Reporter(request.folder, writes_status=False) as reporter:
@@ -112,6 +114,7 @@ def _ending(context: RunContext, *, keep: bool) -> Iterator[None]:
 
 
 def _go(context: RunContext, request: RunRequest) -> None:
+    check_keys(request.folder, context.unlock)
     warnings = check_students(request)
     check_ports(request.run.fleet, request.folder)
     if not request.folder.origin_file.exists():
@@ -139,12 +142,28 @@ def _go(context: RunContext, request: RunRequest) -> None:
                 opened = None if errors else _open(context)
             errors += _finish(context, fleet)
             if not request.continuous:
+                if request.keep:
+                    context.reporter.say(what_runs_on(request.folder, kind=request.run.stream.kind))
                 if errors:
                     raise errors[0]
                 return
             for error in errors:
                 context.reporter.say(f"{type(error).__name__}: {error}")
             planner = _wait_for_samples(context, fleet)
+
+
+def what_runs_on(folder: RunFolder, *, kind: str) -> str:
+    """Of a run that ends with --keep: what lives on, how to ask it and how to end it."""
+    living = [child.part for child in recorded(folder).values() if child.alive()]
+    if not living:
+        return "kept       nothing runs on"
+    there = shlex.quote(str(folder.root))
+    lines = [f"kept       {', '.join(living)}: `kdpipe stop {there}` ends them"]
+    played = [part for part in living if folder.device(part).is_dir()]
+    if played:
+        words = "'some text'" if kind == "text" else "'[0.5, 1, 2]'"
+        lines.append(f"           `kdpipe edge predict {shlex.quote(str(folder.device(played[0])))} {words}` asks one")
+    return "\n".join(lines)
 
 
 def _repair(context: RunContext) -> None:

@@ -20,6 +20,10 @@ class TakenBack:
     version: Incumbent
     yank: Yank
 
+    @property
+    def says(self) -> str:
+        return f"generation {self.version.generation} was taken back ({self.yank.reason})"
+
 
 def start_of(folder: RunFolder, student: str) -> Incumbent | None:
     """The version that training starts from: the latest that passed, was not halted, and was not taken back."""
@@ -39,6 +43,14 @@ def taken_back(folder: RunFolder, student: str) -> TakenBack | None:
     latest = incumbent_of(folder, student)
     yank = _yank(folder, latest) if latest else None
     return TakenBack(version=latest, yank=yank) if latest and yank else None
+
+
+def what_next(folder: RunFolder, student: str, back: TakenBack) -> str:
+    """What becomes of a release that was taken back while nothing trains: in the plan and at a run's end alike."""
+    start = start_of(folder, student)
+    how = f"from generation {start.generation}" if start else "afresh"
+    older = "; `kdpipe rollout start` brings an older release" if start else ""
+    return f"{back.says}: devices that run it go on; the next one trains once there are new samples, {how}{older}"
 
 
 def digest_of(version: Incumbent | None) -> str | None:

@@ -26,7 +26,7 @@ from workers.driver.fleet import Confirmed, Fleet
 from workers.driver.folder import read_json
 from workers.driver.labels import store_url
 from workers.driver.records import outcomes, student_files
-from workers.driver.standing import standing_of
+from workers.driver.standing import standing_of, taken_back, what_next
 from workers.edge.local_client import LocalDevice
 
 VERSION = 1
@@ -75,6 +75,7 @@ def summarise(context: RunContext, confirmed: dict[str, Confirmed], fleet: Fleet
         "test": {
             name: test_figures(context, files, steps=closed[latest]["students"][name]["steps_total"]) for name, files in judged.items()
         },
+        "taken_back": _taken_back(context),
         "devices": {population: asdict(count) for population, count in confirmed.items()},
         "answers": {population: _compare_answers(context, population, fleet) for population in confirmed},
         "stages_s": {name: round(seconds, 2) for name, seconds in context.reporter.stage_seconds.items()},
@@ -89,6 +90,15 @@ def answers_that_differ(summary: Mapping[str, Any]) -> list[AnswersDifferError]:
         for population, answers in summary["answers"].items()
         if answers and not answers["same"]
     ]
+
+
+def _taken_back(context: RunContext) -> dict[str, Any]:
+    """Of each student whose latest release was yanked."""
+    found = {name: back for name in context.run.students if (back := taken_back(context.folder, name))}
+    return {
+        name: {"generation": back.version.generation, "reason": back.yank.reason, "says": what_next(context.folder, name, back)}
+        for name, back in found.items()
+    }
 
 
 def _compare_answers(context: RunContext, population: str, fleet: Fleet) -> dict[str, Any] | None:

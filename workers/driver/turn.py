@@ -108,7 +108,11 @@ class Turn:
 
     def _leave_behind(self, name: str, error: KdpipeError) -> None:
         self._failed[name] = error
-        self._context.reporter.say(f"student {name} failed, the others go on: {error}")
+        trace = getattr(error, "trace", "")
+        if trace:
+            logger.error("a student's own module raised", extra={"student": name, "trace": trace})
+        shown = "; `kdpipe logs DIR driver` has its trace" if trace else ""
+        self._context.reporter.say(f"student {name} failed, the others go on: {error}{shown}")
 
     def _sign(self) -> None:
         for name in self._due(lambda facts: bool(facts.ships) and not facts.signed):
@@ -153,7 +157,7 @@ class Turn:
         back, start = taken_back(self._context.folder, name), self._start(name)
         if back:
             how = f"starts from generation {start.generation}" if start else "starts afresh"
-            self._context.reporter.say(f"{name}: {how}: generation {back.version.generation} was taken back ({back.yank.reason})")
+            self._context.reporter.say(f"{name}: {how}: {back.says}")
 
     def _steps_total(self, name: str) -> int:
         """Steps that a student has had, with those of the versions it started from."""

@@ -74,7 +74,8 @@ class FolderLock:
         except OSError as error:
             holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise FolderBusyError(str(folder), f"an agent, pid {holder}") from error
+            shows = f"`kdpipe edge status {folder}` shows what it does"
+            raise FolderBusyError(str(folder), f"an agent, pid {holder}", f"{shows}, `kill {holder}` ends it") from error
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the name
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

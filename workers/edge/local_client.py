@@ -46,13 +46,18 @@ _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEE
 class DeviceSilentError(DeviceError):
     """No agent answers in this folder."""
 
-    def __init__(self, folder: str, found: str, enrolled: bool = True) -> None:
-        super().__init__(folder, found, enrolled)
-        self.folder, self.found, self.enrolled = folder, found, enrolled
+    def __init__(self, folder: str, found: str, enrolled: bool = True, run: str = "") -> None:
+        super().__init__(folder, found, enrolled, run)
+        self.folder, self.found, self.enrolled, self.run = folder, found, enrolled, run
 
     def __str__(self) -> str:
-        then = f"run --dir {self.folder}` starts it" if self.enrolled else f"enrol {self.folder} --enrolment FILE` comes first"
-        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; `kdpipe edge {then}"
+        if self.run:
+            then = f"it is a device of the run in {self.run}: `kdpipe run RUNFILE --keep` starts it and leaves it running"
+        elif self.enrolled:
+            then = f"`kdpipe edge run --dir {self.folder}` starts it"
+        else:
+            then = f"`kdpipe edge enrol {self.folder} --enrolment FILE` comes first"
+        return f"{self.folder}: no agent answers ({self.found}); expected one that runs; {then}"
 
 
 class DeviceRefusedError(DeviceError):
@@ -115,6 +120,12 @@ class LocalDevice:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def _run(self) -> str:
+        """The run whose device this is (DIR/devices/NAME), which starts it with an orchestrator beside it; empty for any other."""
+        devices = self._folder.resolve().parent
+        return str(devices.parent) if devices.name == "devices" and (devices.parent / "origin.json").is_file() else ""
+
     def _call(self, method: str, request: Any) -> Any:
         if not self._folder.is_dir() or not hasattr(self, "_stub"):
             raise DeviceSilentError(str(self._folder), "no such folder", False)
@@ -125,7 +136,7 @@ class LocalDevice:
             code: grpc.StatusCode = call.code()
             if code in _SILENT:
                 enrolled = DeviceFolder(self._folder).certificate.exists()
-                raise DeviceSilentError(str(self._folder), code.name if enrolled else "not enrolled yet", enrolled) from error
+                raise DeviceSilentError(str(self._folder), code.name if enrolled else "not enrolled yet", enrolled, self._run) from error
             raise DeviceRefusedError(code.name, str(call.details())[:500]) from error
 
 

@@ -57,7 +57,7 @@ def _assigned(status: Mapping[str, Any]) -> str:
     if wanted is None:
         return "-"
     name = wanted["target"].removeprefix("releases/").removesuffix(".kdpb")
-    return f"{name}, sha256 {wanted['digest'][:12]}, generation {wanted['generation']}"
+    return f"{name}, sha256 {wanted['digest'][:12]}, assignment number {wanted['generation']}"
 
 
 def _update(status: Mapping[str, Any]) -> str:

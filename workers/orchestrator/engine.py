@@ -109,7 +109,8 @@ class Engine:
             session.add_rollout(rollout, created)
             return rollout
         if replace(known.plan, salt=salt, no_way_back=plan.no_way_back, bundle_bytes=plan.bundle_bytes) != plan:
-            raise RolloutConflictError(order.rollout_id, "it exists with another content", "the same content, or an id of its own")
+            found = f"it exists with another content, and is {known.state}; an id is given once"
+            raise RolloutConflictError(order.rollout_id, found, "the same content, or another id: --id of `kdpipe rollout start`")
         return known
 
     def foresee(self, session: Session, order: Order, *, salt: str, now: float, sync_s: float) -> tuple[Plan, Forecast]:

@@ -28,7 +28,14 @@ from workers.orchestrator.identity import Authenticate, admit
 from workers.orchestrator.limits import Buckets, Limits, RateExceededError
 from workers.orchestrator.metrics import OrchestratorMetrics
 from workers.orchestrator.pki import CertificateRefusedError
-from workers.orchestrator.refusals import CallerRefusedError, OverloadedError, PictureOldError, StalledError, TokenRefusedError
+from workers.orchestrator.refusals import (
+    CallerRefusedError,
+    DeviceUnknownError,
+    OverloadedError,
+    PictureOldError,
+    StalledError,
+    TokenRefusedError,
+)
 from workers.orchestrator.reports import BodyRefusedError
 from workers.orchestrator.writer import StoreUnavailableError, WriterClosedError
 
@@ -45,6 +52,7 @@ _CODES: tuple[tuple[type[KdpipeError], grpc.StatusCode], ...] = (
     (RateExceededError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (FileTooLargeError, grpc.StatusCode.OUT_OF_RANGE),
     (BundleMissingError, grpc.StatusCode.NOT_FOUND),
+    (DeviceUnknownError, grpc.StatusCode.NOT_FOUND),
     (RolloutUnknownError, grpc.StatusCode.NOT_FOUND),
     (RolloutConflictError, grpc.StatusCode.FAILED_PRECONDITION),
     (RolloutActionError, grpc.StatusCode.FAILED_PRECONDITION),

@@ -28,7 +28,7 @@ from workers.orchestrator.orders import LABEL, LABEL_NAME, MAX_NAMED, POPULATION
 from workers.orchestrator.pacing import Pacing
 from workers.orchestrator.pki import DEVICE_ID, LOCAL, OPERATOR_NAME, utc
 from workers.orchestrator.ports import Ports
-from workers.orchestrator.refusals import CallerRefusedError
+from workers.orchestrator.refusals import CallerRefusedError, DeviceUnknownError
 from workers.orchestrator.reports import MAX_NUMBER, BodyRefusedError
 from workers.orchestrator.roster import DeviceRow, Roster, read_events
 from workers.orchestrator.salts import salt_of
@@ -84,7 +84,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         def revoke(session: Session) -> None:
             row = session.device(request.device_id)
             if row is None:
-                raise CallerRefusedError(f"no device {request.device_id}", "an enrolled device")
+                raise DeviceUnknownError(request.device_id)
             session.put_device(replace(row, is_revoked=True))
 
         await self._writer.run(revoke)
@@ -178,7 +178,7 @@ class Operations(fleet_pb2_grpc.OperatorServicer):
         def relabel(session: Session) -> DeviceRow:
             row = session.device(request.device_id)
             if row is None:
-                raise CallerRefusedError(f"no device {request.device_id}", "an enrolled device")
+                raise DeviceUnknownError(request.device_id)
             kept = [label for label in row.labels.split(",") if label and label.partition("=")[0] not in gone]
             labels = sorted({*kept, *request.set})
             if len(labels) > MAX_NAMED:

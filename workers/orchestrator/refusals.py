@@ -14,6 +14,17 @@ class CallerRefusedError(FleetError):
         return f"caller: {self.found}; expected {self.expected}"
 
 
+class DeviceUnknownError(FleetError):
+    """There is no such device."""
+
+    def __init__(self, device_id: str) -> None:
+        super().__init__(device_id)
+        self.device_id = device_id
+
+    def __str__(self) -> str:
+        return f"device {self.device_id}: there is none; expected an enrolled one; `kdpipe device ls FLEET` lists them"
+
+
 class TokenRefusedError(FleetError):
     """An enrolment token is unknown, used, or too old. Which of them is not said to a stranger."""
 

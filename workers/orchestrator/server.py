@@ -233,7 +233,8 @@ def _hold(folder: Path) -> IO[str]:
         file.seek(0)
         holder = file.read(100).strip()
         file.close()
-        raise FolderBusyError(str(folder), f"an orchestrator, {holder}") from error
+        ends = f"`kill {holder.removeprefix('pid ')}` ends it, and where a run started it, `kdpipe stop DIR` does"
+        raise FolderBusyError(str(folder), f"an orchestrator, {holder}", ends) from error
     file.truncate(0)
     file.write(f"pid {os.getpid()}")
     file.flush()

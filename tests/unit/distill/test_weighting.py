@@ -119,6 +119,8 @@ def test_what_is_no_policy_or_no_option_of_one_is_refused_with_what_is() -> None
         check_policies({"trust": 1.0}, where=where)
     with pytest.raises(ConfigError, match=r"students\.small\.weighting\.confidence: 0; expected a power above 0"):
         check_policies({"confidence": 0.0}, where=where)
+    with pytest.raises(ConfigError, match=r"confidence: 1e\+09; expected a power above 0, at most 10"):
+        check_policies({"confidence": 1e9}, where=where)
     with pytest.raises(ConfigError, match=r"weighting_options\.hard_label: no option 'most'; expected one of: least"):
         check_policies({"hard_label": 1.0}, where=where, options={"hard_label": {"most": 1.0}})
     with pytest.raises(ConfigError, match="options of 'hard_label'; expected those of what is used: confidence"):

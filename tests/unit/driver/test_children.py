@@ -13,6 +13,7 @@ import pytest
 
 from workers.driver.children import Child, ChildFailedError, Children, end, recorded
 from workers.driver.folder import RunFolder
+from workers.driver.run import what_runs_on
 
 SERVE = """
 import json, sys, signal, threading, os
@@ -140,3 +141,16 @@ def test_a_recycled_pid_is_not_a_child() -> None:
     recycled = replace(mine, started_unix_s=mine.started_unix_s - 100)
     assert not recycled.alive()
     end([recycled])  # would end this very test
+
+
+def test_a_run_that_keeps_its_fleet_says_what_runs_on_how_to_ask_it_and_how_to_end_it(folder: RunFolder) -> None:
+    assert what_runs_on(folder, kind="text") == "kept       nothing runs on"
+    children = Children(folder, keep=True)
+    children.start_all({"orchestrator": COMMAND, "phones-1": (*COMMAND, "device")})
+    folder.device("phones-1").mkdir(parents=True)
+    try:
+        first, second = what_runs_on(folder, kind="floats").splitlines()
+    finally:
+        children.end_all()
+    assert first == f"kept       orchestrator, phones-1: `kdpipe stop {folder.root}` ends them"
+    assert second.strip() == f"`kdpipe edge predict {folder.device('phones-1')} '[0.5, 1, 2]'` asks one"

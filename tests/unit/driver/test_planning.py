@@ -360,3 +360,55 @@ def test_the_plan_says_where_the_gate_has_too_few_samples_to_let_a_successor_pas
         r"  gate: against an incumbent, with \d+ samples identical answers would not pass; 268 do, or raise `gate.margin`", note
     )
     assert check_samples(asked(project, "gate.margin=0.5")) == []
+
+
+def test_a_policy_that_has_no_evidence_here_is_told(project: Path) -> None:
+    weighting = "students.tiny.weighting={ confidence = 1.0, hard_label = 1.0, disagreement = 2.0 }"
+    told = plan(asked(project, weighting, "teacher.use=onnx"))
+    assert "  tiny: weighting by `hard_label` does nothing: `stream.label` is not set" in told
+    assert "  tiny: weighting by `disagreement` does nothing: the teacher is one model" in told
+    assert "does nothing" not in plan(asked(project, weighting, "stream.label=text"))  # a teacher of one's own may tell
+
+
+def test_a_folder_that_init_made_is_as_good_as_the_run_file_in_it(project: Path) -> None:
+    by_folder = RunRequest.of(str(project), None)
+    assert (by_folder.base, by_folder.folder) == (asked(project).base, asked(project).folder)
+    with pytest.raises(ConfigError, match=r"run\.toml: unknown key 'stepz'"):
+        RunRequest.of(str(project), None, ("stepz=1",))
+    with pytest.raises(ConfigError, match="no such run file or recipe"):
+        RunRequest.of(str(project.parent), None)
+
+
+def close(request: RunRequest, fate: str) -> None:
+    """Generation 1 came to this for both students, on the labels that are there."""
+    label(request)
+    opening = leave_open(request)
+    students = {name: {"fate": fate, "spec": digest, "steps_total": 1} for name, digest in opening.students.items()}
+    write_json(request.folder.generation(1) / "outcome.json", {"generation": 1, "students": students})
+
+
+def test_a_release_taken_back_is_told_by_a_plan_in_which_nothing_trains(project: Path) -> None:
+    request = asked(project)
+    close(request, "shipped")
+    folder, now = request.folder, datetime.now(UTC)
+    create_repository(folder.keys, folder.releases, now=now)
+    target = Trust(folder.keys, folder.releases).publish(text_bundle(project / "b"), now=now)
+    write_json(student_files(folder, 1, "tiny").release, {"target": target.path})
+    assert "taken back" not in plan(request)
+    Trust(folder.keys, folder.releases).signer().yank(target.path, reason="a typo", now=now)
+    assert "  tiny: generation 1 was taken back (a typo): devices that run it go on; the next one trains once" in plan(request)
+
+
+def test_a_refused_student_is_told_not_to_be_judged_again_by_another_budget(project: Path) -> None:
+    request = asked(project)
+    close(request, "refused by the gate")
+    told = plan(asked(project, "gate.accuracy_min=0.1"))
+    assert "student tiny: stays as it is; generation 1 was refused by the gate, and none is judged before there are new samples" in told
+
+
+def test_a_device_that_the_run_file_no_longer_has_is_told_before_it_is_revoked(project: Path) -> None:
+    for name in ("phones-1", "phones-2"):
+        asked(project).folder.device(name).mkdir(parents=True)
+    told = plan(asked(project))
+    assert "  device phones-2: no longer in the run file: will be revoked for ever" in told
+    assert "phones-1" not in told

@@ -60,3 +60,10 @@ def test_a_run_without_a_control_or_a_test_split_still_ends_with_a_page(summary:
     bare["test"]["base"] = None
     assert "against its control" not in render(bare)
     assert "goal" not in render(summary | {"test": {}})
+
+
+def test_a_student_whose_release_was_taken_back_is_not_said_to_have_shipped_and_no_more(summary: Any) -> None:
+    summary["taken_back"] = {"small": {"generation": 1, "reason": "a typo", "says": "generation 1 was taken back (a typo): what next"}}
+    page = render(summary)
+    assert line_of(page, "small  ", "shipped").split(maxsplit=1)[1].startswith("taken back since; before that, shipped. phones: 3 of 3")
+    assert line_of(page, "small  ", "generation 1 was taken back (a typo): what next")

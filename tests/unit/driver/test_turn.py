@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import DataError, KdpipeError
 from pipeline.loop.generation import Fate, Opening, opening, wanted_digests
-from pipeline.students.faults import ClassesChangedError
+from pipeline.students.faults import ClassesChangedError, StudentRaisedError
 from pipeline.students.onnx_file import ExportError
 from tests.kit.bundles import text_bundle
 from tests.kit.crews import LocalCrew
@@ -142,6 +142,16 @@ def test_checkpoints_of_a_training_that_failed_stay_until_the_student_is_trained
     write_json(student_files(folder, 2, "odd").verdict, {"ships": False, "why": ""})
     turn_of(request_in, []).run()
     assert list(folder.training.iterdir()) == []
+
+
+def test_the_trace_of_a_users_own_module_is_in_the_log_and_the_line_says_where(
+    request_in: RunRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(turn, "judge_student", judging(request_in, StudentRaisedError("odd", "ValueError: my bug", "at step 1", "line 7")))
+    turn_of(request_in, said).run()
+    assert [vars(record)["trace"] for record in caplog.records if "trace" in vars(record)] == ["line 7"]
+    assert any("ValueError: my bug" in line and line.endswith("`kdpipe logs DIR driver` has its trace") for line in said)
 
 
 def test_a_student_that_failed_trains_again_without_new_rows_and_from_the_version_before(request_in: RunRequest) -> None:

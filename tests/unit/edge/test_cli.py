@@ -171,9 +171,20 @@ def test_errors_are_the_ones_that_become_exit_codes(tmp_path: Path) -> None:
     assert isinstance(RUNNER.invoke(app, enrol).exception, EnrolmentInvalidError)
 
 
+def test_a_device_that_a_run_plays_is_started_by_that_run(tmp_path: Path) -> None:
+    folder = tmp_path / "devices" / "phones-1"
+    (folder / "identity").mkdir(parents=True)
+    (folder / "identity" / "certificate.pem").touch()
+    assert f"`kdpipe edge run --dir {folder}` starts it" in str(RUNNER.invoke(app, ["status", str(folder)]).exception)
+    (tmp_path / "origin.json").touch()
+    asked = str(RUNNER.invoke(app, ["status", str(folder)]).exception)
+    assert asked.endswith(f"it is a device of the run in {tmp_path}: `kdpipe run RUNFILE --keep` starts it and leaves it running")
+
+
 def test_two_agents_cannot_hold_one_folder(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
-    with pytest.raises(FolderBusyError, match="an agent, pid"):
+    advice = rf"`kdpipe edge status {tmp_path}`.*`kill {os.getpid()}`"
+    with pytest.raises(FolderBusyError, match=rf"held by an agent, pid {os.getpid()};.*{advice}"):
         FolderLock(tmp_path)
     lock.release()
     FolderLock(tmp_path).release()

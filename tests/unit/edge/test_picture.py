@@ -51,7 +51,7 @@ def test_at_rest_it_says_what_runs_how_it_came_and_the_way_back() -> None:
         "runs": "small-000002, sha256 abababababab, came as a delta: 1.2 kB for a bundle of 17.1 kB",
         "before it": "small-000001, sha256 cdcdcdcdcdcd",
         "eats": "rows of 64 numbers",
-        "assigned": "small-000002, sha256 abababababab, generation 2",
+        "assigned": "small-000002, sha256 abababababab, assignment number 2",
         "update": "none under way",
         "called": "12 s ago, every 30 s",
         "teacher": "never asked: inputs stay on the device",

@@ -87,7 +87,7 @@ def test_a_taken_metrics_port_is_named(shared: RunningOrchestrator) -> None:
 
 
 def test_a_second_orchestrator_on_the_same_folder_is_refused_with_the_holder(shared: RunningOrchestrator) -> None:
-    with pytest.raises(FolderBusyError, match="pid"):
+    with pytest.raises(FolderBusyError, match="`kill "):
         start_and_stop(settings(shared, folder=shared.folder / "fleet"))
 
 

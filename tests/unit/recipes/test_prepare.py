@@ -10,18 +10,32 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import RunFile, load
+from pipeline.distill.paired import Z_ONE_SIDED_95, Pairs, newcombe_interval
 from pipeline.errors import ConfigError
 from pipeline.files import write_atomic
-from pipeline.recipes import RECIPES, PreparedOtherwiseError, digits, prepare_run, recipe_text, spam
+from pipeline.recipes import OWN, RECIPES, PreparedOtherwiseError, digits, prepare_run, recipe_text, spam, starting_files
 from pipeline.recipes import prepared as prepared_module
 from pipeline.recipes import tables as tables_module
 from pipeline.recipes.spam.corpus import CorpusUnusableError, clean, load_corpus, read_mails
 from pipeline.sources import open_source
+from pipeline.students.samples import read_validation
 from pipeline.teachers import load_teacher
 from pipeline.teachers import sklearn as sklearn_module
 from tests.kit.samples import made_up_mails, write_mail_archive
 
 SMALL = {"labelled": 80, "fit": 20, "choose": 30, "gate": 30, "test": 40, "feeds": 3}
+
+
+def test_an_equal_successor_ships_by_the_margin_of_the_project_to_start_from(tmp_path: Path) -> None:
+    for name, content in starting_files(OWN).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    run = load((tmp_path / "run.toml").read_text(), where="run.toml")
+    judged = len(read_validation(open_source(run.validation, base=tmp_path), classes=run.classes).gate)
+    assert judged == 78, "as the run file says"
+    for right in range(judged // 2, judged + 1):
+        low, _ = newcombe_interval(Pairs(both=right, candidate=0, incumbent=0, neither=judged - right), z=Z_ONE_SIDED_95)
+        assert low > -run.gate.margin
 
 
 @pytest.fixture(scope="module")

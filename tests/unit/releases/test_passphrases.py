@@ -10,13 +10,17 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.releases import sealing
-from pipeline.releases.keys import OWNERS, KeyLockedError, Unlock, load_key, passphrase_variable
+from pipeline.releases.journal import JOURNAL
+from pipeline.releases.keys import ONLINE, OWNERS, RELEASE, KeyLockedError, Unlock, load_key, passphrase_variable
 from pipeline.releases.repository import create_repository
 from pipeline.releases.rotation import ROLES
 from tests.kit.bundles import NOW
+from workers.driver import run
 from workers.driver.folder import RunFolder
 from workers.driver.passphrases import Passphrases
 from workers.driver.rekeying import OWNER, rekey
+from workers.driver.request import RunRequest
+from workers.driver.unlocking import check_keys
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +83,22 @@ def test_a_forgotten_passphrase_is_replaced_with_all_keys_of_its_owner(sealed: S
     assert sealed.opened_by("typed for online", "online") == {"snapshot", "timestamp", "assignment"}
     with pytest.raises(ConfigError, match="or a terminal"):
         sealed.rotate("release", anew=True, release="", online="typed for online")
+
+
+def test_a_run_asks_for_the_passphrases_of_what_will_sign_before_it_begins(sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_keys(sealed.folder, Unlock(environment=sealed.RIGHT))
+    check_keys(RunFolder(sealed.folder.root / "nothing"), Unlock())
+    for owner in (RELEASE, ONLINE):
+        without = {name: text for name, text in sealed.RIGHT.items() if name != passphrase_variable(owner)}
+        with pytest.raises(KeyLockedError, match=f"none was given; expected the key's passphrase in KDPIPE_{owner.upper()}_PASSPHRASE"):
+            check_keys(sealed.folder, Unlock(environment=without))
+    asked = RunRequest.of("digits", sealed.folder.root, dry_run=True)
+    monkeypatch.delenv(passphrase_variable(RELEASE), raising=False)
+    monkeypatch.setattr(run, "check_students", lambda _: pytest.fail("the keys come first"))
+    with pytest.raises(KeyLockedError, match="KDPIPE_RELEASE_PASSPHRASE"):
+        run.drive(asked)
+
+
+def test_a_change_of_keys_that_a_crash_left_is_for_the_run_to_finish(sealed: Sealed) -> None:
+    (sealed.folder.keys / JOURNAL).write_bytes(b"{}")
+    check_keys(sealed.folder, Unlock())

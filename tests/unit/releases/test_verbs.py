@@ -198,7 +198,10 @@ def test_a_yanked_release_is_installed_by_nobody_and_stays_where_it_runs(run: Ru
 def test_a_yank_is_for_ever(run: RunFolder, tmp_path: Path) -> None:
     kdpipe("releases", "yank", run.root, TWO, "--reason", "bad")
     trust, now = Trust(run.keys, run.releases), datetime.now(UTC)
-    assert kdpipe("releases", "yank", run.root, TWO, "--reason", "bad").exit_code == 0
+    again = kdpipe("releases", "yank", run.root, TWO, "--reason", "worse")
+    assert again.exit_code == 0
+    assert f"{TWO} was yanked already (bad)" in again.output
+    assert "worse" not in again.output
     signer = trust.signer()
     assert signer.next_release("small") == 3
     with pytest.raises(ReleaseExistsError, match="yanked"):

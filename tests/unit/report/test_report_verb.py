@@ -26,8 +26,8 @@ def report(folder: RunFolder, out: Path, *words: str) -> Result:
 def begun(tmp_path: Path) -> RunFolder:
     """A run that was started and did nothing yet."""
     folder = RunFolder(tmp_path / "run")
-    run = {"labelling": {}, "classes": list(CLASSES), "teacher": {"use": "sklearn"}}
-    write_json(folder.origin_file, {"base": str(tmp_path), "name": "digits", "run": run})
+    run = {"name": "digits", "labelling": {}, "classes": list(CLASSES), "teacher": {"use": "sklearn"}}
+    write_json(folder.origin_file, {"base": str(tmp_path), "name": "here/run.toml", "run": run})
     write_json(folder.status_file, {"stage": "prepare", "error": ""})
     return folder
 
@@ -57,7 +57,9 @@ def test_a_run_that_did_nothing_yet_has_a_report_that_says_so(begun: RunFolder, 
     done = report(begun, tmp_path / "report.html")
     assert done.exit_code == 0, done.output
     assert "Nothing is labelled yet. The run was killed at “prepare”" in done.stdout
-    assert "No student is judged yet." in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "No student is judged yet." in page
+    assert "<title>digits · kdpipe report</title>" in page
 
 
 def test_a_run_half_way_shows_what_is_over_and_says_what_is_open(over: RunFolder, tmp_path: Path) -> None:

@@ -196,8 +196,9 @@ def test_a_step_in_the_wrong_state_is_a_bug_that_says_so() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 1}', b"\xff"])
 def test_a_record_that_does_not_read_is_told(data: bytes) -> None:
-    with pytest.raises(RecordInvalidError):
+    with pytest.raises(RecordInvalidError) as told:
         from_json(data)
+    assert ("update kdpipe" in str(told.value)) == (b'"version": 2' in data), "rot is no newer version"
     with pytest.raises(RecordInvalidError):
         begin_anew(data, incarnation=1)
 

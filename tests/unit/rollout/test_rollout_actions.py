@@ -162,6 +162,22 @@ def test_abort_revert_brings_every_device_back_before_it_ends() -> None:
     assert fleet.rollout.reason == "every device is back"
 
 
+def test_a_revert_says_who_ran_the_release_before_and_so_runs_it_still() -> None:
+    fleet = approved(9, waves=(0.5, 1.0))
+    canary = fleet.offered()[0]
+    before = Fleet(9, plan=fleet.rollout.plan, previous=fleet.rollout.plan.target)
+    before.facts = {**before.facts, **{device: facts for device, facts in fleet.facts.items() if device != canary}}
+    before.facts = {device: replace(facts, target=PREVIOUS) if device != canary else facts for device, facts in before.facts.items()}
+    before.act(Action.APPROVE)
+    before.tick()
+    before.report(canary, Progress.CONFIRMED)
+    before.act(Action.ABORT_REVERT)
+    before.wait(200)
+    before.tick()
+    assert before.rollout.state is RolloutState.REVERTED
+    assert "1 ran this release before the rollout and run it still" in before.rollout.reason
+
+
 def test_a_revert_ends_at_the_deadline_and_counts_who_did_not_come_back() -> None:
     fleet = approved(9, waves=(0.5, 1.0))
     fleet.report(fleet.offered()[0], Progress.CONFIRMED)

@@ -129,10 +129,12 @@ def test_a_module_that_raises_is_named_with_its_step_and_pickles() -> None:
     for _ in range(5):
         trainer.advance()
     with pytest.raises(
-        StudentRaisedError, match=r"student small: its module raised ValueError: no such token: 17 at step 5; .*run again"
+        StudentRaisedError, match=r"its module raised ValueError: no such token: 17 \(test_users_modules.py line \d+\) at step 5; .*run again"
     ) as raised:
         trainer.advance()
-    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    carried = pickle.loads(pickle.dumps(raised.value))
+    assert str(carried) == str(raised.value)
+    assert 'raise ValueError("no such token: 17")' in carried.trace, "the driver's log has it, whichever process raised"
 
 
 class Reshapes(torch.nn.Module):

@@ -33,11 +33,13 @@ def yank(
     done = publish(folder, metadata, unlock=unlock, now=now)
     running = running_of(folder)
     devices = None if running is None else sum(found.by_digest.get(release.digest, 0) for found in running.values())
+    signed = reason if release.yank is None else release.yank.reason
     if as_json:
-        facts = {"path": release.path, "digest": release.digest, "reason": reason, "published": done.name.lower(), "devices": devices}
-        typer.echo(json.dumps(facts))
+        facts = {"path": release.path, "digest": release.digest, "reason": signed, "already": release.yank is not None}
+        typer.echo(json.dumps({**facts, "published": done.name.lower(), "devices": devices}))
     else:
-        typer.echo(f"yanked {release.path}: {reason}")
+        already = f"was yanked already ({signed}); a reason that is signed stays"
+        typer.echo(f"{release.path} {already}" if release.yank else f"yanked {release.path}: {signed}")
         typer.echo(done.value)
         if devices:
             still = "1 device still runs it and goes on" if devices == 1 else f"{devices:,} devices still run it and go on"

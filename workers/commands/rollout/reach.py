@@ -28,6 +28,18 @@ def reached(operator: "Operator", wish: "Wish", *, for_nobody: bool) -> "PlanVie
     raise ConfigError("--population", f"{wish.population!r:.60} has no device", expected, "--for-nobody lets it wait for one")
 
 
+def refuse_conflict(operator: "Operator", wish: "Wish") -> None:
+    """Raises OrchestratorRefusedError where another rollout holds the population: before one is created, which would be left as a draft."""
+    from pipeline.rollout.rollout import LIVE
+    from workers.orchestrator.client import OrchestratorRefusedError
+
+    for other in operator.get_fleet().rollouts:
+        if other.population == wish.population and other.rollout_id != wish.rollout_id and other.state in LIVE:
+            found = f"rollout {wish.rollout_id}: not started, as {other.rollout_id} of population {other.population} is {other.state.value}"
+            expected = f"one at a time; wait for it, or `kdpipe rollout abort FLEET {other.rollout_id} keep|revert`"
+            raise OrchestratorRefusedError("FAILED_PRECONDITION", f"{found}; expected {expected}")
+
+
 def refuse_ended(view: "RolloutView") -> None:
     """Raises ConfigError for a rollout that ended before it was asked for again: its approval started nothing."""
     from pipeline.errors import ConfigError

@@ -7,7 +7,7 @@ import typer
 
 from workers.commands.fleet_access import AsJson, Where, open_operator
 from workers.commands.rollout import arguments as a
-from workers.commands.rollout.reach import reached, refuse_ended, remark
+from workers.commands.rollout.reach import reached, refuse_conflict, refuse_ended, remark
 
 
 def start(
@@ -52,6 +52,7 @@ def start(
     )
     with open_operator(where) as operator:
         said = remark(operator, wish, reached(operator, wish, for_nobody=for_nobody))
+        refuse_conflict(operator, wish)
         operator.create(wish)
         view = operator.approve(wish.rollout_id)
         refuse_ended(view)

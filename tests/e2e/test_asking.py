@@ -38,15 +38,8 @@ def test_an_unsure_device_answers_with_the_teacher_and_its_sync_tells_how_often_
     run = tmp_path / "run.toml"
     run.write_text(RUN)
     with RunningOrchestrator(tmp_path / "fleet", open_teacher=partial(TeacherProcess, run, without_secrets(os.environ, tmp_path))) as fleet:
-        (file,) = enrolment_files(
-            fleet.operator,
-            tmp_path,
-            fleet_dir=fleet.folder / "fleet",
-            host="127.0.0.1",
-            population="mail",
-            names=["a"],
-            root=fleet.trust.root(),
-        )
+        file = tmp_path / "a.json"
+        enrolment_files(fleet.operator, [file], host="127.0.0.1", population="mail", root=fleet.trust.root())
         target = fleet.release()
         options = "--ask-below", "1", "--ask-share", "1", "--asks-per-hour", "3600", "--ask-wait-ms", "20000"
         agent = AgentProcess(tmp_path / "device", file, *options)

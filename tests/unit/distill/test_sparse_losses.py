@@ -97,13 +97,13 @@ def test_a_loss_is_taken_for_drawn_labels_if_the_mean_of_their_gradients_is_that
         log_probs_BK=torch.from_numpy(codec.decode(column, 20)), hard_B=whole.hard_B, recorded=recorded_of(codec.sparse(column, 20))
     )
     full, found = (gradient(loss, student, lesson, temperature) for lesson in (whole, drawn))
-    off = float((found - full).abs().max())
+    off = float((found - full).abs().max() / full.abs().max())
     try:
         check_losses({loss: 1.0}, where="here", temperature=temperature, codec="sampled")
     except ConfigError:
-        assert off > 0.02, "refused for nothing"
+        assert off > 0.05, "refused for nothing"
     else:
-        assert off < 0.01
+        assert off < 0.02
 
 
 def test_a_likeliest_class_taken_for_all_there_are_teaches_a_surer_answer_than_the_teachers() -> None:

@@ -173,7 +173,7 @@ def test_a_student_trained_for_other_classes_than_the_run_files_is_not_judged_an
     turned = replace(request_in, run=request_in.run.model_copy(update={"classes": ("spam", "ham")}))
     left = open_generation(request_in.folder)
     assert left is not None
-    write_opening(request_in.folder, left, turned.run)  # what was trained goes on as what it is
+    write_opening(request_in.folder, left, turned.run, SOURCES)  # what was trained goes on as what it is
     errors = turn_of(turned, []).run()
     assert {type(error) for error in errors} == {ClassesChangedError}
     assert "trained for the classes ['ham', 'spam']; expected ['spam', 'ham']" in str(errors[0])

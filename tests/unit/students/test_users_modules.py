@@ -130,7 +130,7 @@ def test_a_module_that_raises_is_named_with_its_step_and_pickles() -> None:
         trainer.advance()
     with pytest.raises(
         StudentRaisedError,
-        match=r"its module raised ValueError: no such token: 17 \(test_users_modules.py line \d+\) at step 5; .*run again",
+        match=r"raised ValueError: no such token: 17 \(test_users_modules.py line \d+\) at step 5; .*run again",
     ) as raised:
         trainer.advance()
     carried = pickle.loads(pickle.dumps(raised.value))

@@ -55,7 +55,7 @@ class TeacherSilentError(TeacherError):
         self.found = found
 
     def __str__(self) -> str:
-        return f"the teacher that devices ask does not answer: {self.found}"
+        return f"the teacher that devices ask: {self.found}; expected an answer; devices answer by themselves meanwhile"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,8 @@ def test_a_student_that_raises_ends_alone_and_its_cursor_holds_no_label_back(tmp
     error = learning.failed["breaks"]
     assert isinstance(error, StudentRaisedError)
     assert error.exit_code == 6
-    assert "no such token: 17 at step 5" in str(error)
+    assert "no such token: 17 (" in str(error)
+    assert ") at step 5; expected one row of logits for each input" in str(error)
     failed, good = learning.progress["breaks"], learning.progress["good"]
     assert (failed.state, failed.says[:15]) == (TrainingState.FAILED, "student breaks:")
     assert (good.state, good.step, good.live_rows) == (TrainingState.DONE, STEPS, ROWS)

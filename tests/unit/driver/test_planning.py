@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, KdpipeError
 from pipeline.labels.log import ForeignClassesError
 from pipeline.loop.generation import Opening, wanted_digests
 from pipeline.recipes import PreparedOtherwiseError, prepare_run
+from pipeline.releases.keys import Unlock
 from pipeline.releases.repository import create_repository
 from pipeline.students.faults import LogitsShapeError
 from pipeline.students.hint import HintImpossibleError
@@ -315,7 +316,9 @@ def test_labels_over_other_classes_are_refused_by_the_plan_and_the_folder_keeps_
         plan(asked(project, "classes=['spam', 'ham']"))
     changed = asked(project, "classes=['spam', 'ham']", "fleet.populations.phones.devices=0")
     reporter = SimpleNamespace(say=lambda said: None, stage=lambda name: None)
-    context: Any = SimpleNamespace(run=changed.run, base=changed.base, folder=changed.folder, reporter=reporter, check_stop=lambda: None)
+    context: Any = SimpleNamespace(
+        run=changed.run, base=changed.base, folder=changed.folder, reporter=reporter, check_stop=lambda: None, unlock=Unlock()
+    )
     with pytest.raises(ForeignClassesError):
         run._go(context, changed)
     assert read_json(request.folder.origin_file) == {"run": "as it was"}

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from pipeline.students.evaluation import Candidate
-    from pipeline.students.samples import Samples
+    from pipeline.students.samples import Samples, Validation
+    from pipeline.teachers import Teacher
     from workers.driver.folder import RunFolder
+    from workers.driver.request import RunRequest
 
 REFUSED = 6
 
@@ -55,11 +57,8 @@ def gate(
 ) -> None:
     """Judge an ONNX file as a run would: exit 0 if it may ship, 6 if not. In a run's folder this counts as a use of the gate's samples."""
     from pipeline.errors import ConfigError
-    from pipeline.sources import open_source
     from pipeline.students.gate import judge
-    from pipeline.students.samples import read_validation
     from pipeline.teachers import load_teacher
-    from workers.driver.answers import validation_answered
     from workers.driver.folder import Holder
     from workers.driver.request import RunRequest
     from workers.footprint import memory_of
@@ -74,11 +73,7 @@ def gate(
         if folder and counts:
             held.enter_context(Holder(folder))  # from here on, so that no verdict is seen that can't be counted
         teacher = load_teacher(run.teacher, classes=run.classes, base=request.base)
-        read = read_validation(open_source(run.validation, base=request.base), classes=run.classes)
-        if folder:
-            validation = validation_answered(read, teacher, folder.root / "answers")  # what the run asked is not asked again
-        else:
-            validation = read.answered(lambda samples: samples.with_teacher(teacher))
+        validation = _validation(request, folder, teacher)
         before, against = None, "compared with nothing, as was asked"
         if not no_incumbent:
             scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="kdpipe-gate-")))
@@ -95,15 +90,27 @@ def gate(
             memory_bytes=memory_of(graph, kind=run.stream.kind),
         )
         uses = _count_use(folder, graph, name, teacher.fingerprint, passed=report.ships) if folder and counts else 0
-    typer.echo(json.dumps({**report.to_json(), "part": part}) if as_json else report.table())
-    for note in (against, *validation.left_out()):
-        typer.echo(f"  {note}", err=as_json)
+    notes = [against, *validation.left_out()]
     if part is Part.CHOOSE:
-        typer.echo("  judged on `choose`, which uses nothing of the gate's samples up: a choice, no verdict", err=as_json)
+        notes.append("judged on `choose`, which uses nothing of the gate's samples up: a choice, no verdict")
     if counts:
-        typer.echo(f"  the gate's samples have now decided {uses} time(s) about {name}", err=as_json)
+        notes.append(f"the gate's samples have now decided {uses} time(s) about {name}")
+    typer.echo(json.dumps({**report.to_json(), "part": part}) if as_json else report.table())
+    typer.echo("\n".join(f"  {note}" for note in notes), err=as_json)
     if not report.ships:
         raise typer.Exit(REFUSED)
+
+
+def _validation(request: "RunRequest", folder: "RunFolder | None", teacher: "Teacher") -> "Validation":
+    """The run file's, with what the teacher says; in a run's folder, what the run asked it is not asked again."""
+    from pipeline.sources import open_source
+    from pipeline.students.samples import read_validation
+    from workers.driver.answers import validation_answered
+
+    read = read_validation(open_source(request.run.validation, base=request.base), classes=request.run.classes)
+    if folder is not None:
+        return validation_answered(read, teacher, folder.root / "answers")
+    return read.answered(lambda samples: samples.with_teacher(teacher))
 
 
 def _whose(student: str | None, known: "Collection[str]") -> str:

@@ -134,6 +134,14 @@ class World:
         self.tick()
         return self.roster.rollouts[wanted.rollout_id]
 
+    def halt(self, number: int) -> None:
+        """A release that fails on the one device that there is."""
+        self.order(order(number))
+        self.act(f"r{number}")
+        self.says("d-1", Progress.FAILED)
+        self.tick()
+        assert self.state(f"r{number}") is RolloutState.HALTED
+
     def state(self, rollout_id: str) -> RolloutState:
         return self.roster.rollouts[rollout_id].state
 
@@ -186,11 +194,7 @@ def test_generations_only_grow_over_releases_halts_and_restarts(world: World) ->
 def test_a_halt_points_the_failed_device_at_what_it_runs_under_a_new_generation(world: World) -> None:
     world.add("d-1")
     world.roll(1)
-    world.order(order(2))
-    world.act("r2")
-    world.says("d-1", Progress.FAILED)
-    world.tick()
-    assert world.state("r2") is RolloutState.HALTED
+    world.halt(2)
     assert (world.assignment("d-1").target, world.assignment("d-1").generation) == (target_path("small", 1), 3)
 
 
@@ -485,11 +489,7 @@ def test_what_devices_of_a_kind_run_stays_in_memory_however_many_rollouts_come_a
 def test_approving_what_completed_ends_no_other_rollout(world: World) -> None:
     world.add("d-1")
     world.roll(1)
-    world.order(order(2))
-    world.act("r2")
-    world.says("d-1", Progress.FAILED)
-    world.tick()
-    assert world.state("r2") is RolloutState.HALTED
+    world.halt(2)
     world.act("r1")
     assert (world.state("r1"), world.state("r2")) == (RolloutState.COMPLETED, RolloutState.HALTED)
 

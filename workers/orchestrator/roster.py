@@ -201,11 +201,6 @@ class Roster:
             self._waited_for = live, devices
         return devices
 
-    def incumbent(self, population: str) -> Rollout | None:
-        """The rollout that brought what the population runs: the last one that completed."""
-        done = [r for r in list(self.rollouts.values()) if r.plan.population == population and r.state is RolloutState.COMPLETED]
-        return max(done, key=lambda rollout: rollout.last_event_s, default=None)
-
     def forget_old(self) -> None:
         """Drop what need not be in memory (`remembered`)."""
         for rollout_id in forgotten(list(self.rollouts.values())):
